@@ -1,0 +1,1 @@
+"""The service: HTTP, durable tasks, dialects. Knows no torch."""

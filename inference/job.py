@@ -1,0 +1,102 @@
+"""The work, as plain data: what a caller asks for and what the engine is told to make.
+
+`ImageRequest` is a wish: `None` means "as the model does it". The catalog turns it into a `Job`,
+in which every value is decided (seeds too), so that a job run again after a crash makes the same
+pictures. Both are frozen, JSON-serialisable and know no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pydantic import TypeAdapter
+
+
+class Mode(StrEnum):
+    """What a pipeline does with its inputs."""
+
+    GENERATE = "generate"
+    IMG2IMG = "img2img"
+    INPAINT = "inpaint"
+
+
+class ImageRole(StrEnum):
+    """What an input picture is for."""
+
+    SOURCE = "source"
+    MASK = "mask"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputImage:
+    """A picture the caller gave; its bytes travel beside the job under `key`."""
+
+    role: ImageRole
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRequest:
+    """What a caller asks for, in the field's own terms; `None` leaves the choice to the model.
+
+    A size is asked for either as `width` and `height` in pixels, or as `aspect_ratio` ("16:9")
+    with an optional `resolution` tier ("1k", "2k", "4k").
+    """
+
+    model: str
+    prompt: str
+    negative_prompt: str | None = None
+    mode: Mode | None = None
+    images: tuple[InputImage, ...] = ()
+    width: int | None = None
+    height: int | None = None
+    aspect_ratio: str | None = None
+    resolution: str | None = None
+    quality: str | None = None
+    count: int = 1
+    seed: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    strength: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """`len(seeds)` pictures of one prompt, with nothing left to choose.
+
+    `width` and `height` are pixels the model can make; `strength` is used by img2img and inpaint
+    only. `account` and `priority` (higher first) order jobs against one another.
+    """
+
+    id: str
+    model: str
+    mode: Mode
+    prompt: str
+    negative_prompt: str | None
+    images: tuple[InputImage, ...]
+    width: int
+    height: int
+    seeds: tuple[int, ...]
+    num_inference_steps: int
+    guidance_scale: float
+    strength: float
+    account: str = ""
+    priority: int = 0
+
+    def key_of(self, role: ImageRole) -> str | None:
+        """The key of the first input picture with that role."""
+        return next((image.key for image in self.images if image.role == role), None)
+
+
+_JOB = TypeAdapter(Job)
+
+
+def dump_job(job: Job) -> str:
+    """A job as JSON text."""
+    return _JOB.dump_json(job).decode()
+
+
+def load_job(text: str) -> Job:
+    """The job that `dump_job` wrote; raises pydantic's ValidationError on anything else."""
+    return _JOB.validate_json(text)

@@ -1,0 +1,124 @@
+"""The door: a wish becomes a job with every value decided, or is refused with the field named."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from inference.catalog import TIER_SIDES_PX, Catalog, ModelSpec, Quality, mode_of
+from inference.errors import BadValue, Unsupported
+from inference.job import ImageRequest, ImageRole, Job, Mode
+
+SEED_LIMIT = 2**32
+
+
+def resolve(
+    catalog: Catalog, request: ImageRequest, *, job_id: str, account: str = "", priority: int = 0
+) -> Job:
+    """The job for a wish, every value decided; raises Refused with the field at fault."""
+    mode = mode_of(request)
+    spec = catalog.find(request.model, mode)
+    _check_text(request, spec)
+    _check_images(request, mode)
+    _within("count", request.count, 1, spec.limits.count)
+    quality = _quality(request, spec)
+    steps = _first(
+        request.num_inference_steps,
+        quality.num_inference_steps,
+        spec.defaults.num_inference_steps,
+    )
+    guidance = _first(request.guidance_scale, quality.guidance_scale, spec.defaults.guidance_scale)
+    strength = _first(request.strength, spec.defaults.strength)
+    _within("num_inference_steps", steps, 1, spec.limits.num_inference_steps)
+    _within("guidance_scale", guidance, 0, spec.limits.guidance_scale)
+    _within("strength", strength, 0.01, 1)
+    if request.strength is not None and mode is Mode.GENERATE:
+        raise BadValue("strength", "strength needs a source image; send one or leave it out")
+    width, height = _size(request, spec)
+    return Job(
+        id=job_id,
+        model=spec.name,
+        mode=mode,
+        prompt=request.prompt,
+        negative_prompt=_first(request.negative_prompt, spec.defaults.negative_prompt),
+        images=request.images,
+        width=width,
+        height=height,
+        seeds=_seeds(request),
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        strength=strength,
+        account=account,
+        priority=priority,
+    )
+
+
+def _first(*choices: Any) -> Any:
+    return next((choice for choice in choices if choice is not None), None)
+
+
+def _within(field: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise BadValue(field, f"{field} must lie between {low:g} and {high:g}, not {value:g}")
+
+
+def _check_text(request: ImageRequest, spec: ModelSpec) -> None:
+    if not request.prompt.strip():
+        raise BadValue("prompt", "prompt must not be empty")
+    if request.negative_prompt and not spec.rules.negative_prompt:
+        raise Unsupported("negative_prompt", f"{spec.name!r} honours no negative_prompt")
+    for field, text in (("prompt", request.prompt), ("negative_prompt", request.negative_prompt)):
+        if text is not None and len(text) > spec.limits.prompt_chars:
+            raise BadValue(field, f"{field} has more than {spec.limits.prompt_chars} characters")
+        if text is not None and any(0xD800 <= ord(char) < 0xE000 for char in text):
+            raise BadValue(field, f"{field} holds a lone surrogate, which is no character")
+
+
+def _check_images(request: ImageRequest, mode: Mode) -> None:
+    roles = [image.role for image in request.images]
+    wanted = {
+        Mode.GENERATE: [],
+        Mode.IMG2IMG: [ImageRole.SOURCE],
+        Mode.INPAINT: [ImageRole.SOURCE, ImageRole.MASK],
+    }[mode]
+    for role in wanted:
+        if role not in roles:
+            field = "image" if role is ImageRole.SOURCE else "mask"
+            raise BadValue(field, f"{mode} needs a {role} image")
+    if len(roles) > len(wanted):
+        raise Unsupported("image", f"{mode} takes {len(wanted)} image(s), not {len(roles)}")
+
+
+def _quality(request: ImageRequest, spec: ModelSpec) -> Quality:
+    if request.quality is None or not spec.qualities:
+        return Quality()
+    if request.quality not in spec.qualities:
+        known = ", ".join(spec.qualities)
+        raise BadValue("quality", f"no quality {request.quality!r}; there are: {known}")
+    return spec.qualities[request.quality]
+
+
+def _size(request: ImageRequest, spec: ModelSpec) -> tuple[int, int]:
+    if (request.width is None) != (request.height is None):
+        missing = "width" if request.width is None else "height"
+        raise BadValue(missing, "width and height belong together; send both or neither")
+    if request.resolution is not None and request.resolution not in TIER_SIDES_PX:
+        known = ", ".join(TIER_SIDES_PX)
+        raise BadValue("resolution", f"no resolution {request.resolution!r}; there are: {known}")
+    if request.width is not None and request.height is not None:
+        if request.aspect_ratio is not None:
+            raise BadValue("aspect_ratio", "send aspect_ratio or width and height, not both")
+        _within("width", request.width, 16, 16384)
+        _within("height", request.height, 16, 16384)
+        return spec.nearest_size(request.width, request.height)
+    if request.aspect_ratio is not None or request.resolution is not None:
+        width, height = spec.default_size
+        return spec.size_of(request.aspect_ratio or f"{width}:{height}", request.resolution)
+    return spec.default_size
+
+
+def _seeds(request: ImageRequest) -> tuple[int, ...]:
+    if request.seed is not None:
+        _within("seed", request.seed, 0, SEED_LIMIT - 1)
+    first = secrets.randbelow(SEED_LIMIT) if request.seed is None else request.seed
+    return tuple((first + index) % SEED_LIMIT for index in range(request.count))

@@ -1,0 +1,68 @@
+"""What the engine tells of itself, as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from inference.job import Mode
+
+
+class ModelState(StrEnum):
+    """Where a model stands on its way to serving."""
+
+    UNLOADED = "unloaded"
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+class Lane(StrEnum):
+    """How calls of one pipeline may share the device, decided by the self-test at load.
+
+    `merge`: many calls in one forward. `interleave`: one call per forward, step by step in turn.
+    `exclusive`: one call from start to end, nothing else on that model meanwhile.
+    """
+
+    MERGE = "merge"
+    INTERLEAVE = "interleave"
+    EXCLUSIVE = "exclusive"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelStatus:
+    """One model on one device; `reason` says why it failed."""
+
+    name: str
+    state: ModelState
+    reason: str = ""
+    lanes: dict[Mode, Lane] = field(default_factory=dict)
+    dtype: str = ""
+    token_budget: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceStatus:
+    """One device and its worker; `idle_seconds` since the worker last showed a sign of life."""
+
+    device: str
+    name: str
+    alive: bool
+    idle_seconds: float
+    running_images: int
+    waiting_images: int
+    models: tuple[ModelStatus, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStatus:
+    """All devices of one engine."""
+
+    devices: tuple[DeviceStatus, ...]
+
+    def model(self, name: str) -> ModelStatus:
+        """The best state `name` has on any device: ready before loading before failed."""
+        order = [ModelState.READY, ModelState.LOADING, ModelState.FAILED, ModelState.UNLOADED]
+        found = [model for device in self.devices for model in device.models if model.name == name]
+        unloaded = ModelStatus(name=name, state=ModelState.UNLOADED)
+        return min(found, key=lambda model: order.index(model.state), default=unloaded)
