@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from api.tasks import Output, Task, TaskPage, TaskState, TaskUpdate
 from inference.job import ImageRequest, ImageRole
+
+if TYPE_CHECKING:
+    from api.dispatcher import Dispatcher
+    from api.settings import Settings
+    from api.storage import Storage
+    from api.store import Store
+    from api.watch import Updates
+    from inference.catalog import Catalog
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +36,42 @@ class StoredImage:
     data: bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueStatus:
+    """How much has not ended, in tasks and in pictures, and what one picture lately took."""
+
+    queued_tasks: int
+    running_tasks: int
+    unfinished_images: int
+    seconds_per_image: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """`checks` holds "ok" or the reason by the name of what was looked at."""
+
+    ready: bool
+    checks: Mapping[str, str]
+
+
 class Darkroom:
-    """What every dialect, the command line and the page enter through."""
+    """What every dialect, the command line and the page enter through.
+
+    Made by `api.build.build`; a route finds it at `services.darkroom`.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        catalog: Catalog,
+        store: Store,
+        storage: Storage,
+        dispatcher: Dispatcher,
+        updates: Updates,
+        pixels: Executor,
+    ) -> None:
+        raise NotImplementedError
 
     async def submit(
         self,
@@ -70,4 +114,12 @@ class Darkroom:
 
     async def image(self, task_id: str, index: int, *, account: str = "") -> StoredImage:
         """A finished picture; raises NotFound, or NotReady while there is none."""
+        raise NotImplementedError
+
+    async def queue(self) -> QueueStatus:
+        """How much waits and runs."""
+        raise NotImplementedError
+
+    async def health(self) -> Health:
+        """Whether work would be taken and done now; never raises, busy is ready."""
         raise NotImplementedError

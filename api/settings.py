@@ -1,0 +1,112 @@
+"""Every setting of the service, from `DARKROOM_*` variables; parsed once, frozen."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "DARKROOM_"
+MIB = 1024**2
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class SettingsError(Exception):
+    """A setting is wrong; each line of the message names one and says what to change."""
+
+
+class Settings(BaseSettings):
+    """How the service runs; every name carries its unit.
+
+    Queue bounds count tasks and pictures that have not ended, the running ones included.
+    `devices` are torch names ("cuda:0,cuda:1", "cpu"); empty means every CUDA device, else the CPU.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid"
+    )
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    public_url: str | None = None
+    data_dir: Path = Path("data")
+    models: Path = Path("models.yaml")
+    devices: Annotated[tuple[str, ...], NoDecode] = ()
+
+    max_queue_tasks: PositiveInt = 10_000
+    max_queue_images: PositiveInt = 20_000
+    max_account_tasks: PositiveInt | None = None
+    max_account_images: PositiveInt | None = None
+
+    lease_seconds: PositiveSeconds = 30.0
+    heartbeat_seconds: PositiveSeconds = 5.0
+    max_attempts: PositiveInt = 3
+    images_in_flight: PositiveInt = 64
+    drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
+    worker_silence_seconds: PositiveSeconds = 60.0
+
+    max_body_bytes: PositiveInt = 64 * MIB
+    max_part_bytes: PositiveInt = 32 * MIB
+    max_picture_bytes: PositiveInt = 32 * MIB
+    max_picture_megapixels: Annotated[float, Field(gt=0, le=178, allow_inf_nan=False)] = 16.0
+
+    output_format: Literal["png"] = "png"
+    preview_side_px: Annotated[int, Field(ge=0, le=1024)] = 128
+    link_ttl_seconds: PositiveInt = 86_400
+    disk_floor_bytes: Annotated[int, Field(ge=0)] = 256 * MIB
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("devices", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_origin(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("must start with http:// or https://")
+        return value.rstrip("/") if value is not None else None
+
+    @model_validator(mode="after")
+    def _lease_outlives_heartbeats(self) -> Settings:
+        if self.lease_seconds < 3 * self.heartbeat_seconds:
+            raise ValueError("lease_seconds must be at least three times heartbeat_seconds")
+        return self
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """The settings of this process; `overrides` (of the command line) win over the environment.
+
+    Raises SettingsError, also for a DARKROOM_ variable that nothing reads.
+    """
+    _refuse_unknown_variables()
+    try:
+        return Settings(**{key: value for key, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(problem) for problem in error.errors())) from None
+
+
+def _refuse_unknown_variables() -> None:
+    known = [PREFIX + name.upper() for name in Settings.model_fields]
+    for name in os.environ:
+        if name.startswith(PREFIX) and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise SettingsError(f"{name} is no setting{hint}")
+
+
+def _explain(problem: Any) -> str:
+    message = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:
+        return str(message)
+    name = PREFIX + str(problem["loc"][0]).upper()
+    return f"{name}={problem['input']!r}: {message}"
