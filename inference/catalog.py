@@ -6,7 +6,7 @@ Nothing here loads a weight.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,27 +15,18 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     model_validator,
 )
 
-from inference.errors import BadValue, CatalogError, UnknownModel, Unsupported
+from inference.errors import CatalogError, UnknownModel, Unsupported
 from inference.job import ImageRequest, ImageRole, Mode
 from inference.pipelines import FAMILIES, Family
+from inference.sizes import TIER_SIDES_PX, FreeSizes, nearest_listed, parse_ratio, parse_size
 from inference.yamlfile import explain, read_yaml
-
-TIER_SIDES_PX = {"1k": 1024, "2k": 2048, "4k": 4096}
-
-
-def _parse_size(value: object) -> object:
-    """ "128x96" → (128, 96); anything else is left for pydantic to judge."""
-    if isinstance(value, str):
-        width, x, height = value.lower().partition("x")
-        if x and width.isdecimal() and height.isdecimal():
-            return int(width), int(height)
-        raise ValueError(f"{value!r} is not a size like 1024x768")
-    return value
 
 
 class _Strict(BaseModel):
@@ -43,10 +34,14 @@ class _Strict(BaseModel):
 
 
 Side = Annotated[int, Field(gt=0, le=16384)]
-Size = Annotated[tuple[Side, Side], BeforeValidator(_parse_size)]
-Steps = Annotated[int, Field(ge=1, le=1000)]
-PositiveInt = Annotated[int, Field(gt=0)]
-Guidance = Annotated[float, Field(ge=0, le=100)]
+Size = Annotated[tuple[Side, Side], BeforeValidator(parse_size)]
+# Strict, or YAML's yes and true would count as 1.
+Steps = Annotated[int, Field(ge=1, le=1000, strict=True)]
+PositiveInt = Annotated[int, Field(gt=0, strict=True)]
+Guidance = Annotated[float, Field(ge=0, le=100, strict=True)]
+Strength = Annotated[float, Field(ge=0.01, le=1, strict=True)]
+Megapixels = Annotated[float, Field(gt=0, strict=True)]
+Credits = Annotated[int, Field(ge=0, strict=True)]
 
 
 class Defaults(_Strict):
@@ -55,7 +50,7 @@ class Defaults(_Strict):
     num_inference_steps: Steps = 28
     guidance_scale: Guidance = 3.5
     negative_prompt: str | None = None
-    strength: Annotated[float, Field(gt=0, le=1)] = 0.8
+    strength: Strength = 0.8
     size: Size | None = None
 
 
@@ -75,12 +70,24 @@ class Limits(_Strict):
     prompt_chars: PositiveInt = 4000
     min_side: PositiveInt = 256
     max_side: PositiveInt = 2048
-    max_megapixels: Annotated[float, Field(gt=0)] = 2.4
+    max_megapixels: Megapixels = 2.4
 
 
-Credits = Annotated[int, Field(ge=0)]
+Tier = Literal["1k", "2k", "4k"]
+
+
+def _shape(value: object) -> str:
+    """Which form of a price it is, so that a wrong one is judged as what it was meant to be."""
+    return "table" if isinstance(value, Mapping) else "number"
+
+
+Table = Annotated[dict[str, Credits], Field(min_length=1), Tag("table")]
+Number = Annotated[Credits, Tag("number")]
+PerTier = Annotated[
+    dict[Tier, Annotated[Number | Table, Discriminator(_shape)]], Field(min_length=1), Tag("table")
+]
 # One number, or one per resolution tier, or one per tier and quality.
-Price = Credits | dict[str, Credits | dict[str, Credits]]
+Price = Annotated[Number | PerTier, Discriminator(_shape)]
 
 
 class ModelSpec(_Strict):
@@ -93,6 +100,7 @@ class ModelSpec(_Strict):
     description: str = ""
     license: str = ""
     modes: tuple[Mode, ...] = ()
+    pipelines: dict[Mode, str] = {}
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     preload: bool = False
     guidance_field: str = ""
@@ -118,16 +126,40 @@ class ModelSpec(_Strict):
 
     @model_validator(mode="after")
     def _agree(self) -> ModelSpec:
-        family = FAMILIES.get(self.family)
-        if family is None:
+        if self.family not in FAMILIES:
             raise ValueError(f"family {self.family!r} is none of {', '.join(FAMILIES)}")
-        missing = [mode for mode in self.modes if mode not in family.routes]
-        if missing:
-            raise ValueError(f"family {self.family!r} cannot {', '.join(missing)}")
-        for width, height in self.sizes:
-            if width % family.size_multiple or height % family.size_multiple:
-                raise ValueError(f"size {width}x{height} is not made of {family.size_multiple}s")
+        for problem in self._problems():
+            raise ValueError(problem)
         return self
+
+    def _problems(self) -> Iterator[str]:
+        """What the entry's values say against one another, or against its family."""
+        family, unit = self.rules, self.rules.size_multiple
+        if not self.modes:
+            yield "modes must name at least one"
+        if missing := [mode for mode in self.modes if mode not in family.routes]:
+            yield f"family {self.family!r} cannot {', '.join(missing)}"
+        if self.max_sequence_length is not None and not family.max_sequence_length:
+            yield f"family {self.family!r} takes no max_sequence_length"
+        for width, height in self.sizes:
+            if width % unit or height % unit:
+                yield f"size {width}x{height} is not made of {unit}s"
+        if not self.sizes and self.free_sizes.empty:
+            yield f"limits leave no size made of {unit}s; see min_side, max_side, max_megapixels"
+        elif self.nearest_size(*self.default_size) != self.default_size:
+            width, height = self.default_size
+            yield f"the default size {width}x{height} is none that the model can make"
+        yield from self._beyond_limits()
+
+    def _beyond_limits(self) -> Iterator[str]:
+        chosen = {"defaults": self.defaults} | {
+            f"quality {name!r}": quality for name, quality in self.qualities.items()
+        }
+        for where, values in chosen.items():
+            for key in ("num_inference_steps", "guidance_scale"):
+                value, limit = getattr(values, key), getattr(self.limits, key)
+                if value is not None and value > limit:
+                    yield f"{where}: {key} {value:g} is above the limit of {limit:g}"
 
     @property
     def rules(self) -> Family:
@@ -139,7 +171,14 @@ class ModelSpec(_Strict):
         """Width and height in pixels of a request that names no size."""
         if self.defaults.size is not None:
             return self.defaults.size
-        return self.sizes[0] if self.sizes else self._nearest_free(1.0, self.rules.native_side**2)
+        return self.sizes[0] if self.sizes else self._nearest(1.0, self.rules.native_side**2)
+
+    @cached_property
+    def smallest_size(self) -> tuple[int, int]:
+        """The cheapest width and height in pixels that the model makes well enough to test it."""
+        if self.sizes:
+            return min(self.sizes, key=math.prod)
+        return self._nearest_free(1.0, self.limits.min_side**2)
 
     def nearest_size(self, width: int, height: int) -> tuple[int, int]:
         """The size nearest to `width` × `height` pixels that the model can make."""
@@ -150,62 +189,41 @@ class ModelSpec(_Strict):
         side = TIER_SIDES_PX[resolution] if resolution else math.sqrt(math.prod(self.default_size))
         return self._nearest(parse_ratio(aspect_ratio), side**2)
 
-    def _nearest(self, ratio: float, area_px: float) -> tuple[int, int]:
-        if not self.sizes:
-            return self._nearest_free(ratio, area_px)
+    @property
+    def free_sizes(self) -> FreeSizes:
+        """The sizes of a model that lists none."""
+        limits = self.limits
+        return FreeSizes(
+            unit=self.rules.size_multiple,
+            min_side=limits.min_side,
+            max_side=limits.max_side,
+            max_area=limits.max_megapixels * 1e6,
+        )
 
-        # A wrong ratio spoils a picture more than a wrong scale does, hence the order.
-        def distance(size: tuple[int, int]) -> tuple[float, float]:
-            width, height = size
-            return (
-                round(abs(math.log(width / height / ratio)), 2),
-                abs(math.log(width * height / area_px)),
-            )
-
-        return min(self.sizes, key=distance)
-
-    def _nearest_free(self, ratio: float, area_px: float) -> tuple[int, int]:
-        unit, limits = self.rules.size_multiple, self.limits
-        area_px = min(area_px, limits.max_megapixels * 1e6)
-        lowest, highest = -(-limits.min_side // unit) * unit, limits.max_side // unit * unit
-
-        def side(length: float) -> int:
-            return min(max(round(length / unit) * unit, lowest), highest)
-
-        width, height = side(math.sqrt(area_px * ratio)), side(math.sqrt(area_px / ratio))
-        while width * height > limits.max_megapixels * 1e6 and max(width, height) > lowest:
-            if width >= height:
-                width -= unit
-            else:
-                height -= unit
-        return width, height
+    def _nearest(self, ratio: float, area: float) -> tuple[int, int]:
+        if self.sizes:
+            return nearest_listed(self.sizes, ratio, area)
+        return self.free_sizes.nearest(ratio, area)
 
 
 class Alias(_Strict):
-    """Another name that clients send, and the local model it means, per mode."""
+    """Another name that clients send, and the local model it means: `model`, or one per mode."""
 
+    model: str | None = None
     generate: str | None = None
     img2img: str | None = None
     inpaint: str | None = None
     price: Price | None = None
 
     def model_for(self, mode: Mode) -> str | None:
-        """The local model that serves `mode` under this alias."""
-        return {
-            Mode.GENERATE: self.generate,
-            Mode.IMG2IMG: self.img2img,
-            Mode.INPAINT: self.inpaint,
-        }[mode]
+        """The local model that serves `mode` under this alias; an explicit null serves none."""
+        own: str | None = getattr(self, mode.value)
+        return own if mode.value in self.model_fields_set else self.model
 
 
 def _parse_alias(value: object) -> object:
-    """A bare model name, or `model:` for every mode."""
-    if isinstance(value, str):
-        value = {"model": value}
-    if isinstance(value, dict) and "model" in value:
-        rest = {key: other for key, other in value.items() if key != "model"}
-        return {mode.value: value["model"] for mode in Mode} | rest
-    return value
+    """A bare model name stands for every mode."""
+    return {"model": value} if isinstance(value, str) else value
 
 
 class Catalog(_Strict):
@@ -215,7 +233,10 @@ class Catalog(_Strict):
     aliases: dict[str, Annotated[Alias, BeforeValidator(_parse_alias)]] = {}
 
     @model_validator(mode="after")
-    def _aliases_lead_somewhere(self) -> Catalog:
+    def _names_agree(self) -> Catalog:
+        for name, spec in self.models.items():
+            if spec.name != name:
+                raise ValueError(f"model {name!r} calls itself {spec.name!r}; leave out its name")
         for name, alias in self.aliases.items():
             if name in self.models:
                 raise ValueError(f"alias {name!r} is also a model")
@@ -285,14 +306,3 @@ def mode_of(request: ImageRequest) -> Mode:
     if ImageRole.MASK in roles:
         return Mode.INPAINT
     return Mode.IMG2IMG if ImageRole.SOURCE in roles else Mode.GENERATE
-
-
-def parse_ratio(text: str) -> float:
-    """Width over height of a ratio like "16:9"; raises BadValue."""
-    left, colon, right = text.partition(":")
-    if not (colon and left.isdecimal() and right.isdecimal() and int(left) and int(right)):
-        raise BadValue("aspect_ratio", f"{text!r} is not a ratio like 16:9")
-    ratio = int(left) / int(right)
-    if not 1 / 8 <= ratio <= 8:
-        raise BadValue("aspect_ratio", f"{text!r} is beyond 8:1")
-    return ratio

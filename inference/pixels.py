@@ -11,7 +11,13 @@ def decode(data: bytes) -> Image.Image:
     """The picture in encoded bytes, EXIF orientation applied; the bytes were checked before."""
     with Image.open(io.BytesIO(data)) as picture:
         picture.load()
-        return ImageOps.exif_transpose(picture)
+        upright = ImageOps.exif_transpose(picture)
+    if upright.mode.startswith("I"):
+        # 16 bits a pixel; Pillow's own way to 8 bits clips: anything above 255 turns white
+        return upright.convert("I").point(lambda value: value / 257).convert("L")
+    if "A" not in upright.getbands() and upright.has_transparency_data:
+        return upright.convert("RGBA")
+    return upright
 
 
 def fit(picture: Image.Image, width: int, height: int) -> Image.Image:

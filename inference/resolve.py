@@ -5,9 +5,10 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from inference.catalog import TIER_SIDES_PX, Catalog, ModelSpec, Quality, mode_of
+from inference.catalog import Catalog, ModelSpec, Quality, mode_of
 from inference.errors import BadValue, Unsupported
 from inference.job import ImageRequest, ImageRole, Job, Mode
+from inference.sizes import TIER_SIDES_PX
 
 SEED_LIMIT = 2**32
 
@@ -28,12 +29,8 @@ def resolve(
         spec.defaults.num_inference_steps,
     )
     guidance = _first(request.guidance_scale, quality.guidance_scale, spec.defaults.guidance_scale)
-    strength = _first(request.strength, spec.defaults.strength)
     _within("num_inference_steps", steps, 1, spec.limits.num_inference_steps)
     _within("guidance_scale", guidance, 0, spec.limits.guidance_scale)
-    _within("strength", strength, 0.01, 1)
-    if request.strength is not None and mode is Mode.GENERATE:
-        raise BadValue("strength", "strength needs a source image; send one or leave it out")
     width, height = _size(request, spec)
     return Job(
         id=job_id,
@@ -47,7 +44,7 @@ def resolve(
         seeds=_seeds(request),
         num_inference_steps=steps,
         guidance_scale=guidance,
-        strength=strength,
+        strength=_strength(request, spec, mode, steps),
         account=account,
         priority=priority,
     )
@@ -59,7 +56,26 @@ def _first(*choices: Any) -> Any:
 
 def _within(field: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise BadValue(field, f"{field} must lie between {low:g} and {high:g}, not {value:g}")
+        bounds = f"{_shown(low)} and {_shown(high)}"
+        raise BadValue(field, f"{field} must lie between {bounds}, not {_shown(value)}")
+
+
+def _shown(value: float) -> str:
+    """A number as people read it; of a very long int neither str nor float can be made."""
+    if isinstance(value, int):
+        return str(value) if abs(value) < 10**15 else "a far larger one"
+    return f"{value:g}"
+
+
+def _strength(request: ImageRequest, spec: ModelSpec, mode: Mode, steps: int) -> float:
+    strength = spec.defaults.strength if request.strength is None else request.strength
+    _within("strength", strength, 0.01, 1)
+    if mode is Mode.GENERATE and request.strength is not None:
+        raise BadValue("strength", "strength needs a source image; send one or leave it out")
+    if mode is not Mode.GENERATE and int(steps * strength) == 0:
+        low = f"strength {strength:g} of {steps} steps leaves none to make; raise one of them"
+        raise BadValue("strength", low)
+    return strength
 
 
 def _check_text(request: ImageRequest, spec: ModelSpec) -> None:

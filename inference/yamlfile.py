@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -36,18 +36,34 @@ class YamlDocument:
         return line, ".".join(path)
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain types only, and no key twice: YAML would quietly keep the last of the two."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                problem = f"key {key.value!r} stands here twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep=deep)
+
+
 def read_yaml(path: Path) -> YamlDocument:
     """Read one YAML file with plain types only; raises CatalogError with the line."""
     try:
         text = path.read_text(encoding="utf-8")
-        return YamlDocument(path, yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader))
+        return YamlDocument(path, yaml.load(text, _Loader), yaml.compose(text, yaml.SafeLoader))
     except OSError as error:
         raise CatalogError(f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 1
-        problem = getattr(error, "problem", None) or "not YAML"
+        problem = getattr(error, "problem", None) or getattr(error, "reason", "not YAML")
         raise CatalogError(f"{path}:{line}: {problem}") from None
+    except (ValueError, RecursionError) as error:
+        # a date like 2026-13-45, bytes that are no UTF-8, ten thousand brackets
+        raise CatalogError(f"{path}:1: not YAML: {error}") from None
 
 
 def explain(error: ValidationError, document: YamlDocument, model: type[BaseModel]) -> str:
@@ -56,7 +72,7 @@ def explain(error: ValidationError, document: YamlDocument, model: type[BaseMode
     for problem in error.errors(include_url=False, include_context=False, include_input=False):
         location = problem["loc"]
         line, where = document.trace(location)
-        message = problem["msg"].removeprefix("Value error, ")
+        message = problem["msg"].removeprefix("Value error, ").partition(" or instance of")[0]
         if problem["type"] == "extra_forbidden":
             message = f"unknown key{_nearest(str(location[-1]), _known_keys(model, location))}"
         elif problem["type"] == "missing":
