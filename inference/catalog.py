@@ -15,9 +15,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    Discriminator,
     Field,
-    Tag,
     ValidationError,
     model_validator,
 )
@@ -25,6 +23,7 @@ from pydantic import (
 from inference.errors import CatalogError, UnknownModel, Unsupported
 from inference.job import ImageRequest, ImageRole, Mode
 from inference.pipelines import FAMILIES, Family
+from inference.prices import Price
 from inference.sizes import TIER_SIDES_PX, FreeSizes, nearest_listed, parse_ratio, parse_size
 from inference.yamlfile import explain, read_yaml
 
@@ -41,7 +40,6 @@ PositiveInt = Annotated[int, Field(gt=0, strict=True)]
 Guidance = Annotated[float, Field(ge=0, le=100, strict=True)]
 Strength = Annotated[float, Field(ge=0.01, le=1, strict=True)]
 Megapixels = Annotated[float, Field(gt=0, strict=True)]
-Credits = Annotated[int, Field(ge=0, strict=True)]
 
 
 class Defaults(_Strict):
@@ -71,23 +69,6 @@ class Limits(_Strict):
     min_side: PositiveInt = 256
     max_side: PositiveInt = 2048
     max_megapixels: Megapixels = 2.4
-
-
-Tier = Literal["1k", "2k", "4k"]
-
-
-def _shape(value: object) -> str:
-    """Which form of a price it is, so that a wrong one is judged as what it was meant to be."""
-    return "table" if isinstance(value, Mapping) else "number"
-
-
-Table = Annotated[dict[str, Credits], Field(min_length=1), Tag("table")]
-Number = Annotated[Credits, Tag("number")]
-PerTier = Annotated[
-    dict[Tier, Annotated[Number | Table, Discriminator(_shape)]], Field(min_length=1), Tag("table")
-]
-# One number, or one per resolution tier, or one per tier and quality.
-Price = Annotated[Number | PerTier, Discriminator(_shape)]
 
 
 class ModelSpec(_Strict):
@@ -178,7 +159,7 @@ class ModelSpec(_Strict):
         """The cheapest width and height in pixels that the model makes well enough to test it."""
         if self.sizes:
             return min(self.sizes, key=math.prod)
-        return self._nearest_free(1.0, self.limits.min_side**2)
+        return self._nearest(1.0, self.limits.min_side**2)
 
     def nearest_size(self, width: int, height: int) -> tuple[int, int]:
         """The size nearest to `width` × `height` pixels that the model can make."""
