@@ -37,20 +37,23 @@ class FreeSizes:
         return self.lowest > self.highest or self.lowest**2 > self.max_area
 
     def nearest(self, ratio: float, area: float) -> tuple[int, int]:
-        """Width and height nearest to a ratio, and as near to the area as that ratio allows."""
+        """Width and height nearest to a ratio, then to an area, as far as the bounds allow."""
+        stretch = min(self.highest / self.lowest, self.max_area / self.lowest**2)
+        ratio = min(max(ratio, 1 / stretch), stretch)
         stretch = max(ratio, 1 / ratio)
         area = min(area, self.max_area, self.highest**2 / stretch)
         area = max(area, self.lowest**2 * stretch)
-        width, height = self._side(math.sqrt(area * ratio)), self._side(math.sqrt(area / ratio))
-        while width * height > self.max_area:
-            if width >= height:
-                width -= self.unit
-            else:
-                height -= self.unit
-        return width, height
+        around = [
+            (width, height)
+            for width in self._sides_around(math.sqrt(area * ratio))
+            for height in self._sides_around(math.sqrt(area / ratio))
+            if width * height <= self.max_area
+        ]
+        return nearest_listed(around or [(self.lowest, self.lowest)], ratio, area)
 
-    def _side(self, length: float) -> int:
-        return min(max(round(length / self.unit) * self.unit, self.lowest), self.highest)
+    def _sides_around(self, length: float) -> list[int]:
+        units = (math.floor(length / self.unit), math.ceil(length / self.unit))
+        return [min(max(count * self.unit, self.lowest), self.highest) for count in units]
 
 
 def nearest_listed(sizes: Iterable[tuple[int, int]], ratio: float, area: float) -> tuple[int, int]:

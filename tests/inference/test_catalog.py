@@ -1,0 +1,261 @@
+"""models.yaml: what it may say, what each mistake is answered with, and what it then serves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from inference.catalog import Catalog, load_catalog, mode_of
+from inference.errors import CatalogError, UnknownModel, Unsupported
+from inference.job import ImageRequest, ImageRole, InputImage, Mode
+from inference.pipelines import FAMILIES
+
+SOURCE = InputImage(role=ImageRole.SOURCE, key="source")
+MASK = InputImage(role=ImageRole.MASK, key="mask")
+
+
+@pytest.fixture(scope="session")
+def shipped(root: Path) -> Catalog:
+    return load_catalog(root / "models.yaml")
+
+
+def asks(model: str, **wish: Any) -> ImageRequest:
+    return ImageRequest(model=model, prompt="a red circle", **wish)
+
+
+def parsed(**document: Any) -> Catalog:
+    for name, entry in document["models"].items():
+        entry.setdefault("name", name)
+    return Catalog.model_validate(document)
+
+
+def written(folder: Path, document: Any) -> Path:
+    path = folder / "models.yaml"
+    path.write_text(document if isinstance(document, str) else yaml.safe_dump(document))
+    return path
+
+
+def refusal(folder: Path, document: Any) -> str:
+    with pytest.raises(CatalogError) as refused:
+        load_catalog(written(folder, document))
+    return str(refused.value).replace(f"{folder}/", "")
+
+
+class TestShipped:
+    def test_it_serves_the_demo_model_in_every_mode(self, shipped: Catalog) -> None:
+        for mode in Mode:
+            assert shipped.find("tiny-flux", mode).name == "tiny-flux"
+
+    def test_every_alias_serves_every_mode(self, shipped: Catalog) -> None:
+        for name in shipped.aliases:
+            for mode in Mode:
+                assert shipped.find(name, mode).name == "tiny-flux"
+
+    def test_a_request_that_says_nothing_gets_the_first_size(self, shipped: Catalog) -> None:
+        assert shipped.models["tiny-flux"].default_size == (128, 128)
+
+    @pytest.mark.parametrize(
+        ("model", "wish", "credits"),
+        [
+            ("tiny-flux", {}, 1),
+            ("auto", {}, 1),
+            ("tiny-flux", {"resolution": "4k", "quality": "high"}, 1),
+            ("nano-banana", {}, 5),
+            ("nano-banana-pro", {"resolution": "4k"}, 10),
+            ("gpt-image-2", {}, 2),
+            ("gpt-image-2", {"quality": "high"}, 18),
+            ("gpt-image-2", {"resolution": "4k"}, 10),
+            ("gpt-image-2", {"resolution": "4k", "quality": "medium"}, 32),
+        ],
+    )
+    def test_prices(self, shipped: Catalog, model: str, wish: dict[str, str], credits: int) -> None:
+        assert shipped.price(asks(model, **wish)) == credits
+
+    def test_a_tier_without_a_price_is_refused(self, shipped: Catalog) -> None:
+        with pytest.raises(Unsupported, match="only 1k") as refused:
+            shipped.price(asks("nano-banana", resolution="2k"))
+        assert refused.value.field == "resolution"
+
+    def test_a_quality_without_a_price_is_refused(self, shipped: Catalog) -> None:
+        with pytest.raises(Unsupported, match="only standard, medium, high") as refused:
+            shipped.price(asks("gpt-image-2", quality="ultra"))
+        assert refused.value.field == "quality"
+
+
+class TestFind:
+    CATALOG = parsed(
+        models={
+            "draw": {"family": "flux", "source": "a/b", "modes": ["generate"]},
+            "edit": {"family": "sdxl", "source": "c/d"},
+        },
+        aliases={
+            "both": {"generate": "draw", "img2img": "edit"},
+            "all": {"model": "edit", "generate": "draw", "inpaint": None},
+            "short": "draw",
+        },
+    )
+
+    @pytest.mark.parametrize(
+        ("name", "mode", "model"),
+        [
+            ("both", Mode.GENERATE, "draw"),
+            ("both", Mode.IMG2IMG, "edit"),
+            ("all", Mode.GENERATE, "draw"),
+            ("all", Mode.IMG2IMG, "edit"),
+            ("short", Mode.GENERATE, "draw"),
+        ],
+    )
+    def test_an_alias_leads_to_a_model_per_mode(self, name: str, mode: Mode, model: str) -> None:
+        assert self.CATALOG.find(name, mode).name == model
+
+    @pytest.mark.parametrize(
+        ("name", "mode", "said"),
+        [
+            ("both", Mode.INPAINT, "'both' is not set up to inpaint"),
+            ("all", Mode.INPAINT, "'all' is not set up to inpaint"),
+            ("short", Mode.IMG2IMG, "'short' cannot img2img; it can: generate"),
+            ("draw", Mode.INPAINT, "'draw' cannot inpaint; it can: generate"),
+        ],
+    )
+    def test_a_mode_that_is_not_served_is_refused(self, name: str, mode: Mode, said: str) -> None:
+        with pytest.raises(Unsupported, match=said) as refused:
+            self.CATALOG.find(name, mode)
+        assert refused.value.field == "model"
+
+    def test_an_unknown_name_gets_the_list_of_names(self) -> None:
+        with pytest.raises(UnknownModel, match="served are: draw, edit, both, all") as refused:
+            self.CATALOG.find("nothing", Mode.GENERATE)
+        assert refused.value.field == "model"
+
+    def test_an_alias_without_a_price_costs_what_its_model_costs(self) -> None:
+        catalog = parsed(
+            models={"m": {"family": "flux", "source": "a/b", "price": 7}},
+            aliases={"same": "m", "free": {"model": "m", "price": 0}},
+        )
+        assert catalog.price(asks("same")) == 7
+        assert catalog.price(asks("free")) == 0
+
+
+class TestFamilies:
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_an_entry_needs_no_more_than_family_and_source(self, family: str) -> None:
+        spec = parsed(models={"m": {"family": family, "source": "a/b"}}).models["m"]
+        assert set(spec.modes) == set(FAMILIES[family].routes)
+        assert spec.guidance_field == FAMILIES[family].guidance_field
+        side = FAMILIES[family].native_side
+        assert spec.default_size == (side, side)
+
+    def test_any_size_is_answered_with_one_that_can_be_made(self) -> None:
+        spec = parsed(models={"m": {"family": "flux", "source": "a/b"}}).models["m"]
+        assert spec.nearest_size(1000, 1000) == (1008, 1008)
+        assert spec.size_of("16:9", None) == (1360, 768)
+        assert spec.size_of("16:9", "4k") == (2048, 1152)
+
+
+ENTRY = {"family": "flux", "source": "a/b"}
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            ({"family": "flix"}, "family 'flix' is none of flux, sdxl"),
+            ({"modes": []}, "modes must name at least one"),
+            ({"modes": ["paint"]}, "Input should be 'generate', 'img2img' or 'inpaint'"),
+            ({"sizes": ["100x100"]}, "size 100x100 is not made of 16s"),
+            ({"sizes": ["big"]}, "'big' is not a size like 1024x768"),
+            ({"sizes": ["0x16"]}, "greater than 0"),
+            ({"sizes": ["64x64"], "defaults": {"size": "128x128"}}, "default size 128x128"),
+            ({"defaults": {"size": "1000x1000"}}, "default size 1000x1000"),
+            ({"defaults": {"size": "4096x4096"}}, "default size 4096x4096"),
+            ({"limits": {"num_inference_steps": 20}}, "defaults: num_inference_steps 28 is above"),
+            ({"limits": {"guidance_scale": 2}}, "defaults: guidance_scale 3.5 is above"),
+            (
+                {"qualities": {"high": {"num_inference_steps": 200}}},
+                "quality 'high': num_inference_steps 200 is above the limit of 100",
+            ),
+            ({"limits": {"min_side": 250, "max_side": 255}}, "limits leave no size made of 16s"),
+            ({"limits": {"max_megapixels": 0.01}}, "limits leave no size made of 16s"),
+            ({"limits": {"max_megapixels": float("nan")}}, "finite number"),
+            ({"limits": {"count": 0}}, "greater than 0"),
+            ({"limits": {"count": True}}, "valid integer"),
+            ({"price": {}}, "at least 1 item"),
+            ({"price": {"1k": {}}}, "at least 1 item"),
+            ({"price": {"1K": 5}}, "'1k', '2k' or '4k'"),
+            ({"price": -1}, "greater than or equal to 0"),
+            ({"price": True}, "valid integer"),
+            ({"price": "cheap"}, "valid integer"),
+            ({"name": "other"}, "model 'm' calls itself 'other'"),
+            ({"dtype": "float8"}, "'auto', 'float32', 'bfloat16' or 'float16'"),
+            ({"defaults": {"strength": 0}}, "greater than or equal to 0.01"),
+        ],
+    )
+    def test_a_value_that_cannot_be_is_refused(
+        self, tmp_path: Path, change: dict[str, Any], said: str
+    ) -> None:
+        answer = refusal(tmp_path, {"models": {"m": ENTRY | change}})
+        assert said in answer
+        assert answer.startswith("models.yaml:")
+        assert "\n" not in answer
+
+    def test_a_family_without_the_argument_refuses_it(self, tmp_path: Path) -> None:
+        entry = {"family": "sdxl", "source": "a/b", "max_sequence_length": 77}
+        said = refusal(tmp_path, {"models": {"m": entry}})
+        assert said == "models.yaml:2: models.m: family 'sdxl' takes no max_sequence_length"
+
+    @pytest.mark.parametrize(
+        ("wrong", "right", "line"),
+        [
+            ("sorce: a/b", "source", 4),
+            ("limits: {cuont: 3}", "count", 4),
+            ("defaults: {num_inference_step: 3}", "num_inference_steps", 4),
+            ("qualities: {high: {guidance: 3}}", "guidance_scale", 4),
+        ],
+    )
+    def test_a_misspelt_key_is_told_with_its_line_and_the_nearest_key(
+        self, tmp_path: Path, wrong: str, right: str, line: int
+    ) -> None:
+        text = f"models:\n  m:\n    family: flux\n    {wrong}\n    source: a/b\n"
+        said = refusal(tmp_path, text)
+        assert said.startswith(f"models.yaml:{line}: models.m.")
+        assert f"unknown key; did you mean {right!r}?" in said
+
+    @pytest.mark.parametrize(
+        ("alias", "said"),
+        [
+            ({"auto": "n"}, "alias 'auto' leads to 'n', which is not a model"),
+            ({"auto": {"inpaint": "n"}}, "alias 'auto' leads to 'n', which is not a model"),
+            ({"m": "m"}, "alias 'm' is also a model"),
+            ({"auto": {"modle": "m"}}, "unknown key; did you mean 'model'?"),
+            ({"auto": 5}, "aliases.auto: Input should be a valid dictionary"),
+        ],
+    )
+    def test_an_alias_that_leads_nowhere_is_refused(
+        self, tmp_path: Path, alias: dict[str, Any], said: str
+    ) -> None:
+        assert said in refusal(tmp_path, {"models": {"m": ENTRY}, "aliases": alias})
+
+    def test_every_mistake_is_told_at_once(self, tmp_path: Path) -> None:
+        text = "models:\n  m: {family: flux, sorce: x}\n  n: {family: flux, price: -1}\n"
+        lines = refusal(tmp_path, text).splitlines()
+        assert [line.split(":")[1] for line in lines] == ["2", "2", "3", "3"]
+
+    @pytest.mark.parametrize("text", ["", "models:\n", "- a\n", "modles: {}\n"])
+    def test_a_file_without_models_is_refused(self, tmp_path: Path, text: str) -> None:
+        assert refusal(tmp_path, text).startswith("models.yaml:1: ")
+
+
+@pytest.mark.parametrize(
+    ("wish", "mode"),
+    [
+        ({}, Mode.GENERATE),
+        ({"images": (SOURCE,)}, Mode.IMG2IMG),
+        ({"images": (SOURCE, MASK)}, Mode.INPAINT),
+        ({"images": (SOURCE, MASK), "mode": Mode.GENERATE}, Mode.GENERATE),
+    ],
+)
+def test_pictures_imply_a_mode_unless_one_is_named(wish: dict[str, Any], mode: Mode) -> None:
+    assert mode_of(asks("m", **wish)) is mode

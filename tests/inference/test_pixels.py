@@ -1,0 +1,73 @@
+"""Pictures as clients send them: palettes, 16 bits, transparency, sideways."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from PIL import Image
+
+from inference.pixels import as_mask, decode, fit
+
+
+def encoded(picture: Image.Image, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+def test_sixteen_bits_keep_their_shades() -> None:
+    """Pillow's own conversion makes everything above 255 of 65535 white."""
+    picture = Image.new("I;16", (3, 1))
+    for x, value in enumerate((0, 32896, 65535)):
+        picture.putpixel((x, 0), value)
+    grey = decode(encoded(picture))
+    assert [grey.getpixel((x, 0)) for x in range(3)] == [0, 128, 255]
+
+
+def test_a_transparent_palette_colour_is_transparent() -> None:
+    picture = Image.new("P", (2, 1))
+    picture.putpalette([255, 0, 0, 0, 255, 0])
+    picture.putpixel((1, 0), 1)
+    seen = fit(decode(encoded(picture, transparency=0)), 2, 1)
+    assert [seen.getpixel((x, 0)) for x in range(2)] == [(255, 255, 255), (0, 255, 0)]
+
+
+def test_a_sideways_photograph_is_turned_upright() -> None:
+    picture = Image.new("RGB", (4, 2))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert decode(encoded(picture, exif=exif)).size == (2, 4)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+def test_every_form_becomes_rgb_of_the_size_asked(mode: str) -> None:
+    seen = fit(decode(encoded(Image.new(mode, (30, 20)))), 16, 16)
+    assert (seen.mode, seen.size) == ("RGB", (16, 16))
+
+
+def test_the_centre_of_a_wider_picture_is_kept() -> None:
+    picture = Image.new("RGB", (30, 10), "black")
+    picture.paste("white", (10, 0, 20, 10))
+    assert fit(picture, 10, 10).getcolors() == [(100, (255, 255, 255))]
+
+
+def test_a_mask_is_white_where_to_redraw() -> None:
+    picture = Image.new("L", (2, 1), 0)
+    picture.putpixel((1, 0), 255)
+    mask = as_mask(decode(encoded(picture)), 2, 1)
+    assert [mask.getpixel((x, 0)) for x in range(2)] == [0, 255]
+
+
+def test_a_mask_with_holes_is_redrawn_in_the_holes() -> None:
+    picture = Image.new("RGBA", (2, 1), (255, 255, 255, 255))
+    picture.putpixel((1, 0), (0, 0, 0, 0))
+    mask = as_mask(decode(encoded(picture)), 2, 1)
+    assert [mask.getpixel((x, 0)) for x in range(2)] == [0, 255]
+
+
+def test_an_opaque_mask_with_an_alpha_channel_goes_by_its_colours() -> None:
+    picture = Image.new("RGBA", (2, 1), (0, 0, 0, 255))
+    picture.putpixel((1, 0), (255, 255, 255, 255))
+    mask = as_mask(decode(encoded(picture)), 2, 1)
+    assert [mask.getpixel((x, 0)) for x in range(2)] == [0, 255]

@@ -1,0 +1,250 @@
+"""The door: everything a wish may leave open gets a value, everything wrong names its field."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inference.catalog import Catalog, load_catalog
+from inference.errors import BadValue, Refused, Unsupported
+from inference.job import ImageRequest, ImageRole, InputImage, Job, Mode, dump_job, load_job
+from inference.pipelines import FAMILIES
+from inference.resolve import SEED_LIMIT, resolve
+
+ROOT = Path(__file__).parent.parent.parent
+TINY = load_catalog(ROOT / "models.yaml")
+FREE = Catalog.model_validate(
+    {"models": {"big": {"name": "big", "family": "flux", "source": "a/b", "limits": {"count": 4}}}}
+)
+SIZES = set(TINY.models["tiny-flux"].sizes)
+SOURCE = InputImage(role=ImageRole.SOURCE, key="s")
+MASK = InputImage(role=ImageRole.MASK, key="m")
+
+
+def made(catalog: Catalog = TINY, **wish: Any) -> Job:
+    asked: dict[str, Any] = {"model": next(iter(catalog.models)), "prompt": "a red circle"}
+    return resolve(catalog, ImageRequest(**asked | wish), job_id="job")
+
+
+def refused(catalog: Catalog = TINY, **wish: Any) -> Refused:
+    with pytest.raises(Refused) as caught:
+        made(catalog, **wish)
+    assert len(str(caught.value)) < 300
+    return caught.value
+
+
+def test_a_bare_prompt_gets_the_models_defaults() -> None:
+    job = made()
+    assert (job.id, job.model, job.mode) == ("job", "tiny-flux", Mode.GENERATE)
+    assert (job.width, job.height) == (128, 128)
+    assert (job.num_inference_steps, job.guidance_scale) == (8, 4)
+    assert job.negative_prompt == ""
+    assert len(job.seeds) == 1
+
+
+def test_an_alias_becomes_the_model() -> None:
+    assert made(model="nano-banana-pro").model == "tiny-flux"
+
+
+@pytest.mark.parametrize(("quality", "steps"), [("standard", 8), ("medium", 12), ("high", 16)])
+def test_a_quality_replaces_the_defaults(quality: str, steps: int) -> None:
+    assert made(quality=quality).num_inference_steps == steps
+    assert made(quality=quality).guidance_scale == 4
+
+
+def test_what_the_caller_says_wins_over_the_quality() -> None:
+    assert made(quality="high", num_inference_steps=3).num_inference_steps == 3
+
+
+def test_a_model_without_qualities_takes_any_quality() -> None:
+    assert made(FREE, quality="high").num_inference_steps == 28
+
+
+class TestSeeds:
+    def test_pictures_of_one_task_get_seeds_that_follow_one_another(self) -> None:
+        assert made(seed=7, count=3).seeds == (7, 8, 9)
+
+    def test_the_last_seed_is_followed_by_the_first(self) -> None:
+        assert made(seed=SEED_LIMIT - 1, count=2).seeds == (SEED_LIMIT - 1, 0)
+
+    def test_without_one_every_task_gets_its_own(self) -> None:
+        assert len({made().seeds for _ in range(20)}) == 20
+
+    @given(st.integers(0, SEED_LIMIT - 1), st.integers(1, 8))
+    def test_every_seed_is_one_that_a_caller_may_send_again(self, seed: int, count: int) -> None:
+        seeds = made(seed=seed, count=count).seeds
+        assert len(set(seeds)) == count
+        assert all(0 <= one < SEED_LIMIT for one in seeds)
+
+
+class TestSizes:
+    @given(st.integers(16, 16384), st.integers(16, 16384))
+    def test_any_size_is_answered_with_a_listed_one(self, width: int, height: int) -> None:
+        job = made(width=width, height=height)
+        assert (job.width, job.height) in SIZES
+
+    @given(st.integers(16, 16384), st.integers(16, 16384))
+    def test_a_free_size_keeps_the_models_bounds(self, width: int, height: int) -> None:
+        job = made(FREE, width=width, height=height)
+        assert job.width % 16 == job.height % 16 == 0
+        assert 256 <= min(job.width, job.height) <= max(job.width, job.height) <= 2048
+        assert job.width * job.height <= 2.4e6
+
+    @given(st.integers(1, 100), st.integers(1, 100), st.sampled_from([None, "1k", "2k", "4k"]))
+    def test_no_other_listed_size_honours_the_ratio_better(
+        self, left: int, right: int, resolution: str | None
+    ) -> None:
+        if not 1 / 8 <= left / right <= 8:
+            return
+        job = made(aspect_ratio=f"{left}:{right}", resolution=resolution)
+
+        def off(size: tuple[int, int]) -> float:
+            return abs(math.log(size[0] / size[1] * right / left))
+
+        assert off((job.width, job.height)) <= min(map(off, SIZES)) + 0.0101
+
+    @pytest.mark.parametrize(
+        ("wish", "size"),
+        [
+            ({"aspect_ratio": "16:9"}, (144, 80)),
+            ({"aspect_ratio": "9:16"}, (80, 144)),
+            ({"aspect_ratio": "4:3"}, (128, 96)),
+            ({"aspect_ratio": "3:2", "resolution": "2k"}, (144, 96)),
+            ({"resolution": "4k"}, (128, 128)),
+            ({"width": 1024, "height": 768}, (128, 96)),
+            ({"width": 96, "height": 144}, (96, 144)),
+        ],
+    )
+    def test_what_the_demo_model_makes_of_a_wish(
+        self, wish: dict[str, Any], size: tuple[int, int]
+    ) -> None:
+        job = made(**wish)
+        assert (job.width, job.height) == size
+
+    @pytest.mark.parametrize(
+        ("wish", "size"),
+        [
+            ({}, (1024, 1024)),
+            ({"resolution": "2k"}, (1536, 1536)),
+            ({"aspect_ratio": "21:9", "resolution": "1k"}, (1568, 672)),
+            ({"width": 4096, "height": 512}, (2048, 256)),
+        ],
+    )
+    def test_what_a_model_of_any_size_makes_of_a_wish(
+        self, wish: dict[str, Any], size: tuple[int, int]
+    ) -> None:
+        job = made(FREE, **wish)
+        assert (job.width, job.height) == size
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("wish", "field"),
+        [
+            ({"model": "nothing"}, "model"),
+            ({"prompt": ""}, "prompt"),
+            ({"prompt": " \n\t"}, "prompt"),
+            ({"prompt": "x" * 2001}, "prompt"),
+            ({"prompt": "a \ud800"}, "prompt"),
+            ({"negative_prompt": "x" * 2001}, "negative_prompt"),
+            ({"negative_prompt": "\udfff"}, "negative_prompt"),
+            ({"count": 0}, "count"),
+            ({"count": -1}, "count"),
+            ({"count": 9}, "count"),
+            ({"count": 10**400}, "count"),
+            ({"seed": -1}, "seed"),
+            ({"seed": SEED_LIMIT}, "seed"),
+            ({"seed": 10**5000}, "seed"),
+            ({"num_inference_steps": 0}, "num_inference_steps"),
+            ({"num_inference_steps": 51}, "num_inference_steps"),
+            ({"guidance_scale": -0.1}, "guidance_scale"),
+            ({"guidance_scale": 10.1}, "guidance_scale"),
+            ({"guidance_scale": math.nan}, "guidance_scale"),
+            ({"guidance_scale": math.inf}, "guidance_scale"),
+            ({"strength": 0.5}, "strength"),
+            ({"strength": math.nan}, "strength"),
+            ({"strength": 0.0, "images": (SOURCE,)}, "strength"),
+            ({"strength": 1.1, "images": (SOURCE,)}, "strength"),
+            ({"strength": 0.1, "images": (SOURCE,)}, "strength"),
+            ({"quality": "ultra"}, "quality"),
+            ({"width": 128}, "height"),
+            ({"height": 128}, "width"),
+            ({"width": 15, "height": 128}, "width"),
+            ({"width": 128, "height": 16385}, "height"),
+            ({"width": 10**400, "height": 128}, "width"),
+            ({"width": 128, "height": 128, "aspect_ratio": "1:1"}, "aspect_ratio"),
+            ({"aspect_ratio": "wide"}, "aspect_ratio"),
+            ({"aspect_ratio": "9:1"}, "aspect_ratio"),
+            ({"resolution": "8k"}, "resolution"),
+            ({"mode": Mode.IMG2IMG}, "image"),
+            ({"mode": Mode.INPAINT, "images": (SOURCE,)}, "mask"),
+            ({"images": (MASK,)}, "image"),
+            ({"images": (SOURCE, SOURCE)}, "image"),
+            ({"images": (SOURCE,), "mode": Mode.GENERATE}, "image"),
+            ({"images": (SOURCE, MASK), "mode": Mode.IMG2IMG}, "image"),
+        ],
+    )
+    def test_every_refusal_names_its_field(self, wish: dict[str, Any], field: str) -> None:
+        assert refused(**wish).field == field
+
+    def test_bounds_are_told_in_full(self) -> None:
+        said = str(refused(seed=SEED_LIMIT))
+        assert said == "seed must lie between 0 and 4294967295, not 4294967296"
+        said = str(refused(guidance_scale=10.5))
+        assert said == "guidance_scale must lie between 0 and 10, not 10.5"
+
+    def test_the_kind_tells_a_wrong_value_from_a_lacking_skill(self) -> None:
+        assert isinstance(refused(count=9), BadValue)
+        assert isinstance(refused(images=(SOURCE, SOURCE)), Unsupported)
+
+    def test_a_model_that_honours_no_negative_prompt_says_so(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        deaf = replace(FAMILIES["flux"], negative_prompt=False)
+        monkeypatch.setattr("inference.catalog.FAMILIES", {"flux": deaf})
+        assert refused(negative_prompt="blurry").field == "negative_prompt"
+        assert made(negative_prompt="").negative_prompt == ""
+
+
+numbers = st.one_of(
+    st.none(), st.floats(), st.integers(-(10**6), 10**6), st.sampled_from([10**400, -(10**400)])
+)
+
+
+@given(
+    st.text(max_size=40),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "negative_prompt": st.none() | st.text(max_size=10),
+            "images": st.sampled_from([(), (SOURCE,), (SOURCE, MASK)]),
+            "width": st.none() | st.integers(-100, 20000),
+            "height": st.none() | st.integers(-100, 20000),
+            "aspect_ratio": st.none() | st.text(max_size=8) | st.sampled_from(["1:1", "16:9"]),
+            "resolution": st.sampled_from([None, "1k", "4k", "9k"]),
+            "quality": st.sampled_from([None, "high", "odd"]),
+            "count": st.integers(-3, 12),
+            "seed": st.none() | st.integers(),
+            "num_inference_steps": st.none() | st.integers(),
+            "guidance_scale": numbers,
+            "strength": numbers,
+        },
+    ),
+)
+def test_any_wish_becomes_a_job_or_a_refusal(prompt: str, wish: dict[str, Any]) -> None:
+    """Nothing else may escape, and a job always survives the way to disk and back."""
+    try:
+        job = made(prompt=prompt, **wish)
+    except Refused as error:
+        assert error.field
+        return
+    assert load_job(dump_job(job)) == job
+    assert (job.width, job.height) in SIZES
+    assert 1 <= job.num_inference_steps <= 50
+    assert 0 <= job.guidance_scale <= 10
