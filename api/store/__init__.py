@@ -1,0 +1,19 @@
+"""The durable record of tasks, in SQL."""
+
+from api.store.database import sqlite_database
+from api.store.migrate import MigrationError, migrate_sqlite
+from api.store.records import Bounds, Claim, Counts, Holding, Submission
+from api.store.store import Store, wall_clock_ms
+
+__all__ = [
+    "Bounds",
+    "Claim",
+    "Counts",
+    "Holding",
+    "MigrationError",
+    "Store",
+    "Submission",
+    "migrate_sqlite",
+    "sqlite_database",
+    "wall_clock_ms",
+]

@@ -1,0 +1,106 @@
+"""Connections: one that writes, a few that read; no caller cuts a transaction short."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import URL, event
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from api.errors import Unavailable
+
+T = TypeVar("T")
+Work = Callable[[AsyncConnection], Awaitable[T]]
+
+BUSY_SECONDS = 5
+READERS = 4
+
+
+class Database:
+    """Runs units of work, each in one transaction.
+
+    Raises Unavailable while the database is locked, full or out of reach.
+    """
+
+    def __init__(self, writer: AsyncEngine, reader: AsyncEngine) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._running: set[asyncio.Task[Any]] = set()
+
+    async def write(self, work: Work[T]) -> T:
+        """The result of `work` once it is committed; rolled back if it raises."""
+        return await self._whole(_transact(self._writer, work))
+
+    async def read(self, work: Work[T]) -> T:
+        """The result of `work` on one consistent state."""
+        return await self._whole(_transact(self._reader, work))
+
+    async def close(self) -> None:
+        """Let what runs end, then close every connection."""
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await self._writer.dispose()
+        await self._reader.dispose()
+
+    async def _whole(self, transaction: Coroutine[Any, Any, T]) -> T:
+        # A client that hangs up cancels its handler; a transaction cut between two statements
+        # would leave the only writing connection in an unknown state.
+        task = asyncio.create_task(transaction)
+        self._running.add(task)
+        task.add_done_callback(self._forget)
+        return await asyncio.shield(task)
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+
+async def _transact(engine: AsyncEngine, work: Work[T]) -> T:
+    try:
+        async with engine.begin() as connection:
+            return await work(connection)
+    except IntegrityError:
+        raise
+    except (DBAPIError, PoolTimeoutError) as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        raise Unavailable(
+            f"the database cannot be used now: {cause}", retry_after_seconds=BUSY_SECONDS
+        ) from error
+
+
+def sqlite_database(path: Path) -> Database:
+    """The database in one file, which exists and has every table."""
+    url = URL.create("sqlite+aiosqlite", database=str(path))
+    # One writing connection: eight of them under busy_timeout were measured to starve one another
+    # for seconds, and one is enough for 300 durable transactions a second.
+    writer = create_async_engine(
+        url, pool_size=1, max_overflow=0, pool_timeout=2 * BUSY_SECONDS, pool_reset_on_return=None
+    )
+    reader = create_async_engine(url, pool_size=READERS, max_overflow=0)
+    _prepare(writer, begin="BEGIN IMMEDIATE", query_only=False)
+    _prepare(reader, begin="BEGIN", query_only=True)
+    return Database(writer, reader)
+
+
+def _prepare(engine: AsyncEngine, *, begin: str, query_only: bool) -> None:
+    @event.listens_for(engine.sync_engine, "connect")
+    def connect(connection: Any, _record: Any) -> None:
+        # The driver would otherwise open transactions of its own, at moments of its own.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+        cursor.execute("PRAGMA journal_mode = WAL")
+        # FULL: with NORMAL the last commits before a power cut may be lost, and they were promised.
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute(f"PRAGMA query_only = {'ON' if query_only else 'OFF'}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def start(connection: Any) -> None:
+        connection.exec_driver_sql(begin)

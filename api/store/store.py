@@ -1,0 +1,222 @@
+"""The durable queue: each method is one transaction."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from typing import Any
+
+from sqlalchemy import ColumnElement, Update, func, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from api.errors import QueueFull
+from api.store import statements
+from api.store.database import Database
+from api.store.records import Bounds, Claim, Counts, Holding, Submission
+from api.store.rows import from_cursor, to_cursor, to_task
+from api.store.schema import QUEUED, outputs, tasks
+from api.tasks import Output, Task, TaskPage, TaskState
+from inference.job import Job
+
+
+def wall_clock_ms() -> int:
+    """Milliseconds since the epoch; leases outlive a process, so no monotonic clock will do."""
+    return time.time_ns() // 1_000_000
+
+
+class Store:
+    """Tasks in a database; every method raises Unavailable while that cannot be used."""
+
+    def __init__(self, database: Database, now_ms: Callable[[], int] = wall_clock_ms) -> None:
+        self._database = database
+        self._now_ms = now_ms
+
+    async def close(self) -> None:
+        """Let what runs end, then disconnect."""
+        await self._database.close()
+
+    async def insert(self, submission: Submission, bounds: Bounds) -> Task:
+        """Keep a new task, queued; raises QueueFull, counted in the same transaction."""
+
+        async def work(connection: AsyncConnection) -> Task:
+            await _check_bounds(connection, submission.job, bounds)
+            # The time is taken here, where transactions queue one behind the other, so that
+            # tasks are listed and claimed in the order in which they were kept.
+            inserted = statements.insert_task(submission, self._now_ms())
+            return to_task((await connection.execute(inserted)).one(), ())
+
+        return await self._database.write(work)
+
+    async def check_bounds(self, job: Job, bounds: Bounds) -> None:
+        """Raise QueueFull if `insert` would now, without writing."""
+        await self._database.read(lambda connection: _check_bounds(connection, job, bounds))
+
+    async def get(self, task_id: str) -> Task | None:
+        """The task, if there is one."""
+        found = await self._database.read(lambda c: _load(c, tasks.c.id == task_id))
+        return found[0] if found else None
+
+    async def list(
+        self, *, account: str, state: TaskState | None, limit: int, cursor: str | None
+    ) -> TaskPage:
+        """Tasks of an account, newest first; raises BadRequest for a foreign cursor."""
+        wanted: list[ColumnElement[bool]] = [tasks.c.account == account]
+        if state is not None:
+            wanted.append(tasks.c.state == state)
+        if cursor is not None:
+            wanted.append(tuple_(tasks.c.created_ms, tasks.c.id) < tuple_(*from_cursor(cursor)))
+        found = await self._database.read(lambda c: _load(c, *wanted, limit=limit + 1))
+        page = tuple(found[:limit])
+        return TaskPage(tasks=page, next_cursor=to_cursor(page[-1]) if len(found) > limit else None)
+
+    async def counts(self) -> Counts:
+        """How much has not ended."""
+
+        async def work(connection: AsyncConnection) -> Counts:
+            rows = (await connection.execute(statements.unfinished_by_state())).all()
+            found = {state: (count, images) for state, count, images in rows}
+            queued, running = (
+                found.get(state, (0, 0)) for state in (TaskState.QUEUED, TaskState.RUNNING)
+            )
+            return Counts(
+                queued_tasks=queued[0], running_tasks=running[0], images=queued[1] + running[1]
+            )
+
+        return await self._database.read(work)
+
+    async def position(self, task: Task) -> int | None:
+        """How many queued tasks come before this one; None once it is not queued."""
+
+        async def work(connection: AsyncConnection) -> int | None:
+            if not await connection.scalar(
+                select(func.count()).where(QUEUED, tasks.c.id == task.id)
+            ):
+                return None
+            return await connection.scalar(statements.ahead_of(task))
+
+        return await self._database.read(work)
+
+    async def claim(
+        self, worker: str, *, lease_ms: int, running_here: Collection[str] = ()
+    ) -> Claim | None:
+        """The next task to run, leased to `worker`: a queued one or one whose lease ran out.
+
+        Tasks in `running_here` are left alone, whatever their lease says.
+        """
+
+        async def work(connection: AsyncConnection) -> Claim | None:
+            claimed = statements.claim(
+                worker, now_ms=self._now_ms(), lease_ms=lease_ms, running_here=running_here
+            )
+            row = (await connection.execute(claimed)).one_or_none()
+            if row is None:
+                return None
+            task = (await _load(connection, tasks.c.id == row.id))[0]
+            holding = Holding(task.id, worker, task.attempt)
+            return Claim(task, holding, tries=row.attempt - row.releases)
+
+        return await self._database.write(work)
+
+    async def heartbeat(self, held: Collection[Holding], *, lease_ms: int) -> dict[str, bool]:
+        """Extend the leases still held; by their ids, whether they are to be cancelled."""
+
+        async def work(connection: AsyncConnection) -> dict[str, bool]:
+            beat = statements.heartbeat(held, now_ms=self._now_ms(), lease_ms=lease_ms)
+            return {row.id: row.cancel_requested for row in await connection.execute(beat)}
+
+        return await self._database.write(work)
+
+    async def add_output(self, holding: Holding, output: Output) -> bool:
+        """Record a picture whose bytes are stored; False if the task is no longer held.
+
+        A picture that is recorded already stays as it is.
+        """
+
+        async def work(connection: AsyncConnection) -> bool:
+            fence = select(func.count()).where(statements.held_by(holding))
+            if not await connection.scalar(fence):
+                return False
+            same = select(func.count()).where(
+                outputs.c.task_id == holding.task_id, outputs.c.index == output.index
+            )
+            if not await connection.scalar(same):
+                await connection.execute(statements.insert_output(holding.task_id, output))
+            return True
+
+        return await self._database.write(work)
+
+    async def finish(
+        self,
+        holding: Holding,
+        state: TaskState,
+        *,
+        error_kind: str | None = None,
+        error_message: str | None = None,
+    ) -> Task | None:
+        """End a held task; None if it is not held any more, or lacks pictures to have succeeded."""
+        return await self._change(
+            holding.task_id,
+            lambda now_ms: statements.finish(
+                holding, state, now_ms=now_ms, error_kind=error_kind, error_message=error_message
+            ),
+        )
+
+    async def request_cancel(self, task_id: str) -> Task | None:
+        """Ask for a task's end, at once unless somebody runs it; None if it has ended."""
+        return await self._change(
+            task_id, lambda now_ms: statements.request_cancel(task_id, now_ms=now_ms)
+        )
+
+    async def release(self, held: Collection[Holding], *, counted: bool) -> None:
+        """Give tasks back for the next claim; not `counted`, the claim is as if it never was."""
+        await self._execute(statements.release(held, counted=counted))
+
+    async def expire_leases(self) -> int:
+        """End every lease and return how many; only for who knows that no other worker lives."""
+        return await self._execute(statements.expire_leases())
+
+    async def check_writable(self) -> None:
+        """Raise Unavailable unless the database takes writes."""
+        await self._execute(statements.release((), counted=True))
+
+    async def _execute(self, statement: Update) -> int:
+        async def work(connection: AsyncConnection) -> int:
+            return (await connection.execute(statement)).rowcount
+
+        return await self._database.write(work)
+
+    async def _change(self, task_id: str, change: Callable[[int], Update]) -> Task | None:
+        """The task after the statement, or None if that matched no row."""
+
+        async def work(connection: AsyncConnection) -> Task | None:
+            if (await connection.execute(change(self._now_ms()))).rowcount == 0:
+                return None
+            return (await _load(connection, tasks.c.id == task_id))[0]
+
+        return await self._database.write(work)
+
+
+async def _load(
+    connection: AsyncConnection, *wanted: ColumnElement[bool], limit: int | None = None
+) -> list[Task]:
+    """Tasks with their outputs, newest first."""
+    query = select(tasks).where(*wanted).order_by(tasks.c.created_ms.desc(), tasks.c.id.desc())
+    rows = (await connection.execute(query.limit(limit))).all()
+    made: dict[str, list[Any]] = {row.id: [] for row in rows}
+    for output in await connection.execute(statements.outputs_of(list(made))):
+        made[output.task_id].append(output)
+    return [to_task(row, made[row.id]) for row in rows]
+
+
+async def _check_bounds(connection: AsyncConnection, job: Job, bounds: Bounds) -> None:
+    limits: list[tuple[str | None, int | None, int | None]]
+    limits = [(None, bounds.tasks, bounds.images)]
+    if bounds.account_tasks is not None or bounds.account_images is not None:
+        limits.append((job.account, bounds.account_tasks, bounds.account_images))
+    for account, most_tasks, most_images in limits:
+        count, images = (await connection.execute(statements.unfinished(account))).one()
+        whose = "the queue" if account is None else "your share of the queue"
+        if most_tasks is not None and count + 1 > most_tasks:
+            raise QueueFull(f"{whose} is full: {count} of {most_tasks} tasks are unfinished")
+        if most_images is not None and images + len(job.seeds) > most_images:
+            raise QueueFull(f"{whose} is full: {images} of {most_images} pictures are unfinished")
