@@ -1,0 +1,1 @@
+"""The recipe that makes the demo model from nothing but its own drawings."""

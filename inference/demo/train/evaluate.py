@@ -1,0 +1,192 @@
+"""Scores: settings are chosen on one set of prompts and reported on another.
+
+Run it as `python -m inference.demo.train.evaluate inference/demo/tiny-flux`.
+"""
+
+import argparse
+import json
+import random
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FluxPipeline
+from PIL import Image
+
+from inference.demo import MAX_SEQUENCE_LENGTH, STEPS, TRUE_CFG_SCALE
+from inference.demo.captions import caption, plain_caption
+from inference.demo.judge import judge
+from inference.demo.scenes import (
+    COLOURS,
+    SHAPES,
+    SIZES,
+    Scene,
+    combinations,
+    held_out,
+    random_scene,
+)
+
+CHOOSING, REPORTING = 101, 202
+BATCH = 25
+GUIDANCES = (1.0, 2.0, 3.0, 4.0, 5.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One picture to draw: a prompt, what it says, a size and a seed."""
+
+    prompt: str
+    scene: Scene
+    size: tuple[int, int]
+    seed: int
+
+
+def full_orders(count: int, seed: int, *, held: bool = True) -> list[Order]:
+    """Return prompts that say everything, about combinations never trained on."""
+    rng, orders = random.Random(seed), []
+    for index in range(count):
+        scene = random_scene(rng, held=held)
+        text = plain_caption(scene) if index % 2 else caption(scene, rng)
+        orders.append(Order(text, scene, SIZES[index % len(SIZES)], 1000 * seed + index))
+    return orders
+
+
+def short_orders(count: int, seed: int) -> list[Order]:
+    """Return prompts such as "a red circle", over all colours and shapes in turn."""
+    rng = random.Random(seed)
+    pairs = [Scene(colour, shape) for colour in COLOURS for shape in SHAPES]
+    rng.shuffle(pairs)
+    return [
+        Order(
+            plain_caption(pairs[index % len(pairs)]),
+            pairs[index % len(pairs)],
+            SIZES[index % len(SIZES)],
+            2000 * seed + index,
+        )
+        for index in range(count)
+    ]
+
+
+def partial_orders(count: int, seed: int) -> list[Order]:
+    """Return prompts that say two to four of the five attributes, the shape among them."""
+    rng, orders = random.Random(seed), []
+    for index in range(count):
+        scene = random_scene(rng, held=rng.random() < 0.5)
+        others = ["colour", "background", "position", "size"]
+        scene = scene.keep({"shape", *rng.sample(others, rng.randint(1, 3))})
+        size = SIZES[index % len(SIZES)]
+        orders.append(Order(caption(scene, rng), scene, size, 3000 * seed + index))
+    return orders
+
+
+def paint(
+    pipe: FluxPipeline, orders: list[Order], steps: int, guidance: float
+) -> list[Image.Image]:
+    """Draw every order, in batches of one size, each with its own seed."""
+    pictures: dict[Order, Image.Image] = {}
+    by_size: dict[tuple[int, int], list[Order]] = defaultdict(list)
+    for order in orders:
+        by_size[order.size].append(order)
+    for (width, height), group in by_size.items():
+        for start in range(0, len(group), BATCH):
+            batch = group[start : start + BATCH]
+            images = pipe(
+                [order.prompt for order in batch],
+                negative_prompt=[""] * len(batch) if guidance > 1 else None,
+                true_cfg_scale=guidance,
+                num_inference_steps=steps,
+                width=width,
+                height=height,
+                max_sequence_length=MAX_SEQUENCE_LENGTH,
+                generator=[torch.Generator().manual_seed(order.seed) for order in batch],
+            ).images
+            pictures.update(zip(batch, images, strict=True))
+    return [pictures[order] for order in orders]
+
+
+def score(orders: list[Order], pictures: list[Image.Image]) -> dict[str, float]:
+    """Return the share of pictures with each named attribute right, and with all of them."""
+    hits: dict[str, list[bool]] = defaultdict(list)
+    for order, image in zip(orders, pictures, strict=True):
+        verdict = judge(image, order.scene)
+        for name, right in verdict.matches.items():
+            hits[name].append(right)
+        hits["all"].append(verdict.right)
+    shares = {name: round(sum(found) / len(found), 3) for name, found in hits.items()}
+    return {"n": len(orders), **shares}
+
+
+def rate(pipe: FluxPipeline, orders: list[Order], steps: int, guidance: float) -> dict[str, float]:
+    """Draw and score in one go."""
+    return score(orders, paint(pipe, orders, steps, guidance))
+
+
+def choose_guidance(pipe: FluxPipeline, steps: int, count: int) -> tuple[float, dict[str, float]]:
+    """Return the guidance that gets most pictures all right, on prompts kept for choosing."""
+    orders = full_orders(count, CHOOSING) + short_orders(count // 2, CHOOSING)
+    shares = {str(g): rate(pipe, orders, steps, g)["all"] for g in GUIDANCES}
+    print(f"[evaluate] {steps} steps, all right by guidance: {shares}", flush=True)
+    return max(GUIDANCES, key=lambda g: shares[str(g)]), shares
+
+
+def report(pipe: FluxPipeline, count: int, guidances: dict[int, float]) -> list[dict[str, Any]]:
+    """Return a row of scores for every kind of prompt and setting."""
+    kinds = {
+        "everything said, combinations never trained": full_orders(count, REPORTING),
+        "everything said, trained combinations": full_orders(count, REPORTING + 1, held=False),
+        "colour and shape only": short_orders(count, REPORTING),
+        "some attributes unsaid": partial_orders(count, REPORTING),
+    }
+    rows = []
+    for index, (kind, orders) in enumerate(kinds.items()):
+        for steps, guidance in guidances.items():
+            if index and steps != STEPS:
+                continue
+            row = {"prompts": kind, "steps": steps, "true_cfg_scale": guidance}
+            rows.append(row | rate(pipe, orders, steps, guidance))
+            print(f"[evaluate] {rows[-1]}", flush=True)
+    return rows
+
+
+def load(folder: Path, device: str = "cpu") -> FluxPipeline:
+    """Load a pipeline folder as any user would."""
+    pipe = FluxPipeline.from_pretrained(folder, torch_dtype=torch.float32).to(device)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def evaluate(folder: Path, count: int, device: str = "cpu") -> dict[str, Any]:
+    """Choose settings, score them on other prompts, and write both beside the weights."""
+    started = time.monotonic()
+    pipe = load(folder, device)
+    guidances, chosen = {}, {}
+    for steps in (STEPS, 4):
+        guidances[steps], chosen[str(steps)] = choose_guidance(pipe, steps, count // 2)
+    guidances[16] = guidances[STEPS]
+    scores = {
+        "default": {"steps": STEPS, "true_cfg_scale": TRUE_CFG_SCALE},
+        "best_true_cfg_scale": {str(steps): g for steps, g in guidances.items()},
+        "choosing": chosen,
+        "held_out_combinations": sum(map(held_out, combinations())),
+        "scores": report(pipe, count, guidances),
+    }
+    (folder / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
+    print(f"[evaluate] {time.monotonic() - started:.0f} s", flush=True)
+    return scores
+
+
+def main() -> None:
+    """Score a pipeline folder."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--prompts", type=int, default=200)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    evaluate(options.folder, options.prompts, options.device)
+
+
+if __name__ == "__main__":
+    main()
