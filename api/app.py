@@ -1,0 +1,149 @@
+"""Services become a web application: routes, errors in the shape of their path's owner, a page."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match
+
+from api import health, openapi
+from api.body import BodyLimits
+from api.build import Services
+from api.dialects import DIALECTS
+from api.dialects.base import (
+    Desk,
+    Dialect,
+    Internal,
+    MethodNotAllowed,
+    complaint,
+    error_reply,
+    owner_of,
+)
+from api.errors import ApiError, BadRequest, NotFound
+from api.middleware import Guard, Hosts, Net, hosts_of
+from api.playground import routes as playground
+from inference.errors import EngineError
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+
+
+def create_app(services: Services, dialects: tuple[Dialect, ...] = DIALECTS) -> FastAPI:
+    """The application; it starts the services and stops them again."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await services.start()
+        try:
+            yield
+        finally:
+            await services.stop()
+
+    app = FastAPI(
+        title="Darkroom",
+        version=_version(),
+        description="Pictures on your own GPUs, by the APIs your clients already speak.",
+        lifespan=lifespan,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        # Operation ids become method names of generated clients.
+        generate_unique_id_function=lambda route: f"{(route.tags or ['server'])[0]}_{route.name}",
+    )
+    app.state.desk = _desk(services)
+    app.openapi = partial(openapi.document, app)  # type: ignore[method-assign]
+    _mount(app, dialects)
+    _dress_errors(app, dialects, hosts_of(services.settings))
+    return app
+
+
+def _desk(services: Services) -> Desk:
+    settings = services.settings
+    limits = BodyLimits(body_bytes=settings.max_body_bytes, text_bytes=settings.max_part_bytes)
+    return Desk(
+        darkroom=services.darkroom,
+        catalog=services.catalog,
+        engine_status=services.engine.status,
+        links=services.links,
+        limits=limits,
+        public_url=settings.public_url or "",
+    )
+
+
+def _mount(app: FastAPI, dialects: tuple[Dialect, ...]) -> None:
+    for dialect in dialects:
+        app.include_router(dialect.router)
+        if dialect.alias is not None:
+            app.include_router(dialect.router, prefix=dialect.alias, include_in_schema=False)
+    app.include_router(health.router)
+    app.include_router(openapi.router)
+    app.include_router(playground.router)
+
+
+def _dress_errors(app: FastAPI, dialects: tuple[Dialect, ...], hosts: Hosts) -> None:
+    def dress(path: str, error: ApiError | EngineError, request_id: str) -> Response:
+        owner = owner_of(dialects, path)
+        return error_reply(owner, error, path=path, request_id=request_id)
+
+    async def reply(request: Request, raised: Exception) -> Response:
+        path, request_id = request.scope["path"], request.state.request_id
+        return dress(path, _neutral(raised, request), request_id)
+
+    for kind in (ApiError, EngineError, HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, reply)
+    # The one added last is the first to see a request.
+    app.add_middleware(Guard, hosts=hosts, dress=dress)
+    app.add_middleware(Net, dress=dress)
+
+
+def _neutral(raised: Exception, request: Request) -> ApiError | EngineError:
+    """What a framework's exception means in our own terms."""
+    if isinstance(raised, RequestValidationError):
+        return _bad_parameter(raised)
+    if isinstance(raised, HTTPException):
+        return _from_http(raised, request)
+    if isinstance(raised, ApiError | EngineError):
+        return raised
+    return Internal("something broke here")
+
+
+def _bad_parameter(raised: RequestValidationError) -> ApiError:
+    problem = raised.errors()[0]
+    source, *location = problem["loc"]
+    if source == "path":
+        return NotFound("there is nothing here")
+    return complaint(problem["type"], tuple(location), problem["msg"])
+
+
+def _from_http(raised: HTTPException, request: Request) -> ApiError:
+    if raised.status_code == 404:
+        return NotFound("there is nothing here; see /darkroom/openapi.json for what is")
+    if raised.status_code == 405:
+        allow = ", ".join(_methods_at(request))
+        return MethodNotAllowed(f"use one of: {allow}", allow=allow)
+    return BadRequest(str(raised.detail))
+
+
+def _methods_at(request: Request) -> list[str]:
+    """Every method of the path: the framework itself names those of the first route alone."""
+
+    def is_served(method: str) -> bool:
+        scope = {"type": "http", "path": request.scope["path"], "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    return [method for method in METHODS if is_served(method)]
+
+
+def _version() -> str:
+    try:
+        return version("darkroom")
+    except PackageNotFoundError:
+        return "0"

@@ -1,0 +1,9 @@
+"""The dialects this server speaks; the first owns every path that no other does."""
+
+from __future__ import annotations
+
+from api.dialects.base import Dialect
+from api.dialects.darkroom.routes import DIALECT as DARKROOM
+from api.dialects.modelmux.routes import DIALECT as MODELMUX
+
+DIALECTS: tuple[Dialect, ...] = (DARKROOM, MODELMUX)

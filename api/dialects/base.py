@@ -1,0 +1,180 @@
+"""What every dialect has, and nothing that only one has."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ValidationError
+
+from api.body import MULTIPART, Body, BodyLimits, short
+from api.errors import STATUS, ApiError, BadRequest, kind_of
+from api.links import Links
+from api.submit import Darkroom
+from inference.catalog import Catalog
+from inference.errors import EngineError
+from inference.status import EngineStatus
+
+Wire = TypeVar("Wire", bound=BaseModel)
+
+
+class MethodNotAllowed(ApiError):
+    """The path exists, but not for that method; `allow` lists those it has."""
+
+    kind: ClassVar[str] = "method_not_allowed"
+
+    def __init__(self, message: str, *, allow: str) -> None:
+        super().__init__(message)
+        self.allow = allow
+
+
+class Internal(ApiError):
+    """Something broke on our side; the log knows what."""
+
+    kind: ClassVar[str] = "internal"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorBody:
+    """An error as a dialect writes it."""
+
+    status: int
+    body: Mapping[str, Any]
+    media_type: str = "application/json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorContext:
+    """Where an error happened, for dialects that say so."""
+
+    path: str
+    request_id: str
+
+
+ToError = Callable[[ApiError | EngineError, ErrorContext], ErrorBody]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """One provider's way of speaking.
+
+    Its routes answer at their native paths and again below `alias`; `owns` are the native path
+    prefixes on which even a wrong path is answered in its shape.
+    """
+
+    name: str
+    owns: tuple[str, ...]
+    router: APIRouter
+    to_error: ToError
+    alias: str | None = None
+
+    def prefix_of(self, path: str) -> str | None:
+        """The longest of its prefixes that `path` lies below."""
+        prefixes = (*self.owns, self.alias) if self.alias is not None else self.owns
+        return max((one for one in prefixes if _lies_below(path, one)), key=len, default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desk:
+    """What the routes of a dialect work with."""
+
+    darkroom: Darkroom
+    catalog: Catalog
+    engine_status: Callable[[], EngineStatus]
+    links: Links
+    limits: BodyLimits
+    public_url: str = ""
+
+    def link(self, path: str) -> str:
+        """A signed URL of `path`: absolute where the server knows its public name."""
+        return self.public_url + self.links.sign(path)
+
+
+def desk_of(request: Request) -> Desk:
+    """The desk that `create_app` put into the application."""
+    desk: Desk = request.app.state.desk
+    return desk
+
+
+DeskOf = Annotated[Desk, Depends(desk_of)]
+
+
+def owner_of(dialects: tuple[Dialect, ...], path: str) -> Dialect:
+    """The dialect whose prefix fits `path` best; the first of them owns what no other does."""
+
+    def fit(dialect: Dialect) -> int:
+        prefix = dialect.prefix_of(path)
+        return -1 if prefix is None else len(prefix)
+
+    return max(dialects, key=fit)
+
+
+def parse(wire: type[Wire], body: Body) -> Wire:
+    """The wire type in a body; raises BadRequest with the first field at fault.
+
+    Values of a form are text and become what the field is; values of JSON must be it already.
+    """
+    try:
+        return wire.model_validate(body.values, strict=not body.is_form)
+    except ValidationError as error:
+        raise explain(error, tuple(wire.model_fields)) from None
+
+
+def body_docs(wire: type[BaseModel], *, files: tuple[str, ...]) -> dict[str, Any]:
+    """The OpenAPI request body of a wire type that comes as JSON, or as a form with files."""
+    schema = wire.model_json_schema()
+    binary = {name: {"type": "string", "format": "binary"} for name in files}
+    form = schema | {"properties": schema["properties"] | binary}
+    content = {"application/json": {"schema": schema}, MULTIPART: {"schema": form}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def explain(error: ValidationError, known: tuple[str, ...]) -> BadRequest:
+    """The first complaint in words for the caller, which repeat no value of theirs."""
+    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return complaint(problem["type"], problem["loc"], problem["msg"], known)
+
+
+def complaint(
+    kind: str, location: tuple[int | str, ...], message: str, known: tuple[str, ...] = ()
+) -> BadRequest:
+    """One complaint of pydantic's in words for the caller, with the field at fault."""
+    name = ".".join(short(str(part)) for part in location) or None
+    if kind == "extra_forbidden":
+        close = difflib.get_close_matches(str(location[-1])[:60], known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(known)}"
+        return BadRequest(f"there is no field {name!r}; {hint}", field=name)
+    if kind == "missing":
+        return BadRequest(f"{name} is required", field=name)
+    text = message.removeprefix("Value error, ").removeprefix("Input ")
+    return BadRequest(f"{name or 'the body'} {text[:1].lower()}{text[1:]}", field=name)
+
+
+def status_of(error: ApiError | EngineError) -> int:
+    """The HTTP status that a neutral kind commonly has."""
+    if isinstance(error, MethodNotAllowed):
+        return 405
+    return STATUS.get(kind_of(error), 500)
+
+
+def error_reply(
+    dialect: Dialect, error: ApiError | EngineError, *, path: str, request_id: str
+) -> Response:
+    """The whole reply for an error: the dialect's body, and the headers all dialects share."""
+    told = dialect.to_error(error, ErrorContext(path=path, request_id=request_id))
+    headers = {}
+    if isinstance(error, MethodNotAllowed):
+        headers["Allow"] = error.allow
+    if isinstance(error, ApiError) and error.retry_after_seconds is not None:
+        headers["Retry-After"] = str(error.retry_after_seconds)
+    return JSONResponse(
+        dict(told.body), status_code=told.status, headers=headers, media_type=told.media_type
+    )
+
+
+def _lies_below(path: str, prefix: str) -> bool:
+    return path == prefix or path.startswith(prefix.rstrip("/") + "/")

@@ -1,0 +1,1 @@
+"""Our own API: everything the server can do."""

@@ -1,0 +1,233 @@
+"""The wire types of our own API, as its OpenAPI document shows them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Word = Annotated[str, Field(min_length=1, max_length=40)]
+State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+ModeName = Literal["generate", "img2img", "inpaint"]
+
+
+class GenerationRequest(BaseModel):
+    """What to make; whatever is left out, the model decides."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    model: Annotated[Name, Field(description="a model's name or an alias")] = "auto"
+    prompt: Annotated[str, Field(examples=["a red circle"])]
+    negative_prompt: str | None = None
+    mode: Annotated[
+        ModeName | None, Field(description="left out: what the given pictures imply")
+    ] = None
+    image: Annotated[
+        str | None, Field(description="source picture, as base64 or a data URI; a file in a form")
+    ] = None
+    mask: Annotated[
+        str | None, Field(description="white or transparent where the picture is to be redrawn")
+    ] = None
+    width: Annotated[Int64 | None, Field(description="pixels; together with height")] = None
+    height: Annotated[Int64 | None, Field(description="pixels; together with width")] = None
+    aspect_ratio: Annotated[
+        Word | None, Field(description="such as 16:9; instead of width and height")
+    ] = None
+    resolution: Annotated[Word | None, Field(description="1k, 2k or 4k")] = None
+    quality: Annotated[Word | None, Field(description="one of the model's qualities")] = None
+    count: Annotated[Int64, Field(description="how many pictures")] = 1
+    seed: Annotated[
+        Int64 | None, Field(description="of the first picture, the next has one more")
+    ] = None
+    num_inference_steps: Int64 | None = None
+    guidance_scale: float | None = None
+    strength: Annotated[
+        float | None, Field(description="how far to leave the source picture, 0 to 1")
+    ] = None
+    priority: Annotated[int, Field(ge=-100, le=100, description="higher ones are made first")] = 0
+
+
+class Picture(BaseModel):
+    """One finished picture, with everything needed to make it again."""
+
+    index: int
+    url: Annotated[str, Field(description="signed; needs nothing else until it expires")]
+    width: int
+    height: int
+    seed: int
+    num_inference_steps: int
+    guidance_scale: float
+    media_type: str
+    size_bytes: int
+    sha256: str
+
+
+class TaskError(BaseModel):
+    """Why a generation failed."""
+
+    kind: str
+    message: str
+
+
+class TaskLinks(BaseModel):
+    """Where a generation is read, watched and cancelled."""
+
+    self: str
+    events: str
+    cancel: str
+
+
+class Generation(BaseModel):
+    """A generation as it stands; the values are those it is really made with."""
+
+    id: str
+    state: State
+    requested_model: str
+    model: str
+    mode: ModeName
+    prompt: str
+    negative_prompt: str | None
+    width: int
+    height: int
+    count: int
+    seeds: list[int]
+    num_inference_steps: int
+    guidance_scale: float
+    strength: float | None
+    credits: int
+    attempt: int
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    cancel_requested: bool
+    error: TaskError | None
+    images: list[Picture]
+    links: TaskLinks
+
+
+class GenerationPage(BaseModel):
+    """Generations, newest first; `next_cursor` is null on the last page."""
+
+    generations: list[Generation]
+    next_cursor: str | None
+
+
+class SizePx(BaseModel):
+    """A size in pixels."""
+
+    width: int
+    height: int
+
+
+class ModelLimits(BaseModel):
+    """What a request may ask of a model; sides in pixels."""
+
+    count: int
+    num_inference_steps: int
+    guidance_scale: float
+    prompt_chars: int
+    min_side: int
+    max_side: int
+    max_megapixels: float
+
+
+class ModelDefaults(BaseModel):
+    """What a request gets when it does not say."""
+
+    num_inference_steps: int
+    guidance_scale: float
+    negative_prompt: str | None
+    strength: float
+    size: SizePx
+
+
+class ModelQuality(BaseModel):
+    """What a named quality replaces."""
+
+    num_inference_steps: int | None
+    guidance_scale: float | None
+
+
+class ModelMode(BaseModel):
+    """One thing a model does, and how such calls share the device once it is loaded."""
+
+    lane: Literal["merge", "interleave", "exclusive"] | None
+
+
+class Model(BaseModel):
+    """A served model; `sizes` is empty where any size within the limits will do."""
+
+    name: str
+    description: str
+    family: str
+    license: str
+    state: Literal["unloaded", "loading", "ready", "failed"]
+    reason: str
+    dtype: str
+    modes: dict[ModeName, ModelMode]
+    sizes: list[SizePx]
+    limits: ModelLimits
+    defaults: ModelDefaults
+    qualities: dict[str, ModelQuality]
+    takes_negative_prompt: bool
+    max_sequence_length: int | None
+    price: int | dict[str, int | dict[str, int]]
+    aliases: Annotated[list[str], Field(description="other names that lead here in some mode")]
+
+
+class ModelList(BaseModel):
+    """All served models."""
+
+    models: list[Model]
+
+
+class Queue(BaseModel):
+    """How much has not ended."""
+
+    queued_tasks: int
+    running_tasks: int
+    unfinished_images: int
+    seconds_per_image: float | None
+
+
+class DeviceModel(BaseModel):
+    """One model on one device."""
+
+    name: str
+    state: Literal["unloaded", "loading", "ready", "failed"]
+    reason: str
+    lanes: dict[ModeName, Literal["merge", "interleave", "exclusive"]]
+    dtype: str
+    token_budget: int
+
+
+class Device(BaseModel):
+    """One device and its worker."""
+
+    device: str
+    name: str
+    alive: bool
+    idle_seconds: float
+    running_images: int
+    waiting_images: int
+    models: list[DeviceModel]
+
+
+class DeviceList(BaseModel):
+    """All devices."""
+
+    devices: list[Device]
+
+
+class Problem(BaseModel):
+    """An error, by RFC 9457; `field` names what to change in the request."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    field: str | None = None
+    request_id: str

@@ -1,0 +1,193 @@
+"""Between our own wire types and the neutral ones; pure, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any, get_args
+
+from api.body import FilePart, decode_base64, short
+from api.dialects.base import ErrorBody, ErrorContext, status_of
+from api.dialects.darkroom.schema import GenerationRequest, State
+from api.errors import ApiError, BadRequest, field_of, kind_of
+from api.submit import QueueStatus, Upload
+from api.tasks import Output, Task
+from inference.catalog import Catalog, ModelSpec
+from inference.errors import EngineError
+from inference.job import ImageRequest, ImageRole, Mode
+from inference.status import EngineStatus
+
+PREFIX = "/darkroom"
+PROBLEM_TYPE = "application/problem+json"
+ROLES = {"image": ImageRole.SOURCE, "mask": ImageRole.MASK}
+STATES: tuple[str, ...] = get_args(State)
+
+TITLES = {
+    "bad_request": "The request is malformed",
+    "bad_value": "A value is out of bounds",
+    "unsupported": "The model cannot do that",
+    "unknown_model": "No such model",
+    "not_found": "Nothing is here",
+    "not_ready": "The picture is not made yet",
+    "forbidden": "Not allowed",
+    "method_not_allowed": "The path has no such method",
+    "too_large": "The request is too large",
+    "unsupported_media": "That content type is not taken",
+    "queue_full": "Too much is waiting already",
+    "unavailable": "No work is taken right now",
+    "closed": "No work is taken right now",
+    "internal": "Something went wrong here",
+}
+
+
+def to_request(wire: GenerationRequest) -> ImageRequest:
+    """The neutral wish; its pictures travel beside it, see `to_uploads`."""
+    fields = wire.model_dump(exclude={"image", "mask", "mode", "priority"})
+    return ImageRequest(mode=Mode(wire.mode) if wire.mode else None, **fields)
+
+
+def to_uploads(wire: GenerationRequest, files: Sequence[FilePart]) -> list[Upload]:
+    """The pictures of a request, from its fields and file parts; raises BadRequest."""
+    found: dict[str, bytes] = {}
+    for name, text in (("image", wire.image), ("mask", wire.mask)):
+        if text is not None:
+            found[name] = decode_base64(text, name)
+    for part in files:
+        if part.name not in ROLES:
+            name = short(part.name)
+            raise BadRequest(f"no file is taken as {name!r}, only as image and mask", field=name)
+        if part.name in found:
+            raise BadRequest(f"send one {part.name}, not several", field=part.name)
+        found[part.name] = part.data
+    return [Upload(role=ROLES[name], field=name, data=data) for name, data in found.items()]
+
+
+def to_body(task: Task, link: Callable[[str], str]) -> dict[str, Any]:
+    """A `Generation`; `link` makes a signed URL of a path."""
+    job = task.job
+    here = f"{PREFIX}/generations/{task.id}"
+    failed = task.error_kind is not None or task.error_message is not None
+    error = {"kind": task.error_kind or "failed", "message": task.error_message or "no reason"}
+    return {
+        "id": task.id,
+        "state": task.state.value,
+        "requested_model": task.request.model,
+        "model": job.model,
+        "mode": job.mode.value,
+        "prompt": job.prompt,
+        "negative_prompt": job.negative_prompt,
+        "width": job.width,
+        "height": job.height,
+        "count": len(job.seeds),
+        "seeds": list(job.seeds),
+        "num_inference_steps": job.num_inference_steps,
+        "guidance_scale": job.guidance_scale,
+        "strength": None if job.mode is Mode.GENERATE else job.strength,
+        "credits": task.credits,
+        "attempt": task.attempt,
+        "created_at": to_time(task.created_ms),
+        "started_at": to_time(task.started_ms),
+        "finished_at": to_time(task.finished_ms),
+        "cancel_requested": task.cancel_requested,
+        "error": error if failed else None,
+        "images": [to_picture(task, output, link) for output in task.outputs],
+        "links": {"self": here, "events": f"{here}/events", "cancel": f"{here}/cancel"},
+    }
+
+
+def to_picture(task: Task, output: Output, link: Callable[[str], str]) -> dict[str, Any]:
+    """A `Picture`."""
+    return {
+        "index": output.index,
+        "url": link(file_path(task.id, output)),
+        "width": output.width,
+        "height": output.height,
+        "seed": output.seed,
+        "num_inference_steps": task.job.num_inference_steps,
+        "guidance_scale": task.job.guidance_scale,
+        "media_type": output.media_type,
+        "size_bytes": output.size_bytes,
+        "sha256": output.sha256,
+    }
+
+
+def file_path(task_id: str, output: Output) -> str:
+    """Where a picture is fetched by signed link; its name is fit for saving."""
+    return f"{PREFIX}/files/{task_id}/{output.index}/{file_name(task_id, output)}"
+
+
+def file_name(task_id: str, output: Output) -> str:
+    """A file name that says where the picture came from."""
+    return f"{task_id}-{output.index}.{output.media_type.removeprefix('image/')}"
+
+
+def to_time(epoch_ms: int | None) -> str | None:
+    """ISO 8601 in UTC, to the millisecond."""
+    if epoch_ms is None:
+        return None
+    moment = datetime.fromtimestamp(epoch_ms / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def to_models(catalog: Catalog, status: EngineStatus) -> dict[str, Any]:
+    """A `ModelList`."""
+    return {"models": [_model(catalog, spec, status) for spec in catalog.models.values()]}
+
+
+def _model(catalog: Catalog, spec: ModelSpec, status: EngineStatus) -> dict[str, Any]:
+    state = status.model(spec.name)
+    aliases = [
+        name
+        for name, alias in catalog.aliases.items()
+        if any(alias.model_for(mode) == spec.name for mode in spec.modes)
+    ]
+    defaults = spec.defaults.model_dump(exclude={"size"})
+    return {
+        "name": spec.name,
+        "description": spec.description,
+        "family": spec.family,
+        "license": spec.license,
+        "state": state.state.value,
+        "reason": state.reason,
+        "dtype": state.dtype or spec.dtype,
+        "modes": {mode.value: {"lane": state.lanes.get(mode)} for mode in spec.modes},
+        "sizes": [_size(*size) for size in spec.sizes],
+        "limits": spec.limits.model_dump(),
+        "defaults": defaults | {"size": _size(*spec.default_size)},
+        "qualities": {name: quality.model_dump() for name, quality in spec.qualities.items()},
+        "takes_negative_prompt": spec.rules.negative_prompt,
+        "max_sequence_length": spec.max_sequence_length,
+        "price": spec.price,
+        "aliases": aliases,
+    }
+
+
+def _size(width: int, height: int) -> dict[str, int]:
+    return {"width": width, "height": height}
+
+
+def to_queue(status: QueueStatus) -> dict[str, Any]:
+    """A `Queue`."""
+    return asdict(status)
+
+
+def to_devices(status: EngineStatus) -> dict[str, Any]:
+    """A `DeviceList`."""
+    return {"devices": [asdict(device) for device in status.devices]}
+
+
+def to_error(error: ApiError | EngineError, context: ErrorContext) -> ErrorBody:
+    """A `Problem`."""
+    kind, status = kind_of(error), status_of(error)
+    body: dict[str, Any] = {
+        "type": f"urn:darkroom:{kind}",
+        "title": TITLES.get(kind, "The request cannot be served"),
+        "status": status,
+        "detail": str(error),
+        "instance": context.path,
+        "request_id": context.request_id,
+    }
+    if (field := field_of(error)) is not None:
+        body["field"] = field
+    return ErrorBody(status=status, body=body, media_type=PROBLEM_TYPE)

@@ -1,0 +1,1 @@
+"""ModelMux: asynchronous, polled; JSON or a form with reference pictures."""

@@ -1,0 +1,78 @@
+"""The routes of ModelMux; any key is taken while the server has none of its own."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request
+from fastapi.responses import Response
+
+from api.body import read_body
+from api.dialects.base import DeskOf, Dialect, body_docs, parse
+from api.dialects.modelmux import translate
+from api.dialects.modelmux.schema import Created, Ended, Error, GenerationRequest
+from api.dialects.pictures import picture_response
+
+HistoryId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+router = APIRouter(tags=["modelmux"], responses={"default": {"model": Error}})
+
+
+@router.post(
+    "/api/v1/generations",
+    response_model=Created,
+    openapi_extra=body_docs(GenerationRequest, files=("image",)),
+)
+async def create(request: Request, desk: DeskOf) -> dict[str, Any]:
+    """Enqueue a generation and answer at once; file parts of a form are reference pictures."""
+    body = translate.without_nulls(await read_body(request, desk.limits))
+    task = await desk.darkroom.submit(
+        translate.to_request(parse(GenerationRequest, body)),
+        dialect=DIALECT.name,
+        uploads=translate.to_uploads(body.files),
+    )
+    return translate.to_body(task, desk.links.sign)
+
+
+@router.get(
+    "/api/v1/generations/{history_id}",
+    response_model=Created | Ended,
+    response_model_exclude_none=True,
+)
+async def poll(history_id: HistoryId, desk: DeskOf) -> dict[str, Any]:
+    """How a generation stands."""
+    return translate.to_body(await desk.darkroom.get(history_id), desk.links.sign)
+
+
+@router.get("/api/v1/generations/{history_id}/image", response_class=Response)
+async def image(history_id: HistoryId, request: Request, desk: DeskOf) -> Response:
+    """The picture's bytes; 404 while there are none."""
+    stored = await desk.darkroom.image(history_id, 0)
+    return picture_response(request, stored, f"{history_id}.png")
+
+
+@router.get("/api/storage/file", response_class=Response)
+async def file(
+    key: Annotated[str, Query(max_length=400)], request: Request, desk: DeskOf
+) -> Response:
+    """The same bytes, for whoever holds the signed key of `outputUrl`, or an API key."""
+    signed, signature = translate.split_key(key)
+    if signature or not _has_api_key(request):
+        desk.links.verify(signed, signature)
+    history_id = translate.task_id_of(signed)
+    stored = await desk.darkroom.image(history_id, 0)
+    return picture_response(request, stored, f"{history_id}.png")
+
+
+def _has_api_key(request: Request) -> bool:
+    bearer = request.headers.get("authorization", "").lower().startswith("bearer ")
+    return bearer or bool(request.headers.get("x-api-key"))
+
+
+DIALECT = Dialect(
+    name="modelmux",
+    owns=("/api/v1/generations", "/api/storage/file"),
+    router=router,
+    to_error=translate.to_error,
+    alias="/modelmux",
+)

@@ -1,0 +1,122 @@
+"""Between ModelMux's wire types and the neutral ones; pure, no I/O."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+from api.body import Body, FilePart
+from api.dialects.base import ErrorBody, ErrorContext, status_of
+from api.dialects.modelmux.schema import WITHOUT_QUALITY, GenerationRequest, Status
+from api.errors import ApiError, NotFound, field_of, kind_of
+from api.submit import Upload
+from api.tasks import Task, TaskState
+from inference.errors import EngineError
+from inference.job import ImageRequest, ImageRole
+
+PROVIDER = "darkroom"
+
+STATUSES: dict[TaskState, Status] = {
+    TaskState.QUEUED: "pending",
+    TaskState.RUNNING: "processing",
+    TaskState.SUCCEEDED: "completed",
+    TaskState.FAILED: "failed",
+    TaskState.CANCELLED: "failed",
+}
+
+CODES = {
+    "bad_request": "invalid_request",
+    "bad_value": "invalid_request",
+    "unsupported": "invalid_request",
+    "unknown_model": "unsupported_model",
+    "not_found": "not_found",
+    "not_ready": "image_not_ready",
+    "forbidden": "forbidden",
+    "method_not_allowed": "method_not_allowed",
+    "too_large": "payload_too_large",
+    "unsupported_media": "unsupported_media_type",
+    "queue_full": "rate_limited",
+    "unavailable": "unavailable",
+    "closed": "unavailable",
+}
+CODES_BY_FIELD = {"model": "unsupported_model", "resolution": "unsupported_resolution"}
+
+
+def without_nulls(body: Body) -> Body:
+    """The body as if null fields had been left out."""
+    values = {name: value for name, value in body.values.items() if value is not None}
+    return Body(values=values, files=body.files, is_form=body.is_form)
+
+
+def to_request(wire: GenerationRequest) -> ImageRequest:
+    """The neutral wish."""
+    return ImageRequest(
+        model=wire.model,
+        prompt=wire.prompt,
+        aspect_ratio=wire.aspectRatio,
+        resolution=wire.resolution,
+        quality=None if wire.model in WITHOUT_QUALITY else wire.quality,
+    )
+
+
+def to_uploads(files: Sequence[FilePart]) -> list[Upload]:
+    """Every file part is a reference picture, whatever its name."""
+    return [Upload(role=ImageRole.SOURCE, field=part.name, data=part.data) for part in files]
+
+
+def to_body(task: Task, sign: Callable[[str], str]) -> dict[str, Any]:
+    """The reply to a creation or a poll; `sign` adds a signature to the key of a picture."""
+    common: dict[str, Any] = {
+        "historyId": task.id,
+        "status": STATUSES[task.state],
+        "provider": PROVIDER,
+        "model": task.request.model,
+        "resolution": task.request.resolution or "1k",
+        "aspectRatio": task.request.aspect_ratio or _ratio(task.job.width, task.job.height),
+    }
+    if not task.state.ended:
+        return common | {"creditsCharged": task.credits, "createdAt": task.created_ms}
+    common["completedAt"] = task.finished_ms or task.created_ms
+    if task.state is TaskState.SUCCEEDED:
+        return common | {"outputUrl": to_url(task.id, sign), "creditsUsed": task.credits}
+    reason = "cancelled" if task.state is TaskState.CANCELLED else "the generation failed"
+    return common | {"errorMessage": task.error_message or reason, "creditsUsed": 0}
+
+
+def to_url(task_id: str, sign: Callable[[str], str]) -> str:
+    """Where the picture of a task is, relative to the root; the signature is part of the key."""
+    key = sign(f"generated/{task_id}/0.png")
+    return f"/api/storage/file?{urlencode({'key': key}, safe='/')}"
+
+
+def split_key(key: str) -> tuple[str, dict[str, str]]:
+    """What a key was signed as, and its signature; empty if it has none."""
+    signed, _, signature = key.partition("?")
+    return signed, dict(parse_qsl(signature))
+
+
+def task_id_of(signed: str) -> str:
+    """The task whose picture a key names; raises NotFound."""
+    match = re.fullmatch(r"generated/([A-Za-z0-9_-]{1,64})/0\.png", signed)
+    if match is None:
+        raise NotFound("there is no such file")
+    return match[1]
+
+
+def to_error(error: ApiError | EngineError, context: ErrorContext) -> ErrorBody:
+    """The error object; whatever is wrong with a request's content is a 400 here."""
+    kind, status = kind_of(error), status_of(error)
+    if kind == "unknown_model":
+        status = 400
+    code = CODES.get(kind, "internal_error")
+    if status == 400:
+        code = CODES_BY_FIELD.get(field_of(error) or "", code)
+    return ErrorBody(status=status, body={"error": str(error), "code": code})
+
+
+def _ratio(width: int, height: int) -> str:
+    unit = math.gcd(width, height)
+    return f"{width // unit}:{height // unit}"
