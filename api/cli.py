@@ -1,0 +1,182 @@
+"""The command line: parse, call, print. What a command needs is imported when it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from api.terminal import Failure, UsageError, out, say, stop
+
+if TYPE_CHECKING:
+    from api.settings import Settings
+
+app = typer.Typer(
+    help="Pictures on your own GPUs, by the APIs your clients already speak.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+Models = Annotated[
+    Path | None,
+    typer.Option(help="What to serve. [default: ./models.yaml, else the one Darkroom ships]"),
+]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        out().print(f"darkroom {version('darkroom')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Say which this is."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def serve(
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on, 0 for any free one. [default: 8000]")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of tasks and pictures. [default: ./data]")
+    ] = None,
+    models: Models = None,
+) -> None:
+    """Serve the models over HTTP until Ctrl-C.
+
+    Every flag has a DARKROOM_ variable of the same name; the flag wins.
+    """
+    from api.cli_serve import run
+
+    settings = _settings(host=host, port=port, data_dir=data_dir, models=models)
+    try:
+        code = run(settings)
+    except UsageError as error:
+        stop(error)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    raise typer.Exit(code)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to draw.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File to write: .png, .jpg or .webp.")
+    ] = Path("out.png"),
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Name or alias.")] = None,
+    negative: Annotated[str | None, typer.Option(help="What to avoid.")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Pixels, like 128x96; the nearest size is made.")
+    ] = None,
+    ratio: Annotated[str | None, typer.Option(help="Shape, like 16:9.")] = None,
+    resolution: Annotated[str | None, typer.Option(help="1k, 2k or 4k.")] = None,
+    quality: Annotated[str | None, typer.Option(help="One of the model's qualities.")] = None,
+    count: Annotated[int, typer.Option("--count", "-n", help="How many pictures.")] = 1,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the first picture; the next has one more.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="How closely to follow.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Picture to start from.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="White where --image is redrawn.")] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="How far to leave --image, 0 to 1.")
+    ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(help="Server to ask. [default: http://127.0.0.1:8000 if one answers]"),
+    ] = None,
+    models: Models = None,
+) -> None:
+    """Make pictures: on a running server, or here when none answers."""
+    from api.cli_generate import run
+    from api.cli_wish import Wish
+
+    try:
+        wish = Wish.read(
+            prompt=prompt,
+            model=model,
+            negative_prompt=negative,
+            size=size,
+            aspect_ratio=ratio,
+            resolution=resolution,
+            quality=quality,
+            count=count,
+            seed=seed,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            image=image,
+            mask=mask,
+            strength=strength,
+        )
+        run(wish, output, server=server, local_settings=lambda: _settings(models=models))
+    except UsageError as error:
+        stop(error)
+    except Failure as error:
+        stop(error, code=1)
+    except KeyboardInterrupt:
+        say("cancelled")
+        raise typer.Exit(130) from None
+
+
+@app.command(name="models")
+def list_models(models: Models = None) -> None:
+    """Show what models.yaml serves."""
+    from api.cli_models import table
+    from inference.catalog import load_catalog
+    from inference.errors import CatalogError
+
+    settings = _settings(models=models)
+    try:
+        catalog = load_catalog(settings.models)
+    except CatalogError as error:
+        stop(error)
+    out().print(table(catalog))
+    out().print(str(settings.models), markup=False, style="dim")
+
+
+def _settings(
+    host: str | None = None,
+    port: int | None = None,
+    data_dir: Path | None = None,
+    models: Path | None = None,
+) -> Settings:
+    """The settings, flags first; leaves with what is wrong with them."""
+    from api.settings import SettingsError, load_settings
+
+    try:
+        settings = load_settings(host=host, port=port, data_dir=data_dir, models=models)
+    except SettingsError as error:
+        stop(error)
+    if "models" in settings.model_fields_set or settings.models.exists():
+        return settings
+    return settings.model_copy(update={"models": shipped_models()})
+
+
+def shipped_models() -> Path:
+    """The models.yaml that Darkroom ships: inside the wheel, or at the root of a checkout."""
+    import inference
+
+    package = Path(inference.__file__).parent
+    inside = package / "models.yaml"
+    return inside if inside.exists() else package.parent / "models.yaml"
+
+
+def main() -> None:
+    """The `darkroom` command."""
+    app()

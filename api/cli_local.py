@@ -1,0 +1,87 @@
+"""Pictures from an engine started for them, in this process."""
+
+from __future__ import annotations
+
+import io
+import queue
+from collections.abc import Iterator
+
+from PIL import Image, UnidentifiedImageError
+
+from api.cli_wish import Made, Step, Update, Updates, Waiting, Wish
+from api.settings import Settings
+from api.terminal import Failure, UsageError, say
+from inference.catalog import Catalog, load_catalog
+from inference.errors import CatalogError, Refused
+from inference.events import Cancelled, Event, Failed, ImageDone, Progress
+from inference.job import ImageRequest, ImageRole, InputImage, Job
+from inference.resolve import resolve
+
+JOB_ID = "generate"
+ROLES = {"image": ImageRole.SOURCE, "mask": ImageRole.MASK}
+
+
+def make(wish: Wish, settings: Settings) -> Updates:
+    """Start an engine, make the pictures, close it; raises UsageError or Failure."""
+    try:
+        catalog = load_catalog(settings.models)
+        job = _job(wish, catalog)
+    except Refused as error:
+        raise UsageError(str(error), error.field) from None
+    except CatalogError as error:
+        raise UsageError(str(error)) from None
+    _check(wish)
+    yield Waiting(why=f"loading {job.model}")
+    # torch takes seconds to import: only once the wish is known to be a good one
+    from api.build import build_engine
+
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    engine = build_engine(catalog, settings)
+    engine.start()
+    try:
+        engine.submit(job, wish.pictures, events.put)
+        for _ in job.seeds:
+            yield from _one_picture(job, events)
+    finally:
+        engine.close(timeout_seconds=0)
+
+
+def _one_picture(job: Job, events: queue.SimpleQueue[Event]) -> Iterator[Update]:
+    """What happens until one more picture has ended, well or not."""
+    while True:
+        match events.get():
+            case Progress(index=index, step=step, steps=steps):
+                yield Step(index=index, step=step, steps=steps)
+            case ImageDone(index=index, picture=picture):
+                yield Made(index=index, seed=job.seeds[index], data=_png(picture))
+                return
+            case Failed(index=index, error=error):
+                if len(job.seeds) == 1:
+                    raise Failure(str(error))
+                say(f"darkroom: picture {index + 1}: {error}")
+                return
+            case Cancelled():
+                return
+
+
+def _job(wish: Wish, catalog: Catalog) -> Job:
+    names = catalog.names()
+    model = "auto" if "auto" in names else names[0]
+    images = tuple(InputImage(role=ROLES[name], key=name) for name in wish.pictures)
+    fields = {"model": model, **wish.fields}
+    return resolve(catalog, ImageRequest(images=images, **fields), job_id=JOB_ID)
+
+
+def _check(wish: Wish) -> None:
+    for name, data in wish.pictures.items():
+        try:
+            with Image.open(io.BytesIO(data)) as picture:
+                picture.verify()
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+            raise UsageError(f"{name} is not a picture that can be read: {error}", name) from None
+
+
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()

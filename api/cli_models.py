@@ -1,0 +1,74 @@
+"""The table of what models.yaml serves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.table import Table
+
+import inference
+from inference.catalog import Catalog, ModelSpec
+
+BUILTIN = "builtin:"
+
+
+def table(catalog: Catalog) -> Table:
+    """One row per model."""
+    made = Table(box=None, pad_edge=False, show_edge=False)
+    for heading in ("model", "modes", "sizes", "defaults", "aliases", "source"):
+        made.add_column(heading, no_wrap=heading not in ("sizes", "source"), overflow="fold")
+    for spec in catalog.models.values():
+        made.add_row(
+            spec.name,
+            "\n".join(spec.modes),
+            sizes(spec),
+            _defaults(spec),
+            "\n".join(aliases(catalog, spec)),
+            f"{spec.source}\n{_presence(spec.source)}",
+        )
+    return made
+
+
+def sizes(spec: ModelSpec) -> str:
+    """The sizes of a model in words, the default one first."""
+    first = "x".join(map(str, spec.default_size))
+    if not spec.sizes:
+        limits = spec.limits
+        return f"{first}, or sides of {limits.min_side} to {limits.max_side}"
+    others = [f"{width}x{height}" for width, height in spec.sizes]
+    return " ".join([first, *(size for size in others if size != first)])
+
+
+def aliases(catalog: Catalog, spec: ModelSpec) -> list[str]:
+    """The names that lead to a model in any of its modes."""
+    return [
+        name
+        for name, alias in catalog.aliases.items()
+        if any(alias.model_for(mode) == spec.name for mode in spec.modes)
+    ]
+
+
+def _defaults(spec: ModelSpec) -> str:
+    chosen = spec.defaults
+    return f"{chosen.num_inference_steps} steps\nguidance {chosen.guidance_scale:g}"
+
+
+def _presence(source: str) -> str:
+    """Whether the weights are on this machine; a hub's model is fetched when first loaded."""
+    if source.startswith(BUILTIN):
+        folder = Path(inference.__file__).parent / "demo" / source.removeprefix(BUILTIN)
+    elif source.startswith((".", "/", "~")) or Path(source).exists():
+        folder = Path(source)
+    else:
+        return "here" if _is_cached(source) else "fetched from the hub at first use"
+    return "here" if (folder / "model_index.json").is_file() else "missing"
+
+
+def _is_cached(hub_id: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return isinstance(try_to_load_from_cache(hub_id, "model_index.json"), str)
+    except HFValidationError:
+        return False

@@ -1,0 +1,170 @@
+"""`darkroom serve`: says what it serves, serves it, and drains before it goes."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import shlex
+import socket
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import uvicorn
+from sse_starlette.sse import AppStatus
+
+from api.build import Services, build
+from api.cli_models import aliases, sizes
+from api.logs import configure_logging
+from api.settings import Settings, SettingsError
+from api.terminal import UsageError, out, say
+from inference.catalog import Catalog
+from inference.errors import CatalogError
+from inference.status import ModelState
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+# Connections that are still open after the drain get this long to end by themselves.
+LAST_WORDS_SECONDS = 3
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which starts the services itself and drains them before it closes connections."""
+
+    def __init__(self, config: uvicorn.Config, services: Services, url: str) -> None:
+        super().__init__(config)
+        self._services = services
+        self._url = url
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._services.start()
+        await super().startup(sockets)
+        out().print(_greeting(self._services.catalog, self._url), markup=False)
+        self._watch = asyncio.create_task(_tell_when_ready(self._services))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._watch.cancel()
+        say(_farewell(self._services))
+        for listener in self.servers:
+            listener.close()
+        # Who waits for a picture that is being finished still gets it, hence this order.
+        await self._services.stop()
+        AppStatus.enable_automatic_graceful_drain = True
+        await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            # what was running is claimed again at the next start
+            os._exit(128 + sig)
+        self.should_exit = True
+
+
+def run(settings: Settings) -> int:
+    """Serve until a signal; the exit status. Raises UsageError when it cannot start."""
+    configure_logging(settings.log_level)
+    try:
+        services = build(settings)
+    except (CatalogError, SettingsError) as error:
+        raise UsageError(str(error)) from None
+    listener = bind(settings.host, settings.port)
+    url = address(settings.host, listener.getsockname()[1])
+    if not is_loopback(settings.host):
+        say(
+            f"WARNING: {settings.host} is not loopback: anybody who reaches this port can use "
+            "Darkroom, it knows no accounts yet"
+        )
+    from api.app import create_app
+
+    server = Server(_config(create_app(services), settings), services, url)
+    # Streams of events must outlive the signal; the server ends them after the drain.
+    AppStatus.enable_automatic_graceful_drain = False
+    try:
+        server.run(sockets=[listener])
+    except (SettingsError, OSError) as error:
+        raise UsageError(str(error)) from None
+    return 0
+
+
+def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        lifespan="off",
+        # its loggers hand on to ours
+        log_config=None,
+        log_level="info" if settings.log_level == "debug" else "warning",
+        access_log=settings.log_level == "debug",
+        server_header=False,
+        timeout_graceful_shutdown=LAST_WORDS_SECONDS,
+    )
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; raises UsageError with the reason when there is none to be had."""
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(where)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(f"cannot listen on {host} port {port}: {reason}", "port") from None
+    listener.setblocking(False)
+    return listener
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def address(host: str, port: int) -> str:
+    """The base URL at which this machine reaches a server bound to `host`."""
+    name = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+
+def example(url: str) -> str:
+    """A command that asks the server for a picture, to be pasted as it is."""
+    body = shlex.quote('{"prompt": "a red circle on a blue background"}')
+    return f"curl -s {url}/darkroom/generations -H 'Content-Type: application/json' -d {body}"
+
+
+def _greeting(catalog: Catalog, url: str) -> str:
+    lines = [f"Darkroom listens on {url}, which is also its page. Ctrl-C stops it.", ""]
+    for spec in catalog.models.values():
+        lines.append(f"  {spec.name}: {', '.join(spec.modes)}; {sizes(spec)}")
+        if also := aliases(catalog, spec):
+            lines.append(f"    also answers to {', '.join(also)}")
+    lines += ["", "Try it:", f"  {example(url)}", ""]
+    return "\n".join(lines)
+
+
+async def _tell_when_ready(services: Services) -> None:
+    """Print each model once as it becomes ready or fails on a device."""
+    told: set[tuple[str, str, ModelState]] = set()
+    while True:
+        for device in services.engine.status().devices:
+            for model in device.models:
+                news = (device.device, model.name, model.state)
+                if news in told or model.state not in (ModelState.READY, ModelState.FAILED):
+                    continue
+                told.add(news)
+                reason = f": {model.reason}" if model.reason else ""
+                line = f"{model.name} is {model.state} on {device.device} ({device.name}){reason}"
+                out().print(line, markup=False)
+        await asyncio.sleep(0.25)
+
+
+def _farewell(services: Services) -> str:
+    devices = services.engine.status().devices
+    count = sum(device.running_images + device.waiting_images for device in devices)
+    if count == 0:
+        return "stopping"
+    pictures = "1 picture" if count == 1 else f"{count} pictures"
+    return f"finishing {pictures}, press Ctrl-C again to stop now"

@@ -1,0 +1,85 @@
+"""What `darkroom generate` asks for and what it is told, whoever makes the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from api.terminal import UsageError
+from inference.sizes import parse_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """The fields of a request that were set, and the bytes of its pictures by field."""
+
+    fields: Mapping[str, Any]
+    pictures: Mapping[str, bytes]
+
+    @classmethod
+    def read(
+        cls, *, size: str | None, image: Path | None, mask: Path | None, **fields: Any
+    ) -> Wish:
+        """The wish of a command line; raises UsageError."""
+        if size is not None:
+            fields |= _sides(size)
+        files = {"image": image, "mask": mask}
+        pictures = {name: _bytes(name, path) for name, path in files.items() if path is not None}
+        set_fields = {name: value for name, value in fields.items() if value is not None}
+        return cls(fields=set_fields, pictures=pictures)
+
+    @property
+    def count(self) -> int:
+        """How many pictures are asked for."""
+        return int(self.fields.get("count", 1))
+
+    def with_model(self, name: str) -> Wish:
+        """The same wish of a model."""
+        return Wish(fields={**self.fields, "model": name}, pictures=self.pictures)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """Nothing is drawn yet, for this reason."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """`step` of `steps` are done of picture `index`."""
+
+    index: int
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """Picture `index`, as encoded bytes."""
+
+    index: int
+    seed: int
+    data: bytes
+
+
+Update = Waiting | Step | Made
+Updates = Generator[Update, None, None]
+
+
+def _sides(size: str) -> dict[str, int]:
+    try:
+        sides = parse_size(size)
+    except ValueError as error:
+        raise UsageError(str(error), "width") from None
+    assert isinstance(sides, tuple), "text is parsed or refused"
+    return {"width": sides[0], "height": sides[1]}
+
+
+def _bytes(name: str, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}", name) from None

@@ -1,0 +1,61 @@
+"""How the commands speak: results on stdout, everything about them on stderr, one line a fault."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+
+# What the request calls a field, and the flag that sets it.
+FLAGS = {
+    "prompt": "the prompt",
+    "negative_prompt": "--negative",
+    "width": "--size",
+    "height": "--size",
+    "aspect_ratio": "--ratio",
+    "num_inference_steps": "--steps",
+    "guidance_scale": "--guidance",
+}
+
+
+class UsageError(Exception):
+    """The command cannot do what it was asked; `field` is what to change, in the API's terms."""
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class Failure(Exception):
+    """The command was right and the work failed all the same."""
+
+
+def out() -> Console:
+    """The console of results; made anew, since tests and shells redirect streams."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def notes() -> Console:
+    """The console of everything that is no result."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(line: str) -> None:
+    """One plain line on stderr."""
+    notes().print(line, markup=False)
+
+
+def stop(error: Exception, code: int = 2) -> NoReturn:
+    """Leave with one line per fault on stderr."""
+    for line in str(error).splitlines():
+        say(f"darkroom: {line}{_flag(error)}")
+    raise typer.Exit(code)
+
+
+def _flag(error: Exception) -> str:
+    field = getattr(error, "field", None)
+    if field is None:
+        return ""
+    flag = FLAGS.get(field, f"--{field}")
+    return "" if flag in str(error) else f" ({flag})"
