@@ -1,0 +1,274 @@
+"""Bodies at the door: each value that once led to a 500 is refused, with the field named."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import pytest
+from starlette.requests import ClientDisconnect, Request
+
+from api.body import MAX_DEPTH, Body, BodyLimits, decode_base64, parse_json, read_body
+from api.errors import ApiError, BadRequest, TooLarge, UnsupportedMedia
+
+LIMITS = BodyLimits(body_bytes=4 * 1024**2, text_bytes=3 * 1024**2, parts=8)
+FORM = "multipart/form-data; boundary=edge"
+
+
+def request_of(chunks: Iterable[bytes], content_type: str | None) -> Request:
+    """A request whose body arrives in these chunks."""
+    headers = [(b"content-type", content_type.encode())] if content_type is not None else []
+    waiting = [*chunks]
+
+    async def receive() -> dict[str, Any]:
+        chunk = waiting.pop(0) if waiting else b""
+        return {"type": "http.request", "body": chunk, "more_body": bool(waiting)}
+
+    return Request({"type": "http", "method": "POST", "headers": headers}, receive)
+
+
+def read(body: bytes | Iterable[bytes], content_type: str | None = "application/json") -> Body:
+    chunks = [body] if isinstance(body, bytes) else body
+    return asyncio.run(read_body(request_of(chunks, content_type), LIMITS))
+
+
+def part(name: str, value: bytes, *, file_name: str | None = None) -> bytes:
+    file = f'; filename="{file_name}"' if file_name is not None else ""
+    head = f'--edge\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'
+    return head.encode() + value + b"\r\n"
+
+
+END = b"--edge--\r\n"
+
+REFUSED_JSON = {
+    "NaN": (b'{"guidance_scale": NaN}', "guidance_scale"),
+    "Infinity": (b'{"guidance_scale": Infinity}', "guidance_scale"),
+    "-Infinity": (b'{"guidance_scale": -Infinity}', "guidance_scale"),
+    "1e400": (b'{"guidance_scale": 1e400}', "guidance_scale"),
+    "5000 digits": (b'{"seed": ' + b"9" * 5000 + b"}", "seed"),
+    "21 digits": (b'{"seed": ' + b"9" * 21 + b"}", "seed"),
+    "lone surrogate": (b'{"prompt": "a \\ud800 b"}', "prompt"),
+    "lone surrogate deep": (b'{"a": {"b": [0, "\\udfff"]}}', "a.b[1]"),
+    "lone surrogate as key": (b'{"\\ud800": 1}', "a field name"),
+    "NUL": (b'{"prompt": "a\\u0000b"}', "prompt"),
+    "free field NaN": (b'{"anything": {"deep": NaN}}', "anything.deep"),
+    "just too deep": (b'{"a":' * (MAX_DEPTH + 2) + b"1" + b"}" * (MAX_DEPTH + 2), None),
+    "100000 deep": (b"[" * 100_000, None),
+    "100000 objects deep": (b'{"a":' * 100_000, None),
+    "empty": (b"", None),
+    "cut off": (b'{"prompt": "a', None),
+    "two values": (b"{} {}", None),
+    "an array": (b"[]", None),
+    "a string": (b'"prompt"', None),
+    "null": (b"null", None),
+    "not UTF-8": (b'{"prompt": "\xff"}', None),
+    "UTF-16": ('{"prompt": "a"}'.encode("utf-16"), None),
+    "single quotes": (b"{'prompt': 'a'}", None),
+}
+
+
+@pytest.mark.parametrize(("body", "field"), REFUSED_JSON.values(), ids=REFUSED_JSON)
+def test_refuses_json_without_plain_meaning(body: bytes, field: str | None) -> None:
+    with pytest.raises(BadRequest) as caught:
+        read(body)
+    if field is not None:
+        assert caught.value.field == field
+        assert field in str(caught.value)
+    str(caught.value).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "values"),
+    {
+        b'{"seed": 1, "seed": 2}': {"seed": 2},
+        b'{"count": 8.0}': {"count": 8},
+        b'{"guidance_scale": 3.5}': {"guidance_scale": 3.5},
+        b'{"seed": 18446744073709551615}': {"seed": 2**64 - 1},
+        b'\xef\xbb\xbf{"prompt": "a"}': {"prompt": "a"},
+        b'{"prompt": "\\ud83e\\udd8a \xe2\x80\x8d"}': {"prompt": "🦊 \u200d"},
+        b"{}": {},
+    }.items(),
+)
+def test_takes_json(body: bytes, values: dict[str, Any]) -> None:
+    read_values = parse_json(body)
+
+    assert read_values == values
+    assert [type(one) for one in read_values.values()] == [type(one) for one in values.values()]
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        None,
+        "",
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "application/json; charset=utf-16",
+        "multipart/mixed; boundary=edge",
+        "multipart/form-data; boundary=edge; charset=base64",
+    ],
+)
+def test_refuses_other_content_types(content_type: str | None) -> None:
+    with pytest.raises(UnsupportedMedia):
+        read(b'{"prompt": "a"}', content_type)
+
+
+@pytest.mark.parametrize("content_type", ["application/json; charset=UTF-8", "application/v+json"])
+def test_takes_json_under_its_other_names(content_type: str) -> None:
+    assert read(b'{"prompt": "a"}', content_type).values == {"prompt": "a"}
+
+
+def test_refuses_a_declared_length_before_reading() -> None:
+    async def receive() -> dict[str, Any]:
+        raise AssertionError("the body was read")
+
+    length = str(LIMITS.body_bytes + 1).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", length)]
+    request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+    with pytest.raises(TooLarge, match=str(LIMITS.body_bytes)):
+        asyncio.run(read_body(request, LIMITS))
+
+
+def test_stops_reading_once_over_the_limit() -> None:
+    taken = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield b" " * 65536
+
+    chunks = endless()
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": await anext(chunks), "more_body": True}
+
+    headers = [(b"content-type", b"application/json")]
+    request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+    with pytest.raises(TooLarge):
+        asyncio.run(read_body(request, LIMITS))
+    assert taken == LIMITS.body_bytes // 65536 + 1
+
+
+def test_reads_a_form() -> None:
+    body = part("prompt", "a fox 🦊".encode()) + part("image", b"\x00\xff", file_name="x.png") + END
+
+    form = read(body, FORM)
+
+    assert form.values == {"prompt": "a fox 🦊"}
+    assert [(one.name, one.data) for one in form.files] == [("image", b"\x00\xff")]
+    assert form.is_form
+
+
+def test_takes_a_text_part_over_a_mebibyte() -> None:
+    text = b"A" * (2 * 1024**2)
+
+    assert read(part("image", text) + END, FORM).values["image"] == text.decode()
+
+
+REFUSED_FORMS = {
+    "no boundary": (part("a", b"1") + END, "multipart/form-data", BadRequest),
+    "no end": (part("a", b"1"), FORM, BadRequest),
+    "cut in a file": (part("image", b"x" * 2_000_000, file_name="x")[:-2], FORM, BadRequest),
+    "other boundary": (part("a", b"1") + END, "multipart/form-data; boundary=other", BadRequest),
+    "empty": (b"", FORM, BadRequest),
+    "no name": (b"--edge\r\nContent-Type: text/plain\r\n\r\na\r\n" + END, FORM, BadRequest),
+    "garbage": (b"\x00\xff" * 500, FORM, BadRequest),
+    "JSON": (b'{"prompt": "a"}', FORM, BadRequest),
+    "too many fields": (b"".join(part(f"f{n}", b"1") for n in range(9)) + END, FORM, BadRequest),
+    "too many files": (part("i", b"1", file_name="x") * 9 + END, FORM, BadRequest),
+    "large text": (part("image", b"A" * (LIMITS.text_bytes + 1)) + END, FORM, TooLarge),
+    "large body": (part("i", b"A" * LIMITS.body_bytes, file_name="x") + END, FORM, TooLarge),
+    "NUL": (part("prompt", b"a\x00b") + END, FORM, BadRequest),
+}
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    ("body", "content_type", "kind"), REFUSED_FORMS.values(), ids=REFUSED_FORMS
+)
+def test_refuses_a_broken_form_and_leaves_no_file(
+    body: bytes, content_type: str, kind: type[ApiError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = spy_on_temporary_files(monkeypatch)
+    # in chunks, so that the parser meets its boundaries half-way
+    chunks = [body[start : start + 65_521] for start in range(0, len(body), 65_521)]
+
+    with pytest.raises(kind):
+        read(chunks, content_type)
+
+    assert all(file.closed for file in files)
+
+
+def test_closes_the_files_of_a_form_that_was_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = spy_on_temporary_files(monkeypatch)
+
+    read(part("image", b"x" * 2_000_000, file_name="x") + END, FORM)
+
+    assert len(files) == 1
+    assert files[0].closed
+
+
+def test_closes_the_files_when_the_client_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = spy_on_temporary_files(monkeypatch)
+    arriving: list[dict[str, Any]] = [
+        {
+            "type": "http.request",
+            "body": part("image", b"x" * 2_000_000, file_name="x")[:-9],
+            "more_body": True,
+        },
+        {"type": "http.disconnect"},
+    ]
+
+    async def receive() -> dict[str, Any]:
+        return arriving.pop(0)
+
+    headers = [(b"content-type", FORM.encode())]
+    request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+    with pytest.raises(ClientDisconnect):
+        asyncio.run(read_body(request, LIMITS))
+
+    assert len(files) == 1
+    assert files[0].closed
+
+
+def spy_on_temporary_files(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Every spooled file that a form parser makes from now on."""
+    made: list[Any] = []
+
+    class Recorded(tempfile.SpooledTemporaryFile[bytes]):
+        def __init__(self, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            made.append(self)
+
+    monkeypatch.setattr("starlette.formparsers.SpooledTemporaryFile", Recorded)
+    return made
+
+
+@pytest.mark.parametrize(
+    "text", ["AAEC", "data:image/png;base64,AAEC", " AA\nEC ", "DATA:;BASE64,AAEC"]
+)
+def test_decodes_base64(text: str) -> None:
+    assert decode_base64(text, "image") == b"\x00\x01\x02"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "A", "AAEC!", "data:image/png,AAEC", "https://example.com/a.png", "data:;base64,", "ÄÖ=="],
+)
+def test_refuses_what_is_not_base64(text: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        decode_base64(text, "image")
+    assert caught.value.field == "image"
+
+
+def test_messages_repeat_no_long_value() -> None:
+    name = "x" * 100_000
+
+    with pytest.raises(BadRequest) as caught:
+        parse_json(json.dumps({name: {name: float("nan")}}).encode())
+
+    assert len(str(caught.value)) < 500
