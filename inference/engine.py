@@ -1,39 +1,41 @@
-"""The engine's front: takes jobs from any thread, hands them to the worker of a device."""
+"""The engine's front: takes jobs from any thread, hands each to the worker of a device."""
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+import torch
 
 from inference.catalog import Catalog
+from inference.errors import EngineClosed
 from inference.events import Emit
+from inference.hosts.base import Cancel, Close, Host, Submit
+from inference.hosts.thread import ThreadHost
 from inference.job import Job
-from inference.status import EngineStatus
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineSettings:
-    """How the engine uses its devices.
-
-    `devices` are torch names ("cuda:0", "cpu"); empty means every CUDA device, else the CPU.
-    `preview_side_px` bounds the longer side of step previews; 0 turns them off.
-    """
-
-    devices: tuple[str, ...] = ()
-    max_batch_rows: int = 16
-    max_running_images: int = 32
-    prompt_cache_bytes: int = 256 * 1024**2
-    preview_side_px: int = 128
+from inference.settings import EngineSettings
+from inference.status import DeviceStatus, EngineStatus, ModelState
+from inference.worker import Worker
 
 
 class Engine:
     """Makes the pictures of jobs; all methods may be called from any thread."""
 
     def __init__(self, catalog: Catalog, settings: EngineSettings | None = None) -> None:
-        raise NotImplementedError
+        settings = settings or EngineSettings()
+        self._hosts: list[Host] = [
+            ThreadHost(Worker(device, catalog, settings))
+            for device in settings.devices or all_devices()
+        ]
+        self._closed = False
+        # Keeps a job from slipping in behind the Close command, where nobody would answer it.
+        self._door = threading.Lock()
 
     def start(self) -> None:
         """Start the worker threads; returns at once, models load behind it."""
+        for host in self._hosts:
+            host.start()
 
     def submit(
         self,
@@ -48,13 +50,46 @@ class Engine:
         exactly one of ImageDone, Failed, Cancelled, passed to `emit` on the engine's thread.
         Raises EngineClosed after `close`.
         """
+        wanted = range(len(job.seeds)) if indexes is None else indexes
+        with self._door:
+            if self._closed:
+                raise EngineClosed("the engine is closing and takes no more work")
+            self._choose(job).send(Submit(job, pictures, emit, tuple(wanted)))
 
     def cancel(self, job_id: str) -> None:
         """Give up every unfinished picture of a job, at its next step; unknown ids are ignored."""
+        for host in self._hosts:
+            host.send(Cancel(lambda job: job.id == job_id))
 
     def status(self) -> EngineStatus:
         """Devices, models and how much is running and waiting."""
-        raise NotImplementedError
+        return EngineStatus(devices=tuple(host.status() for host in self._hosts))
 
     def close(self, timeout_seconds: float = 30.0) -> None:
         """Take no more, finish what is running within the time, cancel the rest, stop threads."""
+        with self._door:
+            self._closed = True
+        deadline = time.monotonic() + timeout_seconds
+        for host in self._hosts:
+            host.send(Close(deadline))
+        for host in self._hosts:
+            # a step or a load that is under way cannot be interrupted, hence the grace
+            host.join(max(0.0, deadline - time.monotonic()) + 5.0)
+
+    def _choose(self, job: Job) -> Host:
+        """A device where the model is warm, and of those the one with the least to do."""
+
+        def burden(host: Host) -> tuple[bool, int]:
+            status = host.status()
+            return not _warm(status, job.model), status.running_images + status.waiting_images
+
+        return min(self._hosts, key=burden)
+
+
+def all_devices() -> tuple[str, ...]:
+    """Every CUDA device by its torch name, or the CPU."""
+    return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count())) or ("cpu",)
+
+
+def _warm(status: DeviceStatus, name: str) -> bool:
+    return any(m.name == name and m.state is ModelState.READY for m in status.models)

@@ -1,0 +1,69 @@
+"""One image's own pipeline call: shared weights, private state."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inference.prompts import PromptCache
+
+OnStep = Callable[[Any, Tensor, Tensor], None]
+
+
+def private_copy(pipe: Any, prompts: PromptCache, owner: str) -> Any:
+    """The pipeline with its own scheduler, so that two calls never share a step counter.
+
+    `maybe_free_model_hooks` does nothing: else the first call to finish would offload, or reset,
+    what the others are using.
+    """
+    own = copy.copy(pipe)
+    # around `__setattr__`, which would write the scheduler into the shared config
+    own.__dict__["scheduler"] = copy.deepcopy(pipe.scheduler)
+    own.__dict__["maybe_free_model_hooks"] = lambda: None
+    if hasattr(own, "encode_prompt"):
+        owner_and_class = (owner, type(pipe).__name__)
+        own.__dict__["encode_prompt"] = prompts.wrap(owner_and_class, own.encode_prompt)
+    return own
+
+
+def watch_steps(pipe: Any, on_step: OnStep) -> None:
+    """Call `on_step(scheduler, before, after)` with the latents around each scheduler step.
+
+    Every diffusers pipeline steps a scheduler; not every one takes a callback.
+    """
+    scheduler = pipe.scheduler
+    step = scheduler.step
+
+    @functools.wraps(step)  # pipelines read the signature to see what `step` takes
+    def watched(
+        model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
+        output = step(model_output, timestep, sample, *args, **kwargs)
+        after = output[0] if isinstance(output, tuple) else output.prev_sample
+        on_step(scheduler, sample, after)
+        return output
+
+    scheduler.__dict__["step"] = watched
+
+
+def total_steps(pipe: Any, asked: int) -> int:
+    """Denoising steps this call will make; img2img makes fewer than asked."""
+    return int(getattr(pipe, "_num_timesteps", None) or asked)
+
+
+def as_map(pipe: Any, latents: Tensor, width: int, height: int) -> Tensor:
+    """Latents as [1, C, h, w]; packed ones ([1, tokens, C·4]) are unpacked by the pipeline."""
+    if latents.ndim == 4:
+        return latents
+    unpacked: Tensor = pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor)
+    return unpacked
+
+
+def generator(seed: int) -> torch.Generator:
+    """Noise from the CPU whatever the device, so that a seed means one picture everywhere."""
+    return torch.Generator("cpu").manual_seed(seed)

@@ -1,0 +1,154 @@
+"""The rendezvous: unmodified pipeline calls as coroutines, one forward for many.
+
+Each image runs its pipeline's own `__call__` inside a `Carrier`, a greenlet on the engine thread.
+A module attached to the rendezvous does not compute when a carrier calls it: the carrier hands in
+its arguments as a `Call` and yields. Whoever drives the carriers picks calls of equal key, runs
+`forward` once for all, and advances each carrier with its own rows. Alone, the arguments reach the
+real forward untouched, so a single image is bit-exact by construction.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from greenlet import getcurrent, greenlet
+
+from inference.merge import (
+    Arguments,
+    Keys,
+    ModelRules,
+    count_rows,
+    count_tokens,
+    merge,
+    rules_of,
+    split,
+)
+
+
+class Abandon(BaseException):
+    """Thrown into a carrier to end it; no pipeline catches it by accident."""
+
+
+@dataclass(slots=True, eq=False)
+class Attached:
+    """A module whose forward is a rendezvous."""
+
+    module: torch.nn.Module
+    forward: Callable[..., Any]
+    rules: ModelRules
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One forward that a carrier waits for; calls of equal `key` may share one."""
+
+    target: Attached
+    arguments: Arguments
+    key: Hashable
+    rows: int
+    tokens: int
+
+
+class Carrier:
+    """One pipeline call, run piece by piece between its forwards.
+
+    After each `advance`, either `call` is what it waits for, or it has ended with `result` or
+    `error`.
+    """
+
+    def __init__(self, run: Callable[[], Any]) -> None:
+        self.call: Call | None = None
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.ended = False
+        self._run = run
+        self._greenlet = _CarrierGreenlet(self)
+
+    def advance(self, rows: Any = None) -> None:
+        """Run to the next forward or to the end, giving the last forward's output."""
+        self.call = None
+        self._greenlet.parent = getcurrent()
+        self._greenlet.switch(rows)
+
+    def throw(self, error: BaseException) -> None:
+        """Run on as if the forward it waits for had raised `error`."""
+        self.call = None
+        if not self._greenlet:  # never started: there is no frame to raise in
+            self.error, self.ended = error, True
+            return
+        self._greenlet.parent = getcurrent()
+        self._greenlet.throw(error)
+
+    def body(self) -> None:
+        """What the greenlet runs: the pipeline call, its outcome kept."""
+        try:
+            self.result = self._run()
+        except BaseException as error:
+            self.error = error
+        self.ended = True
+
+    def wait_for(self, call: Call) -> Any:
+        """Called inside the carrier: hand in a forward and sleep until its output comes."""
+        self.call = call
+        hub = self._greenlet.parent
+        assert hub is not None, "a carrier is always resumed from somewhere"
+        return hub.switch()
+
+
+class _CarrierGreenlet(greenlet):
+    """Ties the running greenlet back to its carrier."""
+
+    def __init__(self, carrier: Carrier) -> None:
+        super().__init__(lambda _: carrier.body())
+        self.carrier = carrier
+
+
+class Rendezvous:
+    """Where the forwards of all carriers of one thread meet."""
+
+    def __init__(self) -> None:
+        self._keys = Keys()
+
+    def attach(self, module: torch.nn.Module) -> Attached:
+        """Turn a module's forward into a rendezvous; offload hooks must be installed before."""
+        attached = Attached(module, module.forward, rules_of(module))
+        signature = inspect.signature(attached.forward)
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            current = getcurrent()
+            if not isinstance(current, _CarrierGreenlet):
+                return attached.forward(*args, **kwargs)
+            arguments = dict(signature.bind(*args, **kwargs).arguments) if args else kwargs
+            return current.carrier.wait_for(self._call(attached, arguments))
+
+        module.forward = forward
+        return attached
+
+    def detach(self, attached: Attached) -> None:
+        """Give the module its own forward back."""
+        attached.module.forward = attached.forward
+
+    def _call(self, target: Attached, arguments: Arguments) -> Call:
+        rules = target.rules
+        rows = count_rows(rules, arguments)
+        return Call(
+            target=target,
+            arguments=arguments,
+            key=(id(target), self._keys.key(rules, arguments)),
+            rows=rows,
+            tokens=rows * count_tokens(rules, arguments),
+        )
+
+
+def forward(calls: Sequence[Call]) -> list[Any]:
+    """Run one forward for calls of equal key; each call's own output, in order.
+
+    Nothing has moved when this raises: the same calls can be tried again in smaller groups.
+    """
+    target = calls[0].target
+    arguments = merge(target.rules, [call.arguments for call in calls])
+    return split(target.forward(**arguments), [call.rows for call in calls])

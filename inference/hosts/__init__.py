@@ -1,0 +1,1 @@
+"""Where a worker lives: today in a thread of this process."""

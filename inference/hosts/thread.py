@@ -1,0 +1,80 @@
+"""A worker in a thread of this process."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+
+import structlog
+import torch
+
+from inference.hosts.base import Cancel, Close, Command, Submit
+from inference.status import DeviceStatus
+from inference.worker import Worker
+
+log = structlog.get_logger()
+
+# An idle worker wakes this often only to show that it is alive.
+_IDLE_SECONDS = 1.0
+
+
+class ThreadHost:
+    """Owns the engine thread of one device and its inbox."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._thread = threading.Thread(
+            target=self._run, name=f"engine-{worker.device}", daemon=True
+        )
+        self._deadline: float | None = None
+
+    def start(self) -> None:
+        """Begin to run; models load behind it."""
+        self._thread.start()
+
+    def send(self, command: Command) -> None:
+        """Hand a command in, from any thread; it is taken up between two steps."""
+        self._inbox.put(command)
+
+    def status(self) -> DeviceStatus:
+        """What the worker is doing, from any thread."""
+        return self._worker.status(alive=self._thread.is_alive())
+
+    def join(self, timeout_seconds: float) -> bool:
+        """Wait for the end after Close; False if it has not come in time."""
+        self._thread.join(timeout_seconds)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        # Both are per thread, and every carrier must find them alike when it is resumed.
+        torch.set_grad_enabled(False)
+        if self._worker.device.startswith("cuda"):
+            torch.cuda.set_device(self._worker.device)
+        self._worker.prepare()
+        while self._deadline is None or self._worker.busy:
+            self._receive()
+            if self._deadline is not None and time.monotonic() > self._deadline:
+                self._worker.cancel(lambda job: True)
+            self._worker.tick()
+
+    def _receive(self) -> None:
+        """Take up all commands; wait for one only while there is nothing to work on."""
+        idle = not self._worker.busy and self._deadline is None
+        try:
+            command = self._inbox.get(timeout=_IDLE_SECONDS) if idle else self._inbox.get_nowait()
+            while True:
+                self._obey(command)
+                command = self._inbox.get_nowait()
+        except queue.Empty:
+            return
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case Submit():
+                self._worker.submit(command.job, command.pictures, command.emit, command.indexes)
+            case Cancel():
+                self._worker.cancel(command.wanted)
+            case Close():
+                self._deadline = command.deadline

@@ -1,0 +1,97 @@
+"""From a ModelSpec to pipelines on a device: the only caller of `from_pretrained`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+
+from inference.catalog import ModelSpec
+from inference.errors import ModelFailed
+from inference.job import Mode
+
+# While a model is built, accelerate and diffusers patch torch.nn for the whole process, so two
+# threads that build at once can leave weights on the meta device.
+LOAD_LOCK = threading.Lock()
+
+_BUILTIN = "builtin:"
+_BUILTIN_FOLDER = Path(__file__).parent / "demo"
+
+
+def load_pipelines(spec: ModelSpec, device: str) -> Mapping[Mode, Any]:
+    """One pipeline per mode of the model, sharing all weights; raises ModelFailed with a reason."""
+    try:
+        with LOAD_LOCK:
+            return _load(spec, device)
+    except ModelFailed:
+        raise
+    except Exception as error:
+        # whatever a checkpoint can be wrong about ends here: this model fails, the others serve
+        raise ModelFailed(f"{spec.source}: {_first_line(error)}") from error
+
+
+def locate(source: str) -> str:
+    """The folder or hub id behind `source`; raises ModelFailed for an unknown built-in."""
+    if not source.startswith(_BUILTIN):
+        return source
+    folder = _BUILTIN_FOLDER / source.removeprefix(_BUILTIN)
+    if not folder.is_dir():
+        raise ModelFailed(f"{source}: no such built-in model")
+    return str(folder)
+
+
+def pick_dtype(spec: ModelSpec, device: str) -> torch.dtype:
+    """The dtype weights are held and computed in."""
+    if spec.dtype == "auto":
+        return torch.float32 if device == "cpu" else torch.bfloat16
+    chosen: torch.dtype = getattr(torch, spec.dtype)
+    return chosen
+
+
+def pipeline_class(spec: ModelSpec, mode: Mode) -> type[Any]:
+    """The diffusers class that serves a mode."""
+    name = spec.pipelines.get(mode, spec.rules.routes[mode].pipeline)
+    found = getattr(diffusers, name, None)
+    if found is None:
+        raise ModelFailed(f"diffusers {diffusers.__version__} has no {name}")
+    chosen: type[Any] = found
+    return chosen
+
+
+def _load(spec: ModelSpec, device: str) -> Mapping[Mode, Any]:
+    source = locate(spec.source)
+    if Path(source).exists() and not (Path(source) / "model_index.json").is_file():
+        raise ModelFailed(f"{spec.source}: no model_index.json in that folder")
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    first, *others = spec.modes
+    pipe = pipeline_class(spec, first).from_pretrained(
+        source,
+        revision=spec.revision,
+        dtype=pick_dtype(spec, device),
+        use_safetensors=True,
+    )
+    pipe.to(device)
+    pipe.set_progress_bar_config(disable=True)
+    pipes = {first: pipe}
+    for mode in others:
+        pipes[mode] = _sibling(pipe, pipeline_class(spec, mode))
+        pipes[mode].set_progress_bar_config(disable=True)
+    return pipes
+
+
+def _sibling(pipe: Any, wanted: type[Any]) -> Any:
+    """Another pipeline over the same modules; `from_pipe` would cast them all to one dtype."""
+    modules, options = wanted._get_signature_keys(wanted)
+    shared = {name: pipe.components[name] for name in modules if name in pipe.components}
+    return wanted(**shared, **{key: pipe.config[key] for key in options if key in pipe.config})
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

@@ -1,0 +1,204 @@
+"""How the arguments of several forwards become the arguments of one, declared per model class.
+
+A rule says what an argument *is*; an argument without a rule is compared by identity, so calls
+that carry something unknown never merge. Two calls may share a forward when their keys are equal.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Arguments = dict[str, Any]
+
+
+class Rule(Enum):
+    """What one argument of a forward holds.
+
+    ROWS: a tensor [rows, …], concatenated. EACH_ROWS: a list of such tensors, concatenated
+    element by element. TIME: a timestep, 0-dimensional or [rows], widened to [rows]. SHARED: a
+    tensor without a row axis, the same for all. NESTED: a dict whose entries have rules by name.
+    """
+
+    ROWS = auto()
+    EACH_ROWS = auto()
+    TIME = auto()
+    SHARED = auto()
+    NESTED = auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRules:
+    """The rules of one model class; `latents` names the argument whose axis 0 counts rows."""
+
+    latents: str
+    rules: Mapping[str, Rule] = field(default_factory=dict)
+
+
+UNKNOWN_MODEL = ModelRules(latents="")
+
+MODEL_RULES: Mapping[str, ModelRules] = {
+    "FluxTransformer2DModel": ModelRules(
+        latents="hidden_states",
+        rules={
+            "hidden_states": Rule.ROWS,
+            "encoder_hidden_states": Rule.ROWS,
+            "pooled_projections": Rule.ROWS,
+            "timestep": Rule.TIME,
+            "guidance": Rule.ROWS,
+            "img_ids": Rule.SHARED,
+            "txt_ids": Rule.SHARED,
+            "joint_attention_kwargs": Rule.NESTED,
+            "controlnet_block_samples": Rule.EACH_ROWS,
+            "controlnet_single_block_samples": Rule.EACH_ROWS,
+        },
+    ),
+    "UNet2DConditionModel": ModelRules(
+        latents="sample",
+        rules={
+            "sample": Rule.ROWS,
+            "timestep": Rule.TIME,
+            "encoder_hidden_states": Rule.ROWS,
+            "timestep_cond": Rule.ROWS,
+            "added_cond_kwargs": Rule.NESTED,
+            "text_embeds": Rule.ROWS,
+            "time_ids": Rule.ROWS,
+            "image_embeds": Rule.EACH_ROWS,
+            "cross_attention_kwargs": Rule.NESTED,
+            "down_block_additional_residuals": Rule.EACH_ROWS,
+            "mid_block_additional_residual": Rule.ROWS,
+        },
+    ),
+}
+
+
+def rules_of(model: torch.nn.Module) -> ModelRules:
+    """The declared rules of a model's class, or none at all."""
+    return MODEL_RULES.get(type(model).__name__, UNKNOWN_MODEL)
+
+
+def count_rows(rules: ModelRules, arguments: Arguments) -> int:
+    """Rows of one call; 1 where the class is unknown."""
+    latents = arguments.get(rules.latents)
+    return int(latents.shape[0]) if isinstance(latents, Tensor) else 1
+
+
+def count_tokens(rules: ModelRules, arguments: Arguments) -> int:
+    """Positions of one row: sequence length of packed latents, height × width of a map."""
+    latents = arguments.get(rules.latents)
+    if not isinstance(latents, Tensor):
+        return 1
+    return int(latents.shape[1]) if latents.ndim == 3 else int(latents.shape[2:].numel())
+
+
+class Keys:
+    """Makes the key of a call; remembers digests of shared tensors while those live.
+
+    A pipeline passes the same position ids at every step, and on a GPU reading them back would
+    wait for the device, so each is read once.
+    """
+
+    def __init__(self) -> None:
+        self._digests: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+
+    def key(self, rules: ModelRules, arguments: Arguments) -> Hashable:
+        """Equal for calls that may share a forward."""
+        rows = count_rows(rules, arguments)
+        return self._nested(rules, arguments, rows)
+
+    def _nested(self, rules: ModelRules, arguments: Arguments, rows: int) -> Hashable:
+        return tuple(
+            (name, self._part(rules, rules.rules.get(name), arguments[name], rows))
+            for name in sorted(arguments)
+        )
+
+    def _part(self, rules: ModelRules, rule: Rule | None, value: Any, rows: int) -> Hashable:
+        if value is None or isinstance(value, bool | int | float | str):
+            # 1 == True == 1.0 to Python, not to a model
+            return type(value), value
+        match rule, value:
+            case Rule.ROWS, Tensor() if value.ndim and value.shape[0] == rows:
+                return tuple(value.shape[1:]), value.dtype
+            case Rule.TIME, Tensor() if value.ndim == 0 or tuple(value.shape) == (rows,):
+                return value.dtype
+            case Rule.SHARED, Tensor():
+                return self._digest(value)
+            case Rule.EACH_ROWS, list() | tuple():
+                return tuple(self._part(rules, Rule.ROWS, item, rows) for item in value)
+            case Rule.NESTED, dict():
+                return self._nested(rules, value, rows)
+        return "identity", id(value)
+
+    def _digest(self, tensor: Tensor) -> int:
+        known = self._digests.get(id(tensor))
+        if known is not None and known[0]() is tensor:
+            return known[1]
+        content = tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()
+        digest = hash((tuple(tensor.shape), tensor.dtype, content))
+        forget = self._forgetter(id(tensor))
+        self._digests[id(tensor)] = weakref.ref(tensor, forget), digest
+        return digest
+
+    def _forgetter(self, identity: int) -> Any:
+        def forget(gone: object) -> None:
+            known = self._digests.get(identity)
+            if known is not None and known[0] is gone:
+                del self._digests[identity]
+
+        return forget
+
+
+def merge(rules: ModelRules, calls: Sequence[Arguments]) -> Arguments:
+    """One call's arguments for several of equal key; a single call's pass untouched."""
+    if len(calls) == 1:
+        return calls[0]
+    rows = [count_rows(rules, call) for call in calls]
+    return _merge_dicts(rules, calls, rows)
+
+
+def _merge_dicts(rules: ModelRules, calls: Sequence[Arguments], rows: Sequence[int]) -> Arguments:
+    return {
+        name: _merge_values(rules, rules.rules.get(name), [call[name] for call in calls], rows)
+        for name in calls[0]
+    }
+
+
+def _merge_values(
+    rules: ModelRules, rule: Rule | None, values: Sequence[Any], rows: Sequence[int]
+) -> Any:
+    first = values[0]
+    match rule, first:
+        case Rule.ROWS, Tensor():
+            return torch.cat(list(values))
+        case Rule.TIME, Tensor():
+            return torch.cat([time.expand(n) for time, n in zip(values, rows, strict=True)])
+        case Rule.EACH_ROWS, list() | tuple():
+            return [torch.cat(list(parts)) for parts in zip(*values, strict=True)]
+        case Rule.NESTED, dict():
+            return _merge_dicts(rules, values, rows)
+    return first
+
+
+def split(output: Any, rows: Sequence[int]) -> list[Any]:
+    """Each call's share of a merged forward's output: tensors by rows, containers by element."""
+    if len(rows) == 1:
+        return [output]
+    match output:
+        case Tensor():
+            return list(torch.split(output, list(rows)))
+        case dict():  # diffusers' outputs are dicts with attributes
+            shares = {name: split(value, rows) for name, value in output.items()}
+            return [
+                type(output)(**{name: share[i] for name, share in shares.items()})
+                for i in range(len(rows))
+            ]
+        case list() | tuple():
+            columns = [split(value, rows) for value in output]
+            return [type(output)(column[i] for column in columns) for i in range(len(rows))]
+    return [output] * len(rows)

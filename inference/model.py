@@ -1,0 +1,90 @@
+"""A loaded model: its pipelines, its attached denoisers, and what the self-test found out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from inference.calls import OnStep, generator, private_copy, watch_steps
+from inference.catalog import ModelSpec
+from inference.coalesce import Attached, Rendezvous
+from inference.job import ImageRole, Job, Mode
+from inference.loading import load_pipelines
+from inference.preview import Previewer, fit_previewer
+from inference.prompts import PromptCache
+from inference.status import Lane
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class LoadedModel:
+    """One model on one device, used by that device's thread alone.
+
+    `token_budget` bounds rows × tokens of one forward; `row_seconds` is the measured cost of a
+    forward of one row of `row_tokens` tokens.
+    """
+
+    spec: ModelSpec
+    pipes: Mapping[Mode, Any]
+    attached: list[Attached]
+    prompts: PromptCache
+    previewer: Previewer | None
+    lanes: dict[Mode, Lane] = field(default_factory=dict)
+    token_budget: int = 1
+    row_tokens: int = 1
+    row_seconds: float = 0.0
+
+    def call(
+        self,
+        job: Job,
+        index: int,
+        pictures: Mapping[ImageRole, Image],
+        on_step: OnStep | None = None,
+        **overrides: Any,
+    ) -> tuple[Any, Callable[[], Any]]:
+        """A private pipeline for picture `index`, and the call that makes it."""
+        pipe = private_copy(self.pipes[job.mode], self.prompts, self.spec.name)
+        if on_step is not None:
+            watch_steps(pipe, on_step)
+        route = self.spec.rules.routes[job.mode]
+        arguments = route.arguments(job, self.spec, pictures) | overrides
+        noise = generator(job.seeds[index])
+        return pipe, lambda: pipe(**arguments, generator=noise).images[0]
+
+    @property
+    def dtype(self) -> str:
+        """What the denoiser computes in, as torch names it: "float32", "bfloat16"."""
+        return str(next(self.attached[0].module.parameters()).dtype).removeprefix("torch.")
+
+    def work_seconds(self, job: Job) -> float:
+        """About how long one picture takes alone: forwards scale with steps and pixels."""
+        width, height = self.spec.default_size
+        pixels = job.width * job.height / (width * height)
+        return job.num_inference_steps * pixels * self.row_seconds
+
+    def detach(self, rendezvous: Rendezvous) -> None:
+        """Give the denoisers their own forwards back."""
+        for attached in self.attached:
+            rendezvous.detach(attached)
+
+
+def load_model(
+    spec: ModelSpec,
+    device: str,
+    rendezvous: Rendezvous,
+    prompts: PromptCache,
+    preview_side_px: int,
+) -> LoadedModel:
+    """Load a model and attach its denoisers; raises ModelFailed. The self-test comes after."""
+    pipes = load_pipelines(spec, device)
+    pipe = pipes[spec.modes[0]]
+    return LoadedModel(
+        spec=spec,
+        pipes=pipes,
+        attached=[rendezvous.attach(getattr(pipe, name)) for name in spec.rules.denoisers],
+        prompts=prompts,
+        previewer=fit_previewer(pipe, preview_side_px),
+    )

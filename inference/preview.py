@@ -1,0 +1,70 @@
+"""A small picture of unfinished latents, by a linear map fitted to the model's own VAE."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+_PATCHES = 16
+_PATCH_LATENTS = 2
+
+
+class Previewer:
+    """Turns scaled latents [1, C, h, w] into an RGB picture of at most `side_px`."""
+
+    def __init__(self, weights: Tensor, side_px: int) -> None:
+        self._weights = weights  # [C + 1, 3], the last row a bias; values in 0..255
+        self._side_px = side_px
+
+    def picture(self, latents: Tensor) -> Image.Image:
+        """The latents as a picture, enlarged to eight times their size or `side_px`."""
+        channels, height, width = latents.shape[1:]
+        flat = latents[0].float().reshape(channels, -1).T
+        pixels = flat @ self._weights[:-1] + self._weights[-1]
+        values = pixels.clamp(0, 255).round().to("cpu", torch.uint8)
+        small = Image.fromarray(values.reshape(height, width, 3).numpy())
+        scale = min(8.0, self._side_px / max(width, height))
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        return small.resize(size, Image.Resampling.BICUBIC)
+
+
+def fit_previewer(pipe: Any, side_px: int) -> Previewer | None:
+    """Fit the map on flat random colours sent through the VAE; None without a VAE of that kind.
+
+    Least squares over 256 patches: no table of constants per model, and it follows any VAE.
+    """
+    vae: Any = getattr(pipe, "vae", None)
+    factor = getattr(pipe, "vae_scale_factor", None)
+    if side_px <= 0 or type(vae).__name__ != "AutoencoderKL" or not isinstance(factor, int):
+        return None
+    generator = torch.Generator().manual_seed(0)
+    colours = torch.rand((1, 3, _PATCHES, _PATCHES), generator=generator)
+    pixels = colours.repeat_interleave(factor * _PATCH_LATENTS, 2)
+    pixels = pixels.repeat_interleave(factor * _PATCH_LATENTS, 3)
+    shift = getattr(vae.config, "shift_factor", None) or 0.0
+    sample = (pixels * 2 - 1).to(vae.device, vae.dtype)
+    latents = (vae.encode(sample).latent_dist.mode().float() - shift) * vae.config.scaling_factor
+    means = torch.nn.functional.avg_pool2d(latents, _PATCH_LATENTS)
+    known = means[0].reshape(means.shape[1], -1).T.cpu()
+    known = torch.cat([known, torch.ones(len(known), 1)], dim=1)
+    wanted = colours[0].reshape(3, -1).T * 255
+    weights = torch.linalg.lstsq(known, wanted).solution
+    return Previewer(weights.to(vae.device), side_px)
+
+
+def denoised(scheduler: Any, before: Tensor, after: Tensor) -> Tensor:
+    """Where the step from `before` to `after` leads if continued to no noise at all.
+
+    Schedulers that integrate over `sigmas` move in a straight line towards the clean latents
+    within a step; for others the latents themselves are all there is to show.
+    """
+    sigmas, index = getattr(scheduler, "sigmas", None), getattr(scheduler, "step_index", None)
+    if sigmas is None or not isinstance(index, int) or not 0 < index < len(sigmas):
+        return after
+    now, then = float(sigmas[index]), float(sigmas[index - 1])
+    if now == then:
+        return after
+    return after + (after - before) * (now / (then - now))

@@ -1,0 +1,216 @@
+"""What a model is found able to do at load: its lane per mode and its token budget.
+
+Two short requests with different step counts, one starting a step late, are run alone, then in
+merged forwards, then in turns. What comes out the same is allowed. A fixed list sends those to
+*exclusive* whose code is known to change the shared model during a call.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import structlog
+import torch
+from PIL import Image
+
+from inference.coalesce import Abandon, Call, Carrier, forward
+from inference.job import ImageRole, Job, Mode
+from inference.model import LoadedModel
+from inference.status import Lane
+
+log = structlog.get_logger()
+
+# These swap attention processors while they run: two at once disturb each other.
+EXCLUSIVE_WORDS = ("PAG", "SAG", "LEdits", "AttendAndExcite")
+
+# Largest difference of a pixel in 0..1 that counts as "the same picture". Merged rows take other
+# matrix kernels: 1e-6 in float32, and in 16 bits a few units of the last place per layer.
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 8e-2}
+
+MAX_MEASURED_ROWS = 16
+# Less gain than this per doubling is noise, and larger batches make everybody wait longer.
+LEAST_GAIN = 0.97
+
+
+def run_selftest(model: LoadedModel) -> None:
+    """Fill in the model's lanes, token budget and row cost; the model is attached but idle."""
+    for mode in model.spec.modes:
+        model.lanes[mode] = find_lane(model, mode)
+    call = first_call(model)
+    model.row_tokens = max(1, call.tokens // call.rows)
+    measure_budget(model, call)
+    log.info(
+        "model.tested",
+        model=model.spec.name,
+        lanes={mode.value: lane.value for mode, lane in model.lanes.items()},
+        token_budget=model.token_budget,
+        row_milliseconds=round(model.row_seconds * 1000, 2),
+    )
+
+
+def find_lane(model: LoadedModel, mode: Mode) -> Lane:
+    """The most sharing that leaves every picture as it is alone."""
+    name = type(model.pipes[mode]).__name__
+    if any(word in name for word in EXCLUSIVE_WORDS) or swaps_processors(model, mode):
+        return Lane.EXCLUSIVE
+    jobs = [_probe(model, mode, steps=3, seed=1), _probe(model, mode, steps=4, seed=2)]
+    alone = [_make(model, job)[1]() for job in jobs]
+    for lane in (Lane.MERGE, Lane.INTERLEAVE):
+        if _same(alone, _together(model, jobs, merged=lane is Lane.MERGE), _tolerance(model)):
+            return lane
+    return Lane.EXCLUSIVE
+
+
+def swaps_processors(model: LoadedModel, mode: Mode) -> bool:
+    """Whether a call has put its own attention processors into the shared model meanwhile.
+
+    Pictures alone would not tell: with two such calls in turns the difference was seen as small as
+    2e-3, below what 16-bit weights are allowed.
+    """
+    before = _processors(model)
+    carrier = Carrier(_make(model, _probe(model, mode, steps=3, seed=1))[1])
+    carrier.advance()
+    during = _processors(model)
+    if carrier.call is not None:
+        carrier.throw(Abandon())
+    return before != during
+
+
+def _processors(model: LoadedModel) -> list[int]:
+    modules = [attached.module for attached in model.attached]
+    return [
+        id(one) for module in modules for one in getattr(module, "attn_processors", {}).values()
+    ]
+
+
+def first_call(model: LoadedModel) -> Call:
+    """The first forward of a plain request at the model's default size; the rest is not run."""
+    mode = model.spec.modes[0]
+    width, height = model.spec.default_size
+    job = _probe(model, mode, steps=2, seed=1, size=(width, height))
+    carrier = Carrier(_make(model, job)[1])
+    carrier.advance()
+    if carrier.call is None:
+        raise carrier.error or RuntimeError("the pipeline made no forward of its denoiser")
+    call = carrier.call
+    carrier.throw(Abandon())
+    return call
+
+
+def measure_budget(model: LoadedModel, call: Call) -> None:
+    """Set the largest rows × tokens whose cost per row still falls, and the cost of one row."""
+    rows, cost = 1, _row_seconds([call])
+    model.row_seconds = cost
+    while rows * 2 <= MAX_MEASURED_ROWS:
+        try:
+            next_cost = _row_seconds([call] * (rows * 2))
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            break
+        if next_cost > cost * LEAST_GAIN:
+            break
+        rows, cost = rows * 2, next_cost
+    model.token_budget = rows * call.tokens
+
+
+def _row_seconds(calls: Sequence[Call]) -> float:
+    """Seconds of one merged forward per call: the best of three, after one to warm up."""
+    clock = _clock()
+    best = float("inf")
+    for attempt in range(4):
+        begin = clock()
+        forward(calls)
+        spent = clock() - begin
+        best = min(best, spent) if attempt else best
+    return best / len(calls)
+
+
+def _clock() -> Callable[[], float]:
+    """On a CPU with one thread, its own time: other load on the machine does not count."""
+    if torch.cuda.is_available():
+
+        def synchronized() -> float:
+            torch.cuda.synchronize()
+            return time.perf_counter()
+
+        return synchronized
+    return time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+
+
+def _probe(
+    model: LoadedModel, mode: Mode, *, steps: int, seed: int, size: tuple[int, int] | None = None
+) -> Job:
+    spec = model.spec
+    width, height = size or spec.smallest_size
+    return Job(
+        id=f"selftest-{seed}",
+        model=spec.name,
+        mode=mode,
+        prompt=f"self-test {seed}",
+        negative_prompt=spec.defaults.negative_prompt,
+        images=(),
+        width=width,
+        height=height,
+        seeds=(seed,),
+        num_inference_steps=steps,
+        guidance_scale=spec.defaults.guidance_scale,
+        strength=1.0 if mode is Mode.INPAINT else 0.9,
+    )
+
+
+def _make(model: LoadedModel, job: Job) -> tuple[Any, Callable[[], Any]]:
+    size = (job.width, job.height)
+    grey = Image.linear_gradient("L").resize(size)
+    pictures = {ImageRole.SOURCE: grey.convert("RGB"), ImageRole.MASK: grey.point(_half_white)}
+    return model.call(job, 0, pictures, output_type="np")
+
+
+def _half_white(level: int) -> int:
+    return 255 if level > 127 else 0
+
+
+def _together(model: LoadedModel, jobs: Sequence[Job], *, merged: bool) -> list[Any] | None:
+    """The jobs' pictures made together, the second starting a step late; None if one failed."""
+    carriers = [Carrier(_make(model, job)[1]) for job in jobs]
+    carriers[0].advance()
+    if (head := carriers[0].call) is not None:
+        carriers[0].advance(forward([head])[0])
+    carriers[1].advance()
+    try:
+        while waiting := [carrier for carrier in carriers if carrier.call is not None]:
+            _step(waiting, merged)
+    except Exception as error:
+        for carrier in carriers:
+            if carrier.call is not None:
+                carrier.throw(Abandon())
+        log.info("selftest.failed", model=model.spec.name, merged=merged, reason=str(error)[:200])
+        return None
+    if any(carrier.error for carrier in carriers):
+        return None
+    return [carrier.result for carrier in carriers]
+
+
+def _step(waiting: Sequence[Carrier], merged: bool) -> None:
+    calls = [carrier.call for carrier in waiting if carrier.call is not None]
+    if merged and len({call.key for call in calls}) == 1:
+        outputs = forward(calls)
+    else:
+        outputs = [forward([call])[0] for call in calls]
+    for carrier, output in zip(waiting, outputs, strict=True):
+        carrier.advance(output)
+
+
+def _same(alone: Sequence[Any], together: Sequence[Any] | None, tolerance: float) -> bool:
+    if together is None:
+        return False
+    return all(
+        one.shape == other.shape and float(np.abs(one - other).max()) <= tolerance
+        for one, other in zip(alone, together, strict=True)
+    )
+
+
+def _tolerance(model: LoadedModel) -> float:
+    return TOLERANCE[next(model.attached[0].module.parameters()).dtype]

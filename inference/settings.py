@@ -1,0 +1,24 @@
+"""How the engine uses its devices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """Settings of one engine.
+
+    `devices` are torch names ("cuda:0", "cpu"); empty means every CUDA device, else the CPU.
+    `max_running_images` bounds the pictures in the making on one device, whatever they wait for.
+    `preview_side_px` bounds the longer side of step previews; 0 turns them off, and one picture
+    shows at most one preview each `preview_interval_seconds`.
+    `retry_load_seconds` must pass before a model that failed to load is tried again.
+    """
+
+    devices: tuple[str, ...] = ()
+    max_running_images: int = 32
+    prompt_cache_bytes: int = 256 * 1024**2
+    preview_side_px: int = 256
+    preview_interval_seconds: float = 0.05
+    retry_load_seconds: float = 30.0

@@ -1,0 +1,336 @@
+"""One device, one loop: receive, start, step, report. The only thread that touches tensors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import structlog
+import torch
+
+from inference.calls import as_map, total_steps
+from inference.catalog import Catalog
+from inference.coalesce import Abandon, Call, Carrier, Rendezvous, forward
+from inference.errors import JobError, ModelFailed, OutOfMemory, PipelineFailed
+from inference.events import Cancelled, Emit, Event, Failed, ImageDone, Progress
+from inference.job import ImageRole, Job
+from inference.pixels import decode
+from inference.preview import denoised
+from inference.residents import Residents
+from inference.schedule import Schedule, Ticket, Waiting
+from inference.settings import EngineSettings
+from inference.status import DeviceStatus, Lane
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from inference.model import LoadedModel
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """One image between its arrival and its last event."""
+
+    job: Job
+    index: int
+    pictures: Mapping[str, bytes]
+    emit: Emit
+    ticket: Ticket
+    model: LoadedModel | None = None
+    carrier: Carrier | None = None
+    error: BaseException | None = None
+    started: float = 0.0
+    previewed: float = 0.0
+    step: int = 0
+    cancelled: bool = False
+
+    def tell(self, event: Event) -> None:
+        """Pass an event on; a receiver that raises must not end the engine's thread."""
+        try:
+            self.emit(event)
+        except Exception as error:
+            log.error("emit.failed", job_id=self.job.id, error=repr(error))
+
+    @property
+    def lane(self) -> Lane:
+        """How it may share its model, which is known once that is loaded."""
+        assert self.model is not None, "models are found before anything else"
+        return self.model.lanes[self.job.mode]
+
+    @property
+    def call(self) -> Call | None:
+        """The forward it waits for."""
+        return self.carrier.call if self.carrier is not None else None
+
+
+class Worker:
+    """Runs the images of one device; every method but `status` belongs to the engine thread."""
+
+    def __init__(self, device: str, catalog: Catalog, settings: EngineSettings) -> None:
+        self.device = device
+        self._settings = settings
+        self._rendezvous = Rendezvous()
+        self._residents = Residents(device, catalog, self._rendezvous, settings)
+        self._schedule = Schedule()
+        self._waiting: list[Running] = []
+        self._running: list[Running] = []
+        self._beat = time.monotonic()
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is an image to work on."""
+        return bool(self._waiting or self._running)
+
+    def prepare(self) -> None:
+        """Load what models.yaml wants loaded from the start."""
+        for name in self._residents.preloads():
+            self.beat()
+            self._residents.get(name)
+
+    def submit(
+        self, job: Job, pictures: Mapping[str, bytes], emit: Emit, indexes: Iterable[int]
+    ) -> None:
+        """Queue the pictures of a job; each is scheduled on its own."""
+        work = self._residents.work_seconds(job)
+        for index in indexes:
+            ticket = self._schedule.admit(
+                account=job.account,
+                priority=job.priority,
+                work_seconds=work,
+                now=time.monotonic(),
+            )
+            self._waiting.append(Running(job, index, pictures, emit, ticket))
+
+    def cancel(self, wanted: Callable[[Job], bool]) -> None:
+        """Give up the images of the jobs that `wanted` accepts; they end at once."""
+        for image in [*self._waiting, *self._running]:
+            if wanted(image.job):
+                image.cancelled = True
+                if image.carrier is not None and not image.carrier.ended:
+                    image.carrier.throw(Abandon())
+                self._end(image)
+
+    def tick(self) -> None:
+        """Start what may start, run one forward, end what is finished."""
+        self.beat()
+        self._find_models()
+        for image in self._admissible():
+            self._start(image)
+        batch = self._pick()
+        if batch:
+            begin = time.monotonic()
+            self._step(batch)
+            seconds = (time.monotonic() - begin) / len(batch)
+            for image in batch:
+                self._schedule.charge(image.ticket, seconds)
+        for image in [image for image in self._running if image.call is None]:
+            self._end(image)
+
+    def beat(self) -> None:
+        """Show a sign of life."""
+        self._beat = time.monotonic()
+
+    def status(self, alive: bool) -> DeviceStatus:
+        """What the device is doing; safe from any thread, since it only reads whole values."""
+        return DeviceStatus(
+            device=self.device,
+            name=device_name(self.device),
+            alive=alive,
+            idle_seconds=time.monotonic() - self._beat,
+            running_images=len(self._running),
+            waiting_images=len(self._waiting),
+            models=self._residents.status(),
+        )
+
+    def _find_models(self) -> None:
+        """Give each newcomer its model, loaded now if need be; without one it ends here."""
+        for image in [image for image in self._waiting if image.model is None]:
+            try:
+                image.model = self._residents.get(image.job.model)
+            except ModelFailed as error:
+                image.error = error
+                self._end(image)
+            self.beat()
+
+    def _admissible(self) -> list[Running]:
+        """Waiting images that may start, best first, within the room there is.
+
+        An exclusive image needs its model for itself: it starts when nothing else runs there, and
+        once it is first in line nothing else starts there before it.
+        """
+        room = self._settings.max_running_images - len(self._running)
+        if not self._waiting or room <= 0:
+            return []
+        now = time.monotonic()
+        users: dict[str, int] = {}
+        closed: set[str] = set()
+        for image in self._running:
+            users[image.job.model] = users.get(image.job.model, 0) + 1
+            if image.lane is Lane.EXCLUSIVE:
+                closed.add(image.job.model)
+        chosen: list[Running] = []
+        for image in sorted(self._waiting, key=lambda one: self._schedule.rank(one.ticket, now)):
+            name = image.job.model
+            if len(chosen) == room:
+                break
+            if name in closed:
+                continue
+            if image.lane is Lane.EXCLUSIVE:
+                closed.add(name)
+                if users.get(name):
+                    continue
+            users[name] = users.get(name, 0) + 1
+            chosen.append(image)
+        return chosen
+
+    def _start(self, image: Running) -> None:
+        """Run an image up to its first forward; whatever goes wrong ends only that image."""
+        self._waiting.remove(image)
+        self._running.append(image)
+        image.started = time.monotonic()
+        carrier = Carrier(lambda: self._make(image))
+        image.carrier = carrier
+        carrier.advance()
+        self.beat()
+
+    def _make(self, image: Running) -> Image:
+        """Inside the carrier: the whole pipeline call of one image."""
+        assert image.model is not None
+        pictures: dict[ImageRole, Image] = {
+            given.role: decode(image.pictures[given.key]) for given in image.job.images
+        }
+
+        def on_step(scheduler: Any, before: torch.Tensor, after: torch.Tensor) -> None:
+            self._report(image, pipe, scheduler, before, after)
+
+        pipe, call = image.model.call(image.job, image.index, pictures, on_step)
+        image.tell(
+            Progress(
+                job_id=image.job.id,
+                index=image.index,
+                step=0,
+                steps=image.job.num_inference_steps,
+            )
+        )
+        picture: Image = call()
+        return picture
+
+    def _report(
+        self, image: Running, pipe: Any, scheduler: Any, before: torch.Tensor, after: torch.Tensor
+    ) -> None:
+        image.step += 1
+        now, preview = time.monotonic(), None
+        previewer = image.model.previewer if image.model is not None else None
+        if previewer and now - image.previewed >= self._settings.preview_interval_seconds:
+            image.previewed = now
+            latents = denoised(scheduler, before, after)
+            preview = previewer.picture(as_map(pipe, latents, image.job.width, image.job.height))
+        image.tell(
+            Progress(
+                job_id=image.job.id,
+                index=image.index,
+                step=image.step,
+                steps=total_steps(pipe, image.job.num_inference_steps),
+                preview=preview,
+            )
+        )
+
+    def _pick(self) -> list[Running]:
+        """The images whose forwards run together next."""
+        by_ticket = {image.ticket: image for image in self._running if image.call is not None}
+        waiting = [self._as_waiting(image) for image in by_ticket.values()]
+        picked = self._schedule.pick(waiting, time.monotonic())
+        return [by_ticket[one.ticket] for one in picked]
+
+    def _as_waiting(self, image: Running) -> Waiting:
+        call, model = image.call, image.model
+        assert call is not None and model is not None
+        return Waiting(
+            ticket=image.ticket,
+            key=call.key if image.lane is Lane.MERGE else (call.key, image.ticket),
+            tokens=call.tokens,
+            budget_tokens=model.token_budget,
+        )
+
+    def _step(self, batch: list[Running], *, again: bool = False) -> None:
+        """One forward for all; if it raises, halves, then each alone, so that one ends alone."""
+        calls = [image.call for image in batch if image.call is not None]
+        try:
+            outputs = forward(calls)
+        except Exception as error:
+            if is_out_of_memory(error):
+                free_cache(self.device)
+            if len(batch) > 1:
+                half = len(batch) // 2
+                log.warning("step.halved", rows=len(batch), error=type(error).__name__)
+                self._step(batch[:half])
+                self._step(batch[half:])
+            elif is_out_of_memory(error) and not again:
+                self._step(batch, again=True)
+            else:
+                _carrier(batch[0]).throw(error)
+            return
+        for image, output in zip(batch, outputs, strict=True):
+            _carrier(image).advance(output)
+            self.beat()
+
+    def _end(self, image: Running) -> None:
+        """Report how an image ended and forget it."""
+        (self._running if image in self._running else self._waiting).remove(image)
+        self._schedule.leave(image.ticket)
+        name, index, carrier = image.job.id, image.index, image.carrier
+        error = image.error or (carrier.error if carrier is not None else None)
+        if image.cancelled:
+            image.tell(Cancelled(job_id=name, index=index))
+        elif error is not None:
+            failure = as_job_error(error)
+            log.warning(
+                "image.failed", job_id=name, index=index, kind=failure.kind, exc_info=failure
+            )
+            image.tell(Failed(job_id=name, index=index, error=failure))
+            free_cache(self.device)
+        elif carrier is not None:
+            seconds = time.monotonic() - image.started
+            image.tell(ImageDone(job_id=name, index=index, picture=carrier.result, seconds=seconds))
+
+
+def _carrier(image: Running) -> Carrier:
+    assert image.carrier is not None, "only started images are stepped"
+    return image.carrier
+
+
+def as_job_error(error: BaseException) -> JobError:
+    """What a failed call is reported as, the cause kept."""
+    if isinstance(error, ModelFailed | OutOfMemory):
+        return error
+    if is_out_of_memory(error):
+        failure: JobError = OutOfMemory(
+            "not enough device memory for this picture even alone; ask for a smaller size"
+        )
+    else:
+        failure = PipelineFailed(f"the pipeline raised {type(error).__name__}: {error}"[:500])
+    failure.__cause__ = error
+    return failure
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch could not allocate, on either kind of device."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # the CPU allocator has no class of its own
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def free_cache(device: str) -> None:
+    """Give cached blocks back to the device after a failure."""
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+
+
+def device_name(device: str) -> str:
+    """The card's product name, or the device as it is."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device

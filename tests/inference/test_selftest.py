@@ -1,0 +1,128 @@
+"""Lanes are found by trying, and each lane keeps its promise afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from inference import selftest
+from inference.catalog import Catalog, ModelSpec
+from inference.coalesce import Rendezvous, forward
+from inference.job import Mode
+from inference.model import LoadedModel, load_model
+from inference.prompts import PromptCache
+from inference.selftest import find_lane, first_call, measure_budget
+from inference.status import Lane
+from tests.inference.making import Bench, difference, job, plain
+
+PAG = {Mode.GENERATE: "StableDiffusionXLPAGPipeline"}
+
+
+@pytest.fixture(autouse=True)
+def _no_grad() -> Iterator[None]:
+    torch.set_grad_enabled(False)
+    yield
+    torch.set_grad_enabled(True)
+
+
+def loaded(spec: ModelSpec) -> LoadedModel:
+    return load_model(spec, "cpu", Rendezvous(), PromptCache(1 << 20), preview_side_px=0)
+
+
+@pytest.fixture
+def pag(catalog: Catalog) -> ModelSpec:
+    changes = {"name": "pag", "pipelines": PAG, "modes": (Mode.GENERATE,)}
+    return catalog.models["sdxl"].model_copy(update=changes)
+
+
+@pytest.mark.parametrize("name", ["flux", "flux-cfg", "sdxl"])
+def test_ordinary_pipelines_merge(catalog: Catalog, name: str) -> None:
+    model = loaded(catalog.models[name])
+    assert {find_lane(model, mode) for mode in model.spec.modes} == {Lane.MERGE}
+
+
+def test_pag_is_found_out_by_trying(pag: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the list of names: merged rows would mix silently, turns disturb the processors."""
+    monkeypatch.setattr(selftest, "EXCLUSIVE_WORDS", ())
+    assert find_lane(loaded(pag), Mode.GENERATE) is Lane.EXCLUSIVE
+
+
+def test_pag_runs_exclusive_and_as_alone(catalog: Catalog, pag: ModelSpec) -> None:
+    bench = Bench(
+        catalog.model_copy(update={"models": {"pag": pag, "flux": catalog.models["flux"]}})
+    )
+    wanted = [job(f"p{seed}", "pag", seeds=(seed,), num_inference_steps=3) for seed in (1, 2, 3)]
+    for one in wanted:
+        bench.submit(one)
+    bench.submit(job("beside"))
+    together = 0
+    while bench.worker.busy:
+        bench.ticks(1)
+        running = [image.job.model for image in bench.worker._running]
+        together = max(together, running.count("pag"))
+    assert together == 1
+    assert bench.worker.status(True).models[0].lanes == {Mode.GENERATE: Lane.EXCLUSIVE}
+    for one in wanted:
+        assert bench.seen.picture(one.id).tobytes() == plain(pag, one).tobytes()
+    assert bench.seen.picture("beside")
+
+
+def test_a_model_that_mixes_rows_is_not_merged(catalog: Catalog) -> None:
+    """A denoiser whose rows see one another fails merged and passes in turns."""
+    model = loaded(catalog.models["flux"])
+    attached = model.attached[0]
+    real = attached.forward
+
+    def mixing(**arguments: Any) -> Any:
+        rows = arguments["hidden_states"]
+        (output,) = real(**arguments)
+        return (output + rows.mean(dim=0, keepdim=True),)
+
+    attached.forward = mixing
+    assert find_lane(model, Mode.GENERATE) is Lane.INTERLEAVE
+
+
+def test_interleaved_requests_are_exact(catalog: Catalog) -> None:
+    bench = Bench(catalog)
+    bench.submit(job("warm-up"))
+    bench.finish()
+    model = bench.worker._residents.get("flux")
+    model.lanes[Mode.GENERATE] = Lane.INTERLEAVE
+    wanted = [job(f"i{seed}", seeds=(seed,), num_inference_steps=2 + seed) for seed in (1, 2, 3)]
+    for one in wanted:
+        bench.submit(one)
+        bench.ticks(1)
+    bench.finish()
+    for one in wanted:
+        assert difference(bench.seen.picture(one.id), plain(model.spec, one)) == 0
+
+
+def test_the_budget_is_where_the_cost_of_a_row_stops_falling(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = loaded(catalog.models["flux"])
+    cost = {1: 1.0, 2: 0.8, 4: 0.6, 8: 0.59, 16: 0.1}
+    monkeypatch.setattr(selftest, "_row_seconds", lambda calls: cost[len(calls)])
+    call = first_call(model)
+    measure_budget(model, call)
+    assert model.token_budget == 4 * call.tokens
+    assert model.row_seconds == 1.0
+
+
+def test_the_probe_is_a_forward_at_the_default_size(catalog: Catalog) -> None:
+    model = loaded(catalog.models["flux"])
+    call = first_call(model)
+    assert call.tokens == 4 * 4  # 64 px are 8 latents, packed two by two
+    assert forward([call])[0][0].shape == (1, 16, 16)
+
+
+def test_a_folder_without_weights_is_a_reason(catalog: Catalog, tmp_path: Path) -> None:
+    from inference.errors import ModelFailed
+
+    spec = catalog.models["flux"].model_copy(update={"source": str(tmp_path)})
+    with pytest.raises(ModelFailed, match="no model_index.json"):
+        loaded(spec)
