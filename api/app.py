@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
 
-from api import health, openapi
+from api import openapi, probes
 from api.body import BodyLimits
 from api.build import Services
 from api.dialects import DIALECTS
@@ -83,7 +83,7 @@ def _mount(app: FastAPI, dialects: tuple[Dialect, ...]) -> None:
         app.include_router(dialect.router)
         if dialect.alias is not None:
             app.include_router(dialect.router, prefix=dialect.alias, include_in_schema=False)
-    app.include_router(health.router)
+    app.include_router(probes.router)
     app.include_router(openapi.router)
     app.include_router(playground.router)
 

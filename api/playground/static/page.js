@@ -1,0 +1,290 @@
+// The page's behaviour. Whatever a user or the server wrote reaches the document as text only.
+
+const byId = (id) => document.getElementById(id);
+const RATIOS = ["1:1", "4:3", "3:4", "3:2", "2:3", "16:9", "9:16"];
+const STRIP_LENGTH = 24;
+const REFRESH_MS = 5000;
+// The last preview is as sharp as latents get; the first one is noise.
+const MAX_BLUR_PX = 14;
+
+let models = [];
+let current = null; // the generation being made: {id, events}
+
+class Refused extends Error {}
+
+async function ask(path, options) {
+  let response;
+  try {
+    response = await fetch(path, options);
+  } catch {
+    throw new Refused("The server cannot be reached.");
+  }
+  const body = await response.json().catch(() => ({}));
+  if (!response.ok) throw new Refused(body.detail ?? `The server answered ${response.status}.`);
+  return body;
+}
+
+// --- the form -----------------------------------------------------------------------------
+
+const chosenModel = () => models.find((model) => model.name === byId("model").value);
+
+function option(value, text, disabled = false) {
+  const made = new Option(text, value);
+  made.disabled = disabled;
+  return made;
+}
+
+function showModels() {
+  const select = byId("model");
+  const before = select.value;
+  select.replaceChildren(...models.map((model) => {
+    const suffix = { failed: " — failed", loading: " — loading" }[model.state] ?? "";
+    return option(model.name, model.name + suffix, model.state === "failed");
+  }));
+  if (models.some((model) => model.name === before)) select.value = before;
+}
+
+function ratioOf({ width, height }) {
+  const divisor = (a, b) => (b ? divisor(b, a % b) : a);
+  const unit = divisor(width, height);
+  return `${width / unit}:${height / unit}`;
+}
+
+function showChosenModel() {
+  const model = chosenModel();
+  if (!model) return;
+  const { defaults, limits } = model;
+  byId("model-note").textContent = model.state === "failed" ? model.reason : model.description;
+  byId("steps").placeholder = defaults.num_inference_steps;
+  byId("steps").max = limits.num_inference_steps;
+  byId("guidance").placeholder = defaults.guidance_scale;
+  byId("guidance").max = limits.guidance_scale;
+  byId("negative-field").hidden = !model.takes_negative_prompt;
+  const size = byId("size");
+  size.replaceChildren(...(model.sizes.length
+    ? model.sizes.map((one) => option(`${one.width}x${one.height}`, `${ratioOf(one)}  ${one.width}×${one.height}`))
+    : RATIOS.map((ratio) => option(ratio, ratio))));
+  if (model.sizes.length) size.value = `${defaults.size.width}x${defaults.size.height}`;
+}
+
+function wish() {
+  const number = (id) => (byId(id).value === "" ? undefined : Number(byId(id).value));
+  const size = byId("size").value;
+  const [width, height] = size.split("x").map(Number);
+  return {
+    model: byId("model").value || undefined,
+    prompt: byId("prompt").value,
+    negative_prompt: (!byId("negative-field").hidden && byId("negative").value) || undefined,
+    num_inference_steps: number("steps"),
+    guidance_scale: number("guidance"),
+    seed: number("seed"),
+    ...(size.includes(":") ? { aspect_ratio: size } : size ? { width, height } : {}),
+  };
+}
+
+// --- the stage ----------------------------------------------------------------------------
+
+function setWorking(working) {
+  byId("stage").dataset.state = working ? "working" : "idle";
+  byId("lamp").classList.toggle("on", working);
+  byId("generate").disabled = working;
+  byId("cancel").hidden = !working;
+  byId("progress").hidden = !working;
+  byId("progress").value = 0;
+}
+
+function say(text) {
+  byId("status").textContent = text;
+}
+
+function complain(text) {
+  byId("error").textContent = text;
+}
+
+function clearStage() {
+  for (const id of ["picture", "download", "again"]) byId(id).hidden = true;
+  byId("hint").hidden = false;
+  byId("hint").textContent = "";
+}
+
+function showImage(src, blurPx) {
+  const picture = byId("picture");
+  picture.style.setProperty("--blur", `${blurPx}px`);
+  picture.src = src;
+  picture.hidden = false;
+  byId("hint").hidden = true;
+}
+
+async function showPicture(generation, image) {
+  const whole = new Image();
+  whole.src = image.url;
+  await whole.decode();
+  const picture = byId("picture");
+  picture.alt = generation.prompt;
+  showImage(image.url, 0);
+  const seconds = (Date.parse(generation.finished_at) - Date.parse(generation.started_at)) / 1000;
+  say([
+    `${image.width}×${image.height}`,
+    `seed ${image.seed}`,
+    `${image.num_inference_steps} steps`,
+    `guidance ${image.guidance_scale}`,
+    Number.isFinite(seconds) ? `${seconds.toFixed(1)} s` : "",
+  ].filter(Boolean).join(" · "));
+  const download = byId("download");
+  download.href = image.url;
+  download.download = image.url.split("?")[0].split("/").pop();
+  download.hidden = false;
+  const again = byId("again");
+  again.onclick = () => {
+    byId("seed").value = image.seed;
+    byId("more").open = true;
+    byId("prompt").focus();
+  };
+  again.hidden = false;
+}
+
+// --- one generation -----------------------------------------------------------------------
+
+async function generate() {
+  complain("");
+  setWorking(true);
+  clearStage();
+  say("sending");
+  try {
+    const generation = await ask("/darkroom/generations", {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify(wish()),
+    });
+    follow(generation);
+  } catch (error) {
+    end(error.message);
+  }
+}
+
+function follow(generation) {
+  const events = new EventSource(generation.links.events);
+  current = { cancel: generation.links.cancel, events };
+  const on = (name, act) => events.addEventListener(name, (event) => act(JSON.parse(event.data)));
+  on("queued", ({ position }) => say(position ? `waiting behind ${position}` : "waiting"));
+  on("running", () => say("starting"));
+  on("step", ({ step, steps }) => {
+    byId("progress").value = step / steps;
+    say(`step ${step} of ${steps}`);
+  });
+  on("preview", ({ step, steps, image }) => showImage(image, MAX_BLUR_PX * (1 - step / steps)));
+  on("done", (ended) => finish(ended));
+  on("failed", (ended) => end(ended.error?.message ?? "The generation failed."));
+  on("cancelled", () => end("", "cancelled"));
+  events.onerror = () => {
+    if (events.readyState === EventSource.CLOSED) end("The server stopped answering.");
+    else say("connection lost, trying again");
+  };
+}
+
+async function finish(generation) {
+  const image = generation.images[0];
+  end("");
+  await showPicture(generation, image).catch(() => complain("The picture could not be loaded."));
+  showStrip();
+}
+
+function end(problem, told = "") {
+  current?.events.close();
+  current = null;
+  setWorking(false);
+  complain(problem);
+  say(told);
+  if (problem || told) clearStage();
+}
+
+async function cancel() {
+  if (!current) return;
+  say("cancelling");
+  try {
+    await ask(current.cancel, { method: "POST" });
+  } catch (error) {
+    complain(error.message);
+  }
+}
+
+// --- the strip ----------------------------------------------------------------------------
+
+function frame(generation, image) {
+  const button = document.createElement("button");
+  const thumb = document.createElement("img");
+  const seed = document.createElement("small");
+  const prompt = document.createElement("small");
+  button.type = "button";
+  button.setAttribute("aria-label", `${generation.prompt}, seed ${image.seed}`);
+  button.title = generation.prompt;
+  thumb.src = image.url;
+  thumb.alt = "";
+  thumb.loading = "lazy";
+  prompt.textContent = generation.prompt;
+  seed.textContent = `seed ${image.seed}`;
+  button.append(thumb, prompt, seed);
+  button.addEventListener("click", () => {
+    if (current) return;
+    complain("");
+    showPicture(generation, image).catch(() => complain("The picture is gone."));
+    mark(button);
+  });
+  const item = document.createElement("li");
+  item.append(button);
+  return item;
+}
+
+function mark(chosen) {
+  for (const button of document.querySelectorAll("#strip button")) {
+    button.setAttribute("aria-current", String(button === chosen));
+  }
+}
+
+async function showStrip() {
+  const path = `/darkroom/generations?state=succeeded&limit=${STRIP_LENGTH}`;
+  const { generations } = await ask(path).catch(() => ({ generations: [] }));
+  const frames = generations.flatMap((one) => one.images.map((image) => frame(one, image)));
+  byId("strip").replaceChildren(...frames.slice(0, STRIP_LENGTH));
+}
+
+// --- the whole ----------------------------------------------------------------------------
+
+async function showQueue() {
+  const { queued_tasks: queued, running_tasks: running } = await ask("/darkroom/queue");
+  const counts = [running && `${running} being made`, queued && `${queued} waiting`];
+  byId("queue").textContent = counts.filter(Boolean).join(", ");
+}
+
+async function showServer() {
+  const before = JSON.stringify(models.map(({ name, state }) => [name, state]));
+  ({ models } = await ask("/darkroom/models"));
+  if (JSON.stringify(models.map(({ name, state }) => [name, state])) === before) return;
+  const size = byId("size").value;
+  showModels();
+  showChosenModel();
+  if ([...byId("size").options].some((one) => one.value === size)) byId("size").value = size;
+}
+
+async function refresh() {
+  if (document.hidden) return;
+  await Promise.all([showServer(), showQueue()]).catch((error) => {
+    byId("queue").textContent = error.message;
+  });
+}
+
+byId("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (!current) generate();
+});
+byId("prompt").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    byId("form").requestSubmit();
+  }
+});
+byId("cancel").addEventListener("click", cancel);
+byId("model").addEventListener("change", showChosenModel);
+setInterval(refresh, REFRESH_MS);
+refresh();
+showStrip();
