@@ -21,7 +21,7 @@ app = typer.Typer(
 
 Models = Annotated[
     Path | None,
-    typer.Option(help="What to serve. [default: ./models.yaml, else the one Darkroom ships]"),
+    typer.Option(help="What to serve. (default: ./models.yaml, else the one Darkroom ships)"),
 ]
 
 
@@ -46,13 +46,14 @@ def _root(
 @app.command()
 def serve(
     host: Annotated[
-        str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")
+        str | None, typer.Option(help="Address to listen on. (default: 127.0.0.1)")
     ] = None,
     port: Annotated[
-        int | None, typer.Option(help="Port to listen on, 0 for any free one. [default: 8000]")
+        int | None,
+        typer.Option(min=0, max=65535, help="Port, 0 for any free one. (default: 8000)"),
     ] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Folder of tasks and pictures. [default: ./data]")
+        Path | None, typer.Option(help="Folder of tasks and pictures. (default: ./data)")
     ] = None,
     models: Models = None,
 ) -> None:
@@ -60,9 +61,9 @@ def serve(
 
     Every flag has a DARKROOM_ variable of the same name; the flag wins.
     """
+    settings = _settings(host=host, port=port, data_dir=data_dir, models=models)
     from api.cli_serve import run
 
-    settings = _settings(host=host, port=port, data_dir=data_dir, models=models)
     try:
         code = run(settings)
     except UsageError as error:
@@ -99,7 +100,7 @@ def generate(
     ] = None,
     server: Annotated[
         str | None,
-        typer.Option(help="Server to ask. [default: http://127.0.0.1:8000 if one answers]"),
+        typer.Option(help="Server to ask. (default: http://127.0.0.1:8000 if one answers)"),
     ] = None,
     models: Models = None,
 ) -> None:
