@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from api.dispatcher import EnginePort
-from api.links import Links
-from api.settings import Settings
+import structlog
+
+from api.dispatcher import Dispatcher
+from api.folder import DataFolder, FolderInUse
+from api.late_engine import LateEngine
+from api.links import Links, load_links
+from api.run import EnginePort, Workshop
+from api.settings import Settings, SettingsError
+from api.storage import LocalStorage, Storage
+from api.store import MigrationError, Store, migrate_sqlite, sqlite_database
 from api.submit import Darkroom
-from inference.catalog import Catalog
+from api.watch import Updates
+from inference.catalog import Catalog, load_catalog
+from inference.settings import EngineSettings
+
+log = structlog.get_logger()
+
+# Encoding takes the interpreter from the engine's thread; more threads would only take more of it.
+PIXEL_THREADS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,17 +35,76 @@ class Services:
     catalog: Catalog
     engine: EnginePort
     links: Links
+    store: Store
+    storage: Storage
+    dispatcher: Dispatcher
     darkroom: Darkroom
+    folder: DataFolder
+    pixels: ThreadPoolExecutor
 
     async def start(self) -> None:
-        """Lock and migrate the data folder, start the engine behind, begin to dispatch."""
-        raise NotImplementedError
+        """Lock and migrate the data folder, start the engine behind, begin to dispatch.
+
+        Raises SettingsError if the folder is in use or was written by a newer version.
+        """
+        try:
+            self.folder.lock()
+            await asyncio.to_thread(migrate_sqlite, self.folder.database)
+        except (FolderInUse, MigrationError) as error:
+            self.folder.unlock()
+            raise SettingsError(str(error)) from None
+        # The lock says that every lease in the database belongs to a process that is no more.
+        taken_over = await self.store.expire_leases()
+        log.info("started", data_dir=str(self.folder.path), tasks_taken_over=taken_over)
+        self.dispatcher.start()
 
     async def stop(self) -> None:
         """Take no more, finish or put back what runs, close the engine and the store."""
-        raise NotImplementedError
+        await self.dispatcher.close()
+        await self.darkroom.settle()
+        await self.store.close()
+        self.pixels.shutdown()
+        self.folder.unlock()
+        log.info("stopped")
 
 
 def build(settings: Settings, *, engine: EnginePort | None = None) -> Services:
     """The services of one process; raises CatalogError or SettingsError before anything starts."""
-    raise NotImplementedError
+    catalog = load_catalog(settings.models)
+    folder = DataFolder(settings.data_dir)
+    try:
+        folder.make()
+        links = load_links(folder.link_keys, ttl_seconds=settings.link_ttl_seconds)
+        storage = LocalStorage(folder.objects)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"data_dir cannot be used: {error}") from None
+    engine = engine or LateEngine(catalog, _engine_settings(settings))
+    store, updates = Store(sqlite_database(folder.database)), Updates()
+    pixels = ThreadPoolExecutor(PIXEL_THREADS, thread_name_prefix="pixels")
+    workshop = Workshop(engine=engine, store=store, storage=storage, updates=updates, pixels=pixels)
+    dispatcher = Dispatcher(workshop, settings)
+    darkroom = Darkroom(
+        settings=settings,
+        catalog=catalog,
+        store=store,
+        storage=storage,
+        dispatcher=dispatcher,
+        updates=updates,
+        pixels=pixels,
+    )
+    return Services(
+        settings=settings,
+        catalog=catalog,
+        engine=engine,
+        links=links,
+        store=store,
+        storage=storage,
+        dispatcher=dispatcher,
+        darkroom=darkroom,
+        folder=folder,
+        pixels=pixels,
+    )
+
+
+def _engine_settings(settings: Settings) -> EngineSettings:
+    return EngineSettings(devices=settings.devices, preview_side_px=settings.preview_side_px)

@@ -57,7 +57,7 @@ class Settings(BaseSettings):
     max_picture_megapixels: Annotated[float, Field(gt=0, le=178, allow_inf_nan=False)] = 16.0
 
     output_format: Literal["png"] = "png"
-    preview_side_px: Annotated[int, Field(ge=0, le=1024)] = 128
+    preview_side_px: Annotated[int, Field(ge=0, le=1024)] = 256
     link_ttl_seconds: PositiveInt = 86_400
     disk_floor_bytes: Annotated[int, Field(ge=0)] = 256 * MIB
     log_level: Literal["debug", "info", "warning", "error"] = "info"

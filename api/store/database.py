@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +12,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from api.errors import Unavailable
+from api.uncut import Uncut
 
 T = TypeVar("T")
 Work = Callable[[AsyncConnection], Awaitable[T]]
@@ -30,34 +30,23 @@ class Database:
     def __init__(self, writer: AsyncEngine, reader: AsyncEngine) -> None:
         self._writer = writer
         self._reader = reader
-        self._running: set[asyncio.Task[Any]] = set()
+        # A client that hangs up cancels its handler; a transaction cut between two statements
+        # would leave the only writing connection in an unknown state.
+        self._uncut = Uncut()
 
     async def write(self, work: Work[T]) -> T:
         """The result of `work` once it is committed; rolled back if it raises."""
-        return await self._whole(_transact(self._writer, work))
+        return await self._uncut.run(_transact(self._writer, work))
 
     async def read(self, work: Work[T]) -> T:
         """The result of `work` on one consistent state."""
-        return await self._whole(_transact(self._reader, work))
+        return await self._uncut.run(_transact(self._reader, work))
 
     async def close(self) -> None:
         """Let what runs end, then close every connection."""
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await self._uncut.settle()
         await self._writer.dispose()
         await self._reader.dispose()
-
-    async def _whole(self, transaction: Coroutine[Any, Any, T]) -> T:
-        # A client that hangs up cancels its handler; a transaction cut between two statements
-        # would leave the only writing connection in an unknown state.
-        task = asyncio.create_task(transaction)
-        self._running.add(task)
-        task.add_done_callback(self._forget)
-        return await asyncio.shield(task)
-
-    def _forget(self, task: asyncio.Task[Any]) -> None:
-        self._running.discard(task)
-        if not task.cancelled():
-            task.exception()
 
 
 async def _transact(engine: AsyncEngine, work: Work[T]) -> T:

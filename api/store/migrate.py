@@ -10,6 +10,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, create_engine, event
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 SCRIPTS = Path(__file__).with_name("migrations")
@@ -32,8 +33,11 @@ def migrate_sqlite(path: Path) -> None:
         # Alone in the file: another process waits here, then finds nothing left to do.
         connection.exec_driver_sql("BEGIN EXCLUSIVE")
 
-    with engine.begin() as connection:
-        upgrade(connection, where=str(path))
+    try:
+        with engine.begin() as connection:
+            upgrade(connection, where=str(path))
+    except DBAPIError as error:
+        raise MigrationError(f"{path}: {error.orig}") from None
 
 
 def upgrade(connection: Connection, *, where: str) -> None:

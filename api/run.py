@@ -1,0 +1,258 @@
+"""One claimed task on its way: to the engine, its pictures into storage, its end into the store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, TypeVar
+
+import structlog
+
+from api.errors import Unavailable
+from api.outputs import PREVIEW_MEDIA_TYPE, EncodedPicture, encode_output, encode_preview
+from api.storage import Storage, output_key
+from api.store import Claim, Store
+from api.tasks import Output, TaskState, TaskUpdate
+from api.watch import Updates
+from inference.errors import JobError
+from inference.events import Cancelled, Emit, Event, Failed, ImageDone, Progress
+from inference.job import Job
+from inference.status import EngineStatus
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+LONGEST_PAUSE_SECONDS = 5.0
+ERROR_CHARS = 2000
+
+
+class EnginePort(Protocol):
+    """What the service needs of an engine; `inference.engine.Engine` is one."""
+
+    def start(self) -> None: ...
+
+    def submit(
+        self,
+        job: Job,
+        pictures: Mapping[str, bytes],
+        emit: Emit,
+        indexes: Sequence[int] | None = None,
+    ) -> None: ...
+
+    def cancel(self, job_id: str) -> None: ...
+
+    def status(self) -> EngineStatus: ...
+
+    def close(self, timeout_seconds: float = 30.0) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workshop:
+    """What running a task takes; `pixels` is where pictures are encoded."""
+
+    engine: EnginePort
+    store: Store
+    storage: Storage
+    updates: Updates
+    pixels: Executor
+
+
+class Run:
+    """A task under one claim, from there to its end or to the loss of the claim.
+
+    Lives on the event loop; the engine's thread reaches it through one callback.
+    """
+
+    def __init__(
+        self, claim: Claim, workshop: Workshop, *, max_tries: int, on_room: Callable[[], None]
+    ) -> None:
+        self.task = claim.task
+        self.holding = claim.holding
+        self.image_seconds: float | None = None
+        self._tries_left = max_tries - claim.tries
+        self._shop = workshop
+        self._on_room = on_room
+        self._made = {output.index for output in claim.task.outputs}
+        self._missing = [n for n in range(len(claim.task.job.seeds)) if n not in self._made]
+        self._ended = 0
+        self._cancel_asked = claim.task.cancel_requested
+        self._lost = False
+        self._error: JobError | None = None
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self._log = log.bind(task_id=self.task.id, attempt=self.task.attempt)
+
+    @property
+    def images_left(self) -> int:
+        """How many pictures the engine still owes."""
+        return len(self._missing) - self._ended
+
+    async def work(self) -> None:
+        """Make what is missing and end the task."""
+        self._publish(TaskUpdate(task_id=self.task.id, state=TaskState.RUNNING))
+        if self._tries_left < 0:
+            used = self.task.attempt - 1
+            await self._finish(TaskState.FAILED, "gave_up", f"gave up after {used} attempts")
+            return
+        if self._missing and not self._cancel_asked:
+            await self._make_missing()
+        await self._end()
+
+    def cancel(self) -> None:
+        """The caller wants no more of it."""
+        self._cancel_asked = True
+        self._shop.engine.cancel(self.task.id)
+
+    def lose(self) -> None:
+        """The claim is gone: stop, and write nothing any more."""
+        self._lost = True
+        self._shop.engine.cancel(self.task.id)
+
+    async def give_back(self, *, counted: bool) -> None:
+        """Leave the task to the next claim; `counted`, as one of the tries it has."""
+        self._shop.engine.cancel(self.task.id)
+        await self._insist(lambda: self._shop.store.release([self.holding], counted=counted))
+
+    async def _make_missing(self) -> None:
+        job = self.task.job
+        pictures = {
+            image.key: await self._insist(partial(self._shop.storage.get, image.key))
+            for image in job.images
+        }
+        if self._cancel_asked or self._lost:
+            return
+        self._log.info("task_started", model=job.model, images=len(self._missing))
+        self._shop.engine.submit(job, pictures, self._emit, self._missing)
+        async with asyncio.TaskGroup() as keeping:
+            while self.images_left:
+                match await self._events.get():
+                    case Progress() as step:
+                        await self._tell(step)
+                        continue
+                    case ImageDone() as done:
+                        self.image_seconds = done.seconds
+                        keeping.create_task(self._keep(done))
+                    case Failed() as failed:
+                        self._fail(failed)
+                    case Cancelled():
+                        pass
+                self._ended += 1
+                self._on_room()
+
+    def _emit(self, event: Event) -> None:
+        # Called on the engine's thread, which may outlive the loop when the process ends.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+
+    async def _tell(self, event: Progress) -> None:
+        if not self._shop.updates.watched(self.task.id):
+            return
+        preview = None
+        if event.preview is not None:
+            preview = await self._in_thread(encode_preview, event.preview)
+        self._publish(
+            TaskUpdate(
+                task_id=self.task.id,
+                state=TaskState.RUNNING,
+                index=event.index,
+                step=event.step,
+                steps=event.steps,
+                preview=preview,
+                preview_media_type=PREVIEW_MEDIA_TYPE if preview else None,
+            )
+        )
+
+    def _fail(self, event: Failed) -> None:
+        """One lost picture fails the task, so the others need not be made."""
+        self._log.warning("image_failed", index=event.index, kind=event.error.kind)
+        self._error = self._error or event.error
+        self._shop.engine.cancel(self.task.id)
+
+    async def _keep(self, event: ImageDone) -> None:
+        """Encode and store a picture, then record it."""
+        job, index = self.task.job, event.index
+        encoded = await self._in_thread(encode_output, event.picture, job, index)
+        key = output_key(self.task.id, self.holding.attempt, index, encoded.extension)
+        output = _output(encoded, index=index, key=key, seed=job.seeds[index])
+        await self._insist(lambda: self._put(key, encoded.data))
+        if not await self._insist(lambda: self._shop.store.add_output(self.holding, output)):
+            self._log.warning("image_discarded", index=index)
+            self.lose()
+            await self._shop.storage.delete(key)
+            return
+        self._made.add(index)
+        self._publish(TaskUpdate(task_id=self.task.id, state=TaskState.RUNNING, output=output))
+
+    async def _put(self, key: str, data: bytes) -> None:
+        try:
+            await self._shop.storage.put(key, data)
+        except Unavailable:
+            # No row names the key yet; what may lie there half-written must not block the retry.
+            with suppress(Unavailable):
+                await self._shop.storage.delete(key)
+            raise
+
+    async def _end(self) -> None:
+        if self._lost:
+            self._log.warning("task_lost")
+        elif len(self._made) == len(self.task.job.seeds):
+            await self._finish(TaskState.SUCCEEDED)
+        elif self._error is not None:
+            await self._finish(TaskState.FAILED, self._error.kind, str(self._error))
+        elif self._cancel_asked:
+            await self._finish(TaskState.CANCELLED)
+        else:
+            await self.give_back(counted=True)
+
+    async def _finish(self, state: TaskState, kind: str | None = None, why: str = "") -> None:
+        message = _storable(why) if kind else None
+        task = await self._insist(
+            lambda: self._shop.store.finish(
+                self.holding, state, error_kind=kind, error_message=message
+            )
+        )
+        if task is None:
+            self._log.warning("task_lost")
+            return
+        self._log.info("task_ended", state=state.value, error_kind=kind)
+        self._publish(TaskUpdate(task_id=task.id, state=state, error_message=message))
+
+    def _publish(self, update: TaskUpdate) -> None:
+        self._shop.updates.publish(update)
+
+    async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
+        return await self._loop.run_in_executor(self._shop.pixels, function, *arguments)
+
+    async def _insist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Try until it works: the work is done, and a full disk or a locked database will pass."""
+        pause_seconds = 0.1
+        while True:
+            try:
+                return await attempt()
+            except Unavailable as error:
+                self._log.warning("retrying", reason=str(error), pause_seconds=pause_seconds)
+                await asyncio.sleep(pause_seconds)
+                pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
+
+
+def _output(encoded: EncodedPicture, *, index: int, key: str, seed: int) -> Output:
+    return Output(
+        index=index,
+        key=key,
+        media_type=encoded.media_type,
+        width=encoded.width,
+        height=encoded.height,
+        seed=seed,
+        size_bytes=len(encoded.data),
+        sha256=encoded.sha256,
+    )
+
+
+def _storable(text: str) -> str:
+    """Text that every database takes: no NUL, no lone surrogates, not endless."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "")[:ERROR_CHARS]
