@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from api.body import Body, FilePart
+from api.body import Body, FilePart, short
 from api.dialects.base import ErrorBody, ErrorContext, status_of
 from api.dialects.modelmux.schema import WITHOUT_QUALITY, GenerationRequest, Status
 from api.errors import ApiError, NotFound, field_of, kind_of
@@ -64,7 +64,7 @@ def to_request(wire: GenerationRequest) -> ImageRequest:
 
 def to_uploads(files: Sequence[FilePart]) -> list[Upload]:
     """Every file part is a reference picture, whatever its name."""
-    return [Upload(role=ImageRole.SOURCE, field=part.name, data=part.data) for part in files]
+    return [Upload(role=ImageRole.SOURCE, field=short(part.name), data=part.data) for part in files]
 
 
 def to_body(task: Task, sign: Callable[[str], str]) -> dict[str, Any]:
