@@ -1,0 +1,81 @@
+"""A whole server in a thread: real sockets, real database, a scripted engine."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import uvicorn
+
+from api.app import create_app
+from api.build import Services, build
+from api.run import EnginePort
+from api.settings import Settings
+from tests.api.scripted import ScriptedEngine
+
+ROOT = Path(__file__).parents[3]
+START_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running server and its insides."""
+
+    url: str
+    client: httpx2.Client
+    services: Services
+    engine: EnginePort
+
+    @property
+    def script(self) -> ScriptedEngine:
+        assert isinstance(self.engine, ScriptedEngine)
+        return self.engine
+
+    def make(self, **fields: Any) -> dict[str, Any]:
+        """A generation that has ended."""
+        reply = self.client.post("/darkroom/generations", json={"prompt": "a"} | fields)
+        assert reply.status_code == 202, reply.text
+        return self.end(reply.json()["id"])
+
+    def end(self, task_id: str) -> dict[str, Any]:
+        """The same generation once it has ended."""
+        told: dict[str, Any] = self.client.get(f"/darkroom/generations/{task_id}?wait=20").json()
+        assert told["finished_at"] is not None
+        return told
+
+
+@contextmanager
+def serving(folder: Path, *, engine: EnginePort | None = None, **changes: Any) -> Iterator[Served]:
+    """A server on a free port of loopback, with the catalog that is shipped."""
+    values = {"data_dir": folder, "models": ROOT / "models.yaml", "port": 0, "drain_seconds": 2.0}
+    engine = engine or ScriptedEngine()
+    services = build(Settings(**{"disk_floor_bytes": 0} | values | changes), engine=engine)
+    config = uvicorn.Config(
+        create_app(services), port=0, log_config=None, timeout_graceful_shutdown=1
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, name="server")
+    thread.start()
+    try:
+        until(lambda: server.started or not thread.is_alive())
+        host, port = server.servers[0].sockets[0].getsockname()[:2]
+        url = f"http://{host}:{port}"
+        with httpx2.Client(base_url=url, timeout=30, trust_env=False) as client:
+            yield Served(url, client, services, engine)
+    finally:
+        server.should_exit = True
+        thread.join(START_SECONDS)
+
+
+def until(holds: Callable[[], bool], seconds: float = START_SECONDS) -> None:
+    """Wait until something holds; fails if it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
