@@ -37,6 +37,8 @@ def configure_logging(level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(_number(level))
+    # at every start it tells that it found nothing to do
+    logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def _number(level: str) -> int:

@@ -66,7 +66,15 @@ Index(
     postgresql_where=QUEUED,
 )
 Index("tasks_leased", tasks.c.lease_until_ms, sqlite_where=RUNNING, postgresql_where=RUNNING)
-Index("tasks_counted", tasks.c.state, tasks.c.account, tasks.c.images)
+# Partial, or SQLite would prefer it for claiming, where it does not give the order.
+Index(
+    "tasks_counted",
+    tasks.c.account,
+    tasks.c.state,
+    tasks.c.images,
+    sqlite_where=UNFINISHED,
+    postgresql_where=UNFINISHED,
+)
 Index("tasks_listed", tasks.c.account, tasks.c.created_ms, tasks.c.id)
 
 outputs = Table(

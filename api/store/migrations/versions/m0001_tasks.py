@@ -66,5 +66,12 @@ def upgrade() -> None:
         sqlite_where=running,
         postgresql_where=running,
     )
-    op.create_index("tasks_counted", "tasks", ["state", "account", "images"])
+    unfinished = sa.text("state IN ('queued', 'running')")
+    op.create_index(
+        "tasks_counted",
+        "tasks",
+        ["account", "state", "images"],
+        sqlite_where=unfinished,
+        postgresql_where=unfinished,
+    )
     op.create_index("tasks_listed", "tasks", ["account", "created_ms", "id"])

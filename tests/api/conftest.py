@@ -1,0 +1,72 @@
+"""A whole service in one process: real database, real files, a scripted engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api.build import Services, build
+from api.settings import Settings
+from tests.api.scripted import ScriptedEngine
+
+MODELS = """
+models:
+  paint:
+    family: flux
+    source: builtin:tiny-flux
+    sizes: [64x64, 128x64]
+    defaults: {num_inference_steps: 2, guidance_scale: 1}
+    limits: {count: 8, prompt_chars: 500}
+    price: 3
+aliases:
+  auto: paint
+"""
+
+Serve = Callable[..., AbstractAsyncContextManager[Services]]
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A models.yaml with one model, `paint`, at three credits a picture."""
+    path = tmp_path / "models.yaml"
+    path.write_text(MODELS)
+    return path
+
+
+@pytest.fixture
+def engine() -> ScriptedEngine:
+    """The engine that `serve` uses unless it is given another."""
+    return ScriptedEngine()
+
+
+@pytest.fixture
+def serve(tmp_path: Path, models: Path, engine: ScriptedEngine) -> Serve:
+    """`async with serve(**settings) as services`; always on the same data folder."""
+
+    @asynccontextmanager
+    async def run(engine: ScriptedEngine = engine, **changes: Any) -> AsyncIterator[Services]:
+        values: dict[str, Any] = {
+            "data_dir": tmp_path / "data",
+            "models": models,
+            "drain_seconds": 2.0,
+            "disk_floor_bytes": 0,
+        }
+        services = build(Settings(**(values | changes)), engine=engine)
+        await services.start()
+        try:
+            yield services
+        finally:
+            await services.stop()
+
+    return run
+
+
+@pytest.fixture
+async def services(serve: Serve) -> AsyncIterator[Services]:
+    """One running service."""
+    async with serve() as running:
+        yield running

@@ -1,0 +1,82 @@
+"""Shared by the service's tests: jobs, submissions, a clock in the test's hand."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from api.store import Bounds, Store, Submission, migrate_sqlite, sqlite_database
+from api.tasks import Output
+from inference.job import ImageRequest, Job, Mode
+
+AMPLE = Bounds(tasks=100_000, images=1_000_000)
+
+
+@dataclass
+class Clock:
+    """Milliseconds that pass only when told."""
+
+    ms: int = 1_000_000
+
+    def __call__(self) -> int:
+        return self.ms
+
+
+def open_store(path: Path, clock: Clock | None = None) -> Store:
+    """A store on a real SQLite file, migrated."""
+    migrate_sqlite(path)
+    return Store(sqlite_database(path), clock) if clock else Store(sqlite_database(path))
+
+
+def job_of(task_id: str, *, count: int = 1, **changes: Any) -> Job:
+    """A small job with seeds 0, 1, 2 …"""
+    values: dict[str, Any] = {
+        "id": task_id,
+        "model": "paint",
+        "mode": Mode.GENERATE,
+        "prompt": "a red circle",
+        "negative_prompt": None,
+        "images": (),
+        "width": 64,
+        "height": 64,
+        "seeds": tuple(range(count)),
+        "num_inference_steps": 2,
+        "guidance_scale": 1.0,
+        "strength": 0.8,
+    }
+    return Job(**(values | changes))
+
+
+def submission(task_id: str, *, count: int = 1, **changes: Any) -> Submission:
+    """A submission of `job_of` the same arguments."""
+    return Submission(
+        dialect="darkroom",
+        request=ImageRequest(model="paint", prompt="a red circle", count=count),
+        job=job_of(task_id, count=count, **changes),
+        credits=3 * count,
+    )
+
+
+def output_of(task_id: str, index: int, attempt: int = 1) -> Output:
+    """The record of a stored picture."""
+    return Output(
+        index=index,
+        key=f"outputs/{task_id}/{attempt}-{index}.png",
+        media_type="image/png",
+        width=64,
+        height=64,
+        seed=index,
+        size_bytes=100,
+        sha256="0" * 64,
+    )
+
+
+def encoded(picture: Image.Image, form: str = "PNG", **options: Any) -> bytes:
+    """A picture as the bytes of a file."""
+    buffer = io.BytesIO()
+    picture.save(buffer, form, **options)
+    return buffer.getvalue()

@@ -1,0 +1,75 @@
+"""Migrations: the tables are those of the schema, once, and a newer database is left alone."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine
+
+from api.store import MigrationError, migrate_sqlite
+from api.store.schema import metadata
+
+
+def test_the_revisions_lead_to_the_schema(tmp_path: Path) -> None:
+    path = tmp_path / "new.db"
+    migrate_sqlite(path)
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+        found = {
+            row[0]
+            for row in connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE sql <> ''")
+        }
+    engine.dispose()
+    wanted = {index.name for table in metadata.tables.values() for index in table.indexes}
+    assert wanted | set(metadata.tables) <= found
+
+
+def test_a_second_start_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "twice.db"
+    migrate_sqlite(path)
+    before = path.read_bytes()
+    migrate_sqlite(path)
+    assert path.read_bytes() == before
+
+
+def test_many_starts_at_once_migrate_once(tmp_path: Path) -> None:
+    path, errors = tmp_path / "race.db", []
+
+    def start() -> None:
+        try:
+            migrate_sqlite(path)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=start) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+
+
+def test_a_newer_database_is_refused_untouched(tmp_path: Path) -> None:
+    path = tmp_path / "newer.db"
+    migrate_sqlite(path)
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(MigrationError, match="revision 9999"):
+        migrate_sqlite(path)
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "text.db"
+    path.write_text("not a database" * 100)
+    with pytest.raises(MigrationError, match="not a database"):
+        migrate_sqlite(path)
