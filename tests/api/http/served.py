@@ -53,9 +53,14 @@ class Served:
 @contextmanager
 def serving(folder: Path, *, engine: EnginePort | None = None, **changes: Any) -> Iterator[Served]:
     """A server on a free port of loopback, with the catalog that is shipped."""
-    values = {"data_dir": folder, "models": ROOT / "models.yaml", "port": 0, "drain_seconds": 2.0}
+    values: dict[str, Any] = {
+        "data_dir": folder,
+        "models": ROOT / "models.yaml",
+        "drain_seconds": 2.0,
+        "disk_floor_bytes": 0,
+    }
     engine = engine or ScriptedEngine()
-    services = build(Settings(**{"disk_floor_bytes": 0} | values | changes), engine=engine)
+    services = build(Settings(**(values | changes)), engine=engine)
     config = uvicorn.Config(
         create_app(services), port=0, log_config=None, timeout_graceful_shutdown=1
     )
