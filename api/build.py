@@ -78,7 +78,7 @@ def build(settings: Settings, *, engine: EnginePort | None = None) -> Services:
         storage = LocalStorage(folder.objects)
     except (OSError, ValueError) as error:
         raise SettingsError(f"data_dir cannot be used: {error}") from None
-    engine = engine or LateEngine(catalog, _engine_settings(settings))
+    engine = engine or build_engine(catalog, settings)
     store, updates = Store(sqlite_database(folder.database)), Updates()
     pixels = ThreadPoolExecutor(PIXEL_THREADS, thread_name_prefix="pixels")
     workshop = Workshop(engine=engine, store=store, storage=storage, updates=updates, pixels=pixels)
@@ -104,6 +104,11 @@ def build(settings: Settings, *, engine: EnginePort | None = None) -> Services:
         folder=folder,
         pixels=pixels,
     )
+
+
+def build_engine(catalog: Catalog, settings: Settings) -> EnginePort:
+    """An engine alone, for who needs no service around it."""
+    return LateEngine(catalog, _engine_settings(settings))
 
 
 def _engine_settings(settings: Settings) -> EngineSettings:

@@ -109,13 +109,17 @@ def dialects_keep_to_themselves(root: Path) -> list[Import]:
 
 
 def build_alone_names_concrete_classes(root: Path) -> list[Import]:
-    concrete = ("inference.engine.Engine", "api.store.SqlStore", "api.store.store.SqlStore")
+    """The engine's stand-in names the engine; only `build` names the stand-in and the others."""
+    concrete = (
+        *("api.late_engine", "api.storage.LocalStorage", "api.store.sqlite_database"),
+        *("inference.engine", "inference.worker", "inference.hosts"),
+    )
     return [
         one
         for one in imports(root, "api")
-        if one.is_of(*concrete, "inference.worker", "inference.hosts")
+        if one.is_of(*concrete)
         and one.module != "api.build"
-        and not one.module.startswith("api.store")
+        and (one.module, one.name) != ("api.late_engine", "inference.engine.Engine")
     ]
 
 
