@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -180,4 +181,6 @@ def shipped_models() -> Path:
 
 def main() -> None:
     """The `darkroom` command."""
+    # or it tells every start which image processors would be faster with torchvision
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     app()

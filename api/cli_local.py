@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from PIL import Image, UnidentifiedImageError
 
 from api.cli_wish import Made, Step, Update, Updates, Waiting, Wish
+from api.logs import configure_logging
 from api.settings import Settings
 from api.terminal import Failure, UsageError, say
 from inference.catalog import Catalog, load_catalog
@@ -35,6 +36,7 @@ def make(wish: Wish, settings: Settings) -> Updates:
     # torch takes seconds to import: only once the wish is known to be a good one
     from api.build import build_engine
 
+    configure_logging("error")
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     engine = build_engine(catalog, settings)
     engine.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -45,7 +46,7 @@ class Remote:
 
     def make(self, wish: Wish) -> Updates:
         """Ask, follow and fetch; leaving early cancels. Raises UsageError or Failure."""
-        with self._client:
+        with closing(self._client):
             yield Waiting(why=f"asking {self._url}")
             task = self._submit(wish if "model" in wish.fields else self._choose(wish))
             try:

@@ -156,7 +156,7 @@ async def _tell_when_ready(services: Services) -> None:
                     continue
                 told.add(news)
                 reason = f": {model.reason}" if model.reason else ""
-                line = f"{model.name} is {model.state} on {device.device} ({device.name}){reason}"
+                line = f"{model.name} is {model.state} on {device.name}{reason}"
                 out().print(line, markup=False)
         await asyncio.sleep(0.25)
 
@@ -167,4 +167,5 @@ def _farewell(services: Services) -> str:
     if count == 0:
         return "stopping"
     pictures = "1 picture" if count == 1 else f"{count} pictures"
-    return f"finishing {pictures}, press Ctrl-C again to stop now"
+    seconds = f"{services.settings.drain_seconds:g} seconds"
+    return f"finishing {pictures} for up to {seconds}, press Ctrl-C again to stop now"
