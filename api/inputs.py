@@ -57,6 +57,9 @@ def _open(data: bytes, field: str) -> ImageFile:
         raise UnsupportedMedia(f"{field} is not a picture that is taken; {_TAKEN} are", field=field)
     try:
         return reader(io.BytesIO(data))
+    except Image.DecompressionBombError as error:
+        # some readers look at the size themselves, with a limit above ours
+        raise TooLarge(f"{field} has too many pixels", field=field) from error
     except Exception as error:
         raise _broken(field) from error
 

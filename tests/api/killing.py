@@ -1,0 +1,139 @@
+"""A real server to be killed, and clients who write down everything it tells them."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ORDER = {"queued": 0, "running": 1, "succeeded": 2, "failed": 2, "cancelled": 2}
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Server:
+    """`darkroom serve` as a process of its own, always on the same folder and port."""
+
+    def __init__(self, folder: Path, models: Path, **settings: object) -> None:
+        self.url = f"http://127.0.0.1:{free_port()}"
+        self.data_dir = folder / "data"
+        self.log = folder / "server.log"
+        self._models = models
+        self._settings = settings
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> float:
+        """Start it; the seconds until it answered."""
+        environment = os.environ | {
+            f"DARKROOM_{name.upper()}": str(value) for name, value in self._settings.items()
+        }
+        command = [sys.executable, "-c", "from api.cli import main; main()", "serve"]
+        command += ["--port", self.url.rsplit(":", 1)[1]]
+        command += ["--data-dir", str(self.data_dir), "--models", str(self._models)]
+        started = time.monotonic()
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+        while call(self.url, "GET", "/livez") is None:
+            assert self._process.poll() is None, self.log.read_text()[-3000:]
+            assert time.monotonic() - started < 60, "the server does not answer"
+            time.sleep(0.02)
+        return time.monotonic() - started
+
+    def end(self, how: signal.Signals) -> int:
+        """Send a signal and wait; the exit status."""
+        assert self._process is not None
+        self._process.send_signal(how)
+        return self._process.wait(timeout=60)
+
+
+@dataclass
+class Order:
+    """One accepted request and what its client has seen of it since."""
+
+    id: str
+    count: int
+    seed: int
+    cancel_sent: bool = False
+    states: list[str] = field(default_factory=list)
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.states) and ORDER[self.states[-1]] == 2
+
+
+class Client(threading.Thread):
+    """Submits, polls and sometimes cancels, whether the server lives or not."""
+
+    def __init__(self, url: str, seed: int, *, most_open: int = 12) -> None:
+        super().__init__(daemon=True)
+        self.orders: list[Order] = []
+        self.leaving = threading.Event()
+        self._url = url
+        self._random = random.Random(seed)
+        self._most_open = most_open
+
+    @property
+    def open(self) -> list[Order]:
+        return [order for order in self.orders if not order.ended]
+
+    def run(self) -> None:
+        while not self.leaving.is_set():
+            if len(self.open) < self._most_open and self._random.random() < 0.5:
+                self.submit()
+            for order in self._random.sample(self.open, min(4, len(self.open))):
+                self.poll(order)
+            time.sleep(self._random.uniform(0.02, 0.2))
+
+    def submit(self) -> None:
+        count, seed = self._random.randint(1, 3), self._random.randrange(2**32 - 3)
+        wish = {"model": "tiny", "prompt": "a red circle", "count": count, "seed": seed}
+        wish["num_inference_steps"] = self._random.choice((2, 10, 60))
+        answer = call(self._url, "POST", "/darkroom/generations", wish)
+        if answer is not None:
+            self.orders.append(Order(answer["id"], count, seed, states=[answer["state"]]))
+
+    def poll(self, order: Order) -> None:
+        path = f"/darkroom/generations/{order.id}"
+        if self._random.random() < 0.02:
+            order.cancel_sent = True
+            answer = call(self._url, "POST", f"{path}/cancel", {})
+        else:
+            answer = call(self._url, "GET", path)
+        if answer is not None:
+            order.states.append(answer["state"])
+
+
+def call(url: str, method: str, path: str, body: object = None) -> Any:
+    """The parsed answer of a 2xx; None if there was no whole answer. Any other status raises."""
+    request = urllib.request.Request(
+        url + path,
+        method=method,
+        data=json.dumps(body).encode() if body is not None else None,
+        headers={"Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return json.load(response)
+    except urllib.error.HTTPError as refused:
+        raise AssertionError(f"{method} {path}: {refused.code} {refused.read()!r}") from None
+    except (OSError, ValueError, EOFError):
+        return None
