@@ -35,11 +35,12 @@ class Abandon(BaseException):
 
 @dataclass(slots=True, eq=False)
 class Attached:
-    """A module whose forward is a rendezvous."""
+    """A module whose forward is a rendezvous; `budget_tokens` bounds rows × tokens of one."""
 
     module: torch.nn.Module
     forward: Callable[..., Any]
     rules: ModelRules
+    budget_tokens: int = 1
 
 
 @dataclass(slots=True, eq=False)

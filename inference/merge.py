@@ -75,6 +75,8 @@ MODEL_RULES: Mapping[str, ModelRules] = {
             "mid_block_additional_residual": Rule.ROWS,
         },
     ),
+    # the decoder of AutoencoderKL
+    "Decoder": ModelRules(latents="sample", rules={"sample": Rule.ROWS}),
 }
 
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class LoadedModel:
     """One model on one device, used by that device's thread alone.
 
-    `token_budget` bounds rows × tokens of one forward; `row_seconds` is the measured cost of a
-    forward of one row of `row_tokens` tokens.
+    `attached` are its denoisers and then its VAE's decoder, if that can be shared; `row_seconds`
+    is the measured cost of a forward of the first denoiser for one picture of the default size.
     """
 
     spec: ModelSpec
@@ -33,8 +33,6 @@ class LoadedModel:
     prompts: PromptCache
     previewer: Previewer | None
     lanes: dict[Mode, Lane] = field(default_factory=dict)
-    token_budget: int = 1
-    row_tokens: int = 1
     row_seconds: float = 0.0
 
     def call(
@@ -81,10 +79,13 @@ def load_model(
     """Load a model and attach its denoisers; raises ModelFailed. The self-test comes after."""
     pipes = load_pipelines(spec, device)
     pipe = pipes[spec.modes[0]]
+    modules = [getattr(pipe, name) for name in spec.rules.denoisers]
+    if type(getattr(pipe, "vae", None)).__name__ == "AutoencoderKL":
+        modules.append(pipe.vae.decoder)
     return LoadedModel(
         spec=spec,
         pipes=pipes,
-        attached=[rendezvous.attach(getattr(pipe, name)) for name in spec.rules.denoisers],
+        attached=[rendezvous.attach(module) for module in modules],
         prompts=prompts,
         previewer=fit_previewer(pipe, preview_side_px),
     )

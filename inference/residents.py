@@ -99,7 +99,7 @@ class Residents:
             state=ModelState.READY,
             lanes=dict(model.lanes),
             dtype=model.dtype,
-            token_budget=model.token_budget,
+            token_budget=model.attached[0].budget_tokens,
         )
         log.info("model.loaded", model=name, seconds=round(time.monotonic() - begin, 2))
         return model

@@ -1,4 +1,4 @@
-"""What a model is found able to do at load: its lane per mode and its token budget.
+"""What a model is found able to do at load: its lane per mode and its token budgets.
 
 Two short requests with different step counts, one starting a step late, are run alone, then in
 merged forwards, then in turns. What comes out the same is allowed. A fixed list sends those to
@@ -36,17 +36,18 @@ LEAST_GAIN = 0.97
 
 
 def run_selftest(model: LoadedModel) -> None:
-    """Fill in the model's lanes, token budget and row cost; the model is attached but idle."""
+    """Fill in the model's lanes, token budgets and row cost; the model is attached but idle."""
     for mode in model.spec.modes:
         model.lanes[mode] = find_lane(model, mode)
-    call = first_call(model)
-    model.row_tokens = max(1, call.tokens // call.rows)
-    measure_budget(model, call)
+    for call in sample_calls(model):
+        seconds, call.target.budget_tokens = measure(call)
+        if call.target is model.attached[0]:
+            model.row_seconds = seconds
     log.info(
         "model.tested",
         model=model.spec.name,
         lanes={mode.value: lane.value for mode, lane in model.lanes.items()},
-        token_budget=model.token_budget,
+        token_budget=model.attached[0].budget_tokens,
         row_milliseconds=round(model.row_seconds * 1000, 2),
     )
 
@@ -86,24 +87,25 @@ def _processors(model: LoadedModel) -> list[int]:
     ]
 
 
-def first_call(model: LoadedModel) -> Call:
-    """The first forward of a plain request at the model's default size; the rest is not run."""
+def sample_calls(model: LoadedModel) -> list[Call]:
+    """The first forward of each attached module in a plain request of the default size."""
     mode = model.spec.modes[0]
-    width, height = model.spec.default_size
-    job = _probe(model, mode, steps=2, seed=1, size=(width, height))
+    job = _probe(model, mode, steps=1, seed=1, size=model.spec.default_size)
     carrier = Carrier(_make(model, job)[1])
     carrier.advance()
-    if carrier.call is None:
-        raise carrier.error or RuntimeError("the pipeline made no forward of its denoiser")
-    call = carrier.call
-    carrier.throw(Abandon())
-    return call
+    found: dict[int, Call] = {}
+    while carrier.call is not None:
+        found.setdefault(id(carrier.call.target), carrier.call)
+        carrier.advance(forward([carrier.call])[0])
+    if carrier.error is not None:
+        raise carrier.error
+    return list(found.values())
 
 
-def measure_budget(model: LoadedModel, call: Call) -> None:
-    """Set the largest rows × tokens whose cost per row still falls, and the cost of one row."""
-    rows, cost = 1, _row_seconds([call])
-    model.row_seconds = cost
+def measure(call: Call) -> tuple[float, int]:
+    """Seconds of a forward of one call, and the largest rows × tokens whose row cost falls."""
+    rows, alone = 1, _row_seconds([call])
+    cost = alone
     while rows * 2 <= MAX_MEASURED_ROWS:
         try:
             next_cost = _row_seconds([call] * (rows * 2))
@@ -113,7 +115,7 @@ def measure_budget(model: LoadedModel, call: Call) -> None:
         if next_cost > cost * LEAST_GAIN:
             break
         rows, cost = rows * 2, next_cost
-    model.token_budget = rows * call.tokens
+    return alone, rows * call.tokens
 
 
 def _row_seconds(calls: Sequence[Call]) -> float:

@@ -70,15 +70,22 @@ class Running:
 class Worker:
     """Runs the images of one device; every method but `status` belongs to the engine thread."""
 
-    def __init__(self, device: str, catalog: Catalog, settings: EngineSettings) -> None:
+    def __init__(
+        self,
+        device: str,
+        catalog: Catalog,
+        settings: EngineSettings,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.device = device
+        self._clock = clock
         self._settings = settings
         self._rendezvous = Rendezvous()
         self._residents = Residents(device, catalog, self._rendezvous, settings)
         self._schedule = Schedule()
         self._waiting: list[Running] = []
         self._running: list[Running] = []
-        self._beat = time.monotonic()
+        self._beat = self._clock()
 
     @property
     def busy(self) -> bool:
@@ -101,7 +108,7 @@ class Worker:
                 account=job.account,
                 priority=job.priority,
                 work_seconds=work,
-                now=time.monotonic(),
+                now=self._clock(),
             )
             self._waiting.append(Running(job, index, pictures, emit, ticket))
 
@@ -122,9 +129,9 @@ class Worker:
             self._start(image)
         batch = self._pick()
         if batch:
-            begin = time.monotonic()
+            begin = self._clock()
             self._step(batch)
-            seconds = (time.monotonic() - begin) / len(batch)
+            seconds = (self._clock() - begin) / len(batch)
             for image in batch:
                 self._schedule.charge(image.ticket, seconds)
         for image in [image for image in self._running if image.call is None]:
@@ -132,7 +139,7 @@ class Worker:
 
     def beat(self) -> None:
         """Show a sign of life."""
-        self._beat = time.monotonic()
+        self._beat = self._clock()
 
     def status(self, alive: bool) -> DeviceStatus:
         """What the device is doing; safe from any thread, since it only reads whole values."""
@@ -140,7 +147,7 @@ class Worker:
             device=self.device,
             name=device_name(self.device),
             alive=alive,
-            idle_seconds=time.monotonic() - self._beat,
+            idle_seconds=self._clock() - self._beat,
             running_images=len(self._running),
             waiting_images=len(self._waiting),
             models=self._residents.status(),
@@ -165,7 +172,7 @@ class Worker:
         room = self._settings.max_running_images - len(self._running)
         if not self._waiting or room <= 0:
             return []
-        now = time.monotonic()
+        now = self._clock()
         users: dict[str, int] = {}
         closed: set[str] = set()
         for image in self._running:
@@ -191,7 +198,7 @@ class Worker:
         """Run an image up to its first forward; whatever goes wrong ends only that image."""
         self._waiting.remove(image)
         self._running.append(image)
-        image.started = time.monotonic()
+        image.started = self._clock()
         carrier = Carrier(lambda: self._make(image))
         image.carrier = carrier
         carrier.advance()
@@ -223,7 +230,7 @@ class Worker:
         self, image: Running, pipe: Any, scheduler: Any, before: torch.Tensor, after: torch.Tensor
     ) -> None:
         image.step += 1
-        now, preview = time.monotonic(), None
+        now, preview = self._clock(), None
         previewer = image.model.previewer if image.model is not None else None
         if previewer and now - image.previewed >= self._settings.preview_interval_seconds:
             image.previewed = now
@@ -243,17 +250,17 @@ class Worker:
         """The images whose forwards run together next."""
         by_ticket = {image.ticket: image for image in self._running if image.call is not None}
         waiting = [self._as_waiting(image) for image in by_ticket.values()]
-        picked = self._schedule.pick(waiting, time.monotonic())
+        picked = self._schedule.pick(waiting, self._clock())
         return [by_ticket[one.ticket] for one in picked]
 
     def _as_waiting(self, image: Running) -> Waiting:
-        call, model = image.call, image.model
-        assert call is not None and model is not None
+        call = image.call
+        assert call is not None, "only images that wait for a forward are asked"
         return Waiting(
             ticket=image.ticket,
             key=call.key if image.lane is Lane.MERGE else (call.key, image.ticket),
             tokens=call.tokens,
-            budget_tokens=model.token_budget,
+            budget_tokens=call.target.budget_tokens,
         )
 
     def _step(self, batch: list[Running], *, again: bool = False) -> None:
@@ -294,7 +301,7 @@ class Worker:
             image.tell(Failed(job_id=name, index=index, error=failure))
             free_cache(self.device)
         elif carrier is not None:
-            seconds = time.monotonic() - image.started
+            seconds = self._clock() - image.started
             image.tell(ImageDone(job_id=name, index=index, picture=carrier.result, seconds=seconds))
 
 

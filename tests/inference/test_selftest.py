@@ -15,7 +15,7 @@ from inference.coalesce import Rendezvous, forward
 from inference.job import Mode
 from inference.model import LoadedModel, load_model
 from inference.prompts import PromptCache
-from inference.selftest import find_lane, first_call, measure_budget
+from inference.selftest import find_lane, measure, sample_calls
 from inference.status import Lane
 from tests.inference.making import Bench, difference, job, plain
 
@@ -107,17 +107,16 @@ def test_the_budget_is_where_the_cost_of_a_row_stops_falling(
     model = loaded(catalog.models["flux"])
     cost = {1: 1.0, 2: 0.8, 4: 0.6, 8: 0.59, 16: 0.1}
     monkeypatch.setattr(selftest, "_row_seconds", lambda calls: cost[len(calls)])
-    call = first_call(model)
-    measure_budget(model, call)
-    assert model.token_budget == 4 * call.tokens
-    assert model.row_seconds == 1.0
+    call = sample_calls(model)[0]
+    assert measure(call) == (1.0, 4 * call.tokens)
 
 
-def test_the_probe_is_a_forward_at_the_default_size(catalog: Catalog) -> None:
-    model = loaded(catalog.models["flux"])
-    call = first_call(model)
-    assert call.tokens == 4 * 4  # 64 px are 8 latents, packed two by two
-    assert forward([call])[0][0].shape == (1, 16, 16)
+def test_the_samples_are_forwards_at_the_default_size(catalog: Catalog) -> None:
+    denoiser, decoder = sample_calls(loaded(catalog.models["flux"]))
+    assert denoiser.tokens == 4 * 4  # 64 px are 8 latents, packed two by two
+    assert forward([denoiser])[0][0].shape == (1, 16, 16)
+    assert decoder.tokens == 8 * 8
+    assert forward([decoder])[0].shape == (1, 3, 64, 64)
 
 
 def test_a_folder_without_weights_is_a_reason(catalog: Catalog, tmp_path: Path) -> None:
