@@ -11,10 +11,10 @@ from urllib.parse import parse_qsl, urlencode
 from api.body import Body, FilePart, short
 from api.dialects.base import ErrorBody, ErrorContext, status_of
 from api.dialects.modelmux.schema import WITHOUT_QUALITY, GenerationRequest, Status
-from api.errors import ApiError, NotFound, field_of, kind_of
+from api.errors import ApiError, NotFound, kind_of
 from api.submit import Upload
 from api.tasks import Task, TaskState
-from inference.errors import EngineError
+from inference.errors import EngineError, Refused
 from inference.job import ImageRequest, ImageRole
 
 PROVIDER = "darkroom"
@@ -112,8 +112,8 @@ def to_error(error: ApiError | EngineError, context: ErrorContext) -> ErrorBody:
     if kind == "unknown_model":
         status = 400
     code = CODES.get(kind, "internal_error")
-    if status == 400:
-        code = CODES_BY_FIELD.get(field_of(error) or "", code)
+    if isinstance(error, Refused):
+        code = CODES_BY_FIELD.get(error.field, code)
     return ErrorBody(status=status, body={"error": str(error), "code": code})
 
 

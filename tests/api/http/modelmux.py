@@ -1,0 +1,39 @@
+"""What a ModelMux client does, for the tests of its contract."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import httpx2
+from PIL import Image
+
+from tests.api.http.served import Served, until
+
+PATH = "/api/v1/generations"
+KEY = {"Authorization": "Bearer any-key"}
+
+
+def png(side: int = 32) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (side, side), "red").save(file, "PNG")
+    return file.getvalue()
+
+
+def create(client: httpx2.Client, **fields: Any) -> httpx2.Response:
+    return client.post(PATH, json={"prompt": "a red fox in fresh snow"} | fields, headers=KEY)
+
+
+def ended(served: Served, history_id: str) -> dict[str, Any]:
+    """The poll's reply once the status is final, asking as a client would."""
+    told: dict[str, Any] = {}
+
+    def is_final() -> bool:
+        reply = served.client.get(f"{PATH}/{history_id}", headers=KEY)
+        assert reply.status_code == 200
+        told.clear()
+        told.update(reply.json())
+        return told["status"] in ("completed", "failed")
+
+    until(is_final)
+    return told
