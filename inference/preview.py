@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-_PATCHES = 16
-_PATCH_LATENTS = 2
+_SAMPLES, _PATCHES, _LATENTS = 8, 5, 16
+_RIDGE = 1e-4
 
 
 class Previewer:
@@ -32,27 +32,32 @@ class Previewer:
 
 
 def fit_previewer(pipe: Any, side_px: int) -> Previewer | None:
-    """Fit the map on flat random colours sent through the VAE; None without a VAE of that kind.
+    """Fit the map on pictures of random flat patches; None without a VAE of that kind.
 
-    Least squares over 256 patches: no table of constants per model, and it follows any VAE.
+    Ridge regression of each latent's mean colour: no table of constants per model, and it follows
+    any VAE. Patch borders fall inside latents; without such the fit was seen to be worse by half.
     """
     vae: Any = getattr(pipe, "vae", None)
     factor = getattr(pipe, "vae_scale_factor", None)
     if side_px <= 0 or type(vae).__name__ != "AutoencoderKL" or not isinstance(factor, int):
         return None
     generator = torch.Generator().manual_seed(0)
-    colours = torch.rand((1, 3, _PATCHES, _PATCHES), generator=generator)
-    pixels = colours.repeat_interleave(factor * _PATCH_LATENTS, 2)
-    pixels = pixels.repeat_interleave(factor * _PATCH_LATENTS, 3)
+    colours = torch.rand((_SAMPLES, 3, _PATCHES, _PATCHES), generator=generator)
+    pictures = torch.nn.functional.interpolate(colours, size=_LATENTS * factor)
     shift = getattr(vae.config, "shift_factor", None) or 0.0
-    sample = (pixels * 2 - 1).to(vae.device, vae.dtype)
+    sample = (pictures * 2 - 1).to(vae.device, vae.dtype)
     latents = (vae.encode(sample).latent_dist.mode().float() - shift) * vae.config.scaling_factor
-    means = torch.nn.functional.avg_pool2d(latents, _PATCH_LATENTS)
-    known = means[0].reshape(means.shape[1], -1).T.cpu()
+    known = _columns(latents.cpu())
     known = torch.cat([known, torch.ones(len(known), 1)], dim=1)
-    wanted = colours[0].reshape(3, -1).T * 255
-    weights = torch.linalg.lstsq(known, wanted).solution
+    wanted = _columns(torch.nn.functional.avg_pool2d(pictures, factor)) * 255
+    ridge = _RIDGE * len(known) * torch.eye(known.shape[1])
+    weights = torch.linalg.solve(known.T @ known + ridge, known.T @ wanted)
     return Previewer(weights.to(vae.device), side_px)
+
+
+def _columns(maps: Tensor) -> Tensor:
+    """[n, C, h, w] → [n·h·w, C]."""
+    return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
 
 
 def denoised(scheduler: Any, before: Tensor, after: Tensor) -> Tensor:
