@@ -62,7 +62,7 @@ function showChosenModel() {
   byId("negative-field").hidden = !model.takes_negative_prompt;
   const size = byId("size");
   size.replaceChildren(...(model.sizes.length
-    ? model.sizes.map((one) => option(`${one.width}x${one.height}`, `${ratioOf(one)}  ${one.width}×${one.height}`))
+    ? model.sizes.map((one) => option(`${one.width}x${one.height}`, `${ratioOf(one)} · ${one.width}×${one.height}`))
     : RATIOS.map((ratio) => option(ratio, ratio))));
   if (model.sizes.length) size.value = `${defaults.size.width}x${defaults.size.height}`;
 }
@@ -102,16 +102,15 @@ function complain(text) {
 }
 
 function clearStage() {
-  for (const id of ["picture", "download", "again"]) byId(id).hidden = true;
-  byId("hint").hidden = false;
-  byId("hint").textContent = "";
+  for (const id of ["print", "download", "again"]) byId(id).hidden = true;
+  byId("hint").hidden = byId("stage").dataset.state === "working";
 }
 
-function showImage(src, blurPx) {
-  const picture = byId("picture");
-  picture.style.setProperty("--blur", `${blurPx}px`);
-  picture.src = src;
-  picture.hidden = false;
+function showImage(src, ratio, blurPx) {
+  byId("print").style.setProperty("--ratio", ratio);
+  byId("picture").style.setProperty("--blur", `${blurPx}px`);
+  byId("picture").src = src;
+  byId("print").hidden = false;
   byId("hint").hidden = true;
 }
 
@@ -119,9 +118,8 @@ async function showPicture(generation, image) {
   const whole = new Image();
   whole.src = image.url;
   await whole.decode();
-  const picture = byId("picture");
-  picture.alt = generation.prompt;
-  showImage(image.url, 0);
+  byId("picture").alt = generation.prompt;
+  showImage(image.url, image.width / image.height, 0);
   const seconds = (Date.parse(generation.finished_at) - Date.parse(generation.started_at)) / 1000;
   say([
     `${image.width}×${image.height}`,
@@ -164,6 +162,7 @@ async function generate() {
 
 function follow(generation) {
   const events = new EventSource(generation.links.events);
+  const ratio = generation.width / generation.height;
   current = { cancel: generation.links.cancel, events };
   const on = (name, act) => events.addEventListener(name, (event) => act(JSON.parse(event.data)));
   on("queued", ({ position }) => say(position ? `waiting behind ${position}` : "waiting"));
@@ -172,7 +171,10 @@ function follow(generation) {
     byId("progress").value = step / steps;
     say(`step ${step} of ${steps}`);
   });
-  on("preview", ({ step, steps, image }) => showImage(image, MAX_BLUR_PX * (1 - step / steps)));
+  on("preview", ({ step, steps, image }) => {
+    byId("picture").alt = "";
+    showImage(image, ratio, MAX_BLUR_PX * (1 - step / steps));
+  });
   on("done", (ended) => finish(ended));
   on("failed", (ended) => end(ended.error?.message ?? "The generation failed."));
   on("cancelled", () => end("", "cancelled"));
@@ -246,6 +248,7 @@ async function showStrip() {
   const { generations } = await ask(path).catch(() => ({ generations: [] }));
   const frames = generations.flatMap((one) => one.images.map((image) => frame(one, image)));
   byId("strip").replaceChildren(...frames.slice(0, STRIP_LENGTH));
+  byId("last").hidden = frames.length === 0;
 }
 
 // --- the whole ----------------------------------------------------------------------------
