@@ -50,8 +50,7 @@ def serve(
         str | None, typer.Option(help="Address to listen on. (default: 127.0.0.1)")
     ] = None,
     port: Annotated[
-        int | None,
-        typer.Option(min=0, max=65535, help="Port, 0 for any free one. (default: 8000)"),
+        int | None, typer.Option(help="Port, 0 for any free one. (default: 8000)")
     ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder of tasks and pictures. (default: ./data)")
@@ -152,19 +151,19 @@ def list_models(models: Models = None) -> None:
     out().print(str(settings.models), markup=False, style="dim")
 
 
-def _settings(
-    host: str | None = None,
-    port: int | None = None,
-    data_dir: Path | None = None,
-    models: Path | None = None,
-) -> Settings:
-    """The settings, flags first; leaves with what is wrong with them."""
-    from api.settings import SettingsError, load_settings
+def _settings(**flags: object) -> Settings:
+    """The settings, flags first; leaves with what is wrong with them, in the flags' terms."""
+    from api.settings import PREFIX, SettingsError, load_settings
 
+    given = {name: value for name, value in flags.items() if value is not None}
     try:
-        settings = load_settings(host=host, port=port, data_dir=data_dir, models=models)
+        settings = load_settings(**given)
     except SettingsError as error:
-        stop(error)
+        message = str(error)
+        for name in given:
+            flag = name.replace("_", "-")
+            message = message.replace(f"{PREFIX}{name.upper()}=", f"--{flag} ")
+        stop(UsageError(message))
     if "models" in settings.model_fields_set or settings.models.exists():
         return settings
     return settings.model_copy(update={"models": shipped_models()})

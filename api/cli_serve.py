@@ -25,6 +25,8 @@ from inference.status import ModelState
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+# After the last picture is finished its readers get this long to fetch it.
+FETCH_SECONDS = 1.0
 # Connections that are still open after the drain get this long to end by themselves.
 LAST_WORDS_SECONDS = 3
 
@@ -45,13 +47,15 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._watch.cancel()
-        say(_farewell(self._services))
-        for listener in self.servers:
-            listener.close()
-        # Who waits for a picture that is being finished still gets it, hence this order.
-        await self._services.stop()
+        unfinished = _unfinished(self._services)
+        say(_farewell(unfinished, self._services.settings.drain_seconds))
+        # Still answering: who waits for a picture that is being finished comes to fetch it.
+        await self._services.dispatcher.close()
+        if unfinished:
+            await asyncio.sleep(FETCH_SECONDS)
         AppStatus.enable_automatic_graceful_drain = True
         await super().shutdown(sockets)
+        await self._services.stop()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:
@@ -102,17 +106,13 @@ def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
 def bind(host: str, port: int) -> socket.socket:
     """A listening socket; raises UsageError with the reason when there is none to be had."""
     try:
-        family, kind, protocol, _, where = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(where)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, where = found[0]
+        return socket.create_server(where[:2], family=family)
     except OSError as error:
-        reason = error.strerror or str(error)
+        # create_server adds the address to the reason, which the line has already
+        reason = (error.strerror or str(error)).partition(" (while")[0]
         raise UsageError(f"cannot listen on {host} port {port}: {reason}", "port") from None
-    listener.setblocking(False)
-    return listener
 
 
 def is_loopback(host: str) -> bool:
@@ -161,11 +161,15 @@ async def _tell_when_ready(services: Services) -> None:
         await asyncio.sleep(0.25)
 
 
-def _farewell(services: Services) -> str:
+def _unfinished(services: Services) -> int:
     devices = services.engine.status().devices
-    count = sum(device.running_images + device.waiting_images for device in devices)
-    if count == 0:
+    return sum(device.running_images + device.waiting_images for device in devices)
+
+
+def _farewell(unfinished: int, drain_seconds: float) -> str:
+    if unfinished == 0:
         return "stopping"
-    pictures = "1 picture" if count == 1 else f"{count} pictures"
-    seconds = f"{services.settings.drain_seconds:g} seconds"
-    return f"finishing {pictures} for up to {seconds}, press Ctrl-C again to stop now"
+    pictures = "1 picture" if unfinished == 1 else f"{unfinished} pictures"
+    return (
+        f"finishing {pictures} for up to {drain_seconds:g} seconds, press Ctrl-C again to stop now"
+    )

@@ -85,12 +85,12 @@ class Dispatcher:
             run.cancel()
 
     async def close(self) -> None:
-        """Claim no more, let what runs end within the drain time, put back the rest."""
+        """Claim no more, let what runs end within the drain time, put back the rest; once."""
         self._closing = True
         self._wake.set()
         if not self._loops:
             return
-        claiming, beating = self._loops
+        (claiming, beating), self._loops = self._loops, []
         await claiming
         if self._driving:
             await asyncio.wait(self._driving, timeout=self._settings.drain_seconds)

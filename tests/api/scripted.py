@@ -46,6 +46,7 @@ class ScriptedEngine:
         self._inbox: queue.Queue[Order | None] = queue.Queue()
         self._thread = threading.Thread(target=self._work, name="scripted engine")
         self._closed = False
+        self._running = 0
 
     def start(self) -> None:
         self._thread.start()
@@ -75,7 +76,7 @@ class ScriptedEngine:
             name="script",
             alive=self._thread.is_alive(),
             idle_seconds=self.idle_seconds,
-            running_images=0,
+            running_images=self._running,
             waiting_images=self._inbox.qsize(),
             models=(),
         )
@@ -90,7 +91,9 @@ class ScriptedEngine:
 
     def _work(self) -> None:
         while (order := self._inbox.get()) is not None:
+            self._running = 1
             order.emit(self._make(order))
+            self._running = 0
 
     def _make(self, order: Order) -> ImageDone | Failed | Cancelled:
         job, index = order.job, order.index

@@ -1,0 +1,305 @@
+"""The command line: what it prints, writes and exits with, in process and as a process."""
+
+from __future__ import annotations
+
+import io
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from api import cli_generate, cli_serve
+from api.cli import app
+from api.cli_remote import events_of
+from api.settings import Settings
+from inference.errors import PipelineFailed
+from tests.api.http.served import Served, serving, until
+from tests.api.scripted import ScriptedEngine
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every command runs in an empty folder, and finds no server where it looks by itself."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(cli_generate, "DEFAULT_SERVER", f"http://127.0.0.1:{closed_port()}")
+    return here
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(tmp_path_factory.mktemp("data")) as running:
+        yield running
+
+
+@pytest.fixture
+def local(monkeypatch: pytest.MonkeyPatch) -> ScriptedEngine:
+    """The engine that `generate` starts by itself."""
+    engine = ScriptedEngine()
+    monkeypatch.setattr("api.build.build_engine", lambda catalog, settings: engine)
+    monkeypatch.setattr("api.cli_local.configure_logging", lambda level: None)
+    return engine
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def darkroom(*arguments: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(app, [str(one) for one in arguments])
+    assert result.exit_code == code, (result.output, result.exception)
+    return result
+
+
+def picture(path: Path, colour: str = "red") -> Path:
+    Image.new("RGB", (64, 64), colour).save(path)
+    return path
+
+
+class TestModels:
+    def test_it_shows_what_is_shipped(self) -> None:
+        shown = darkroom("models").stdout
+        for word in ("tiny-flux", "inpaint", "144x80", "8 steps", "nano-banana-pro", "builtin:"):
+            assert word in shown
+
+    def test_a_models_yaml_in_the_folder_is_preferred(self, folder: Path) -> None:
+        (folder / "models.yaml").write_text("models: {mine: {family: sdxl, source: ./weights}}")
+        shown = darkroom("models").stdout
+        assert "mine" in shown
+        assert "missing" in shown
+
+    def test_a_bad_file_is_told_in_a_line(self, folder: Path) -> None:
+        (folder / "bad.yaml").write_text("models:\n  m: {family: flux, sorce: x}\n")
+        said = darkroom("models", "--models", "bad.yaml", code=2).stderr.splitlines()
+        assert said[0] == "darkroom: bad.yaml:2: models.m: needs 'source'"
+        assert "did you mean 'source'?" in said[1]
+
+    def test_a_variable_that_nothing_reads_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DARKROOM_PROT", "1")
+        assert "did you mean DARKROOM_PORT?" in darkroom("models", code=2).stderr
+
+
+class TestGenerateRemotely:
+    def test_it_writes_the_servers_picture(self, server: Served, folder: Path) -> None:
+        said = darkroom("generate", "a", "--server", server.url, "--seed", 7, "--size", "1024x768")
+        assert said.stdout == "out.png  128x96  seed 7\n"
+        told = server.client.get("/darkroom/generations").json()["generations"][0]
+        stored = server.client.get(f"{told['links']['self']}/images/0").content
+        assert (folder / "out.png").read_bytes() == stored
+
+    def test_every_flag_reaches_the_server(self, server: Served) -> None:
+        flags: dict[str, Any] = {"model": "nano-banana", "negative": "blur", "ratio": "9:16"}
+        flags |= {"quality": "high", "count": 2, "seed": 4, "steps": 3, "guidance": 2.5}
+        pairs = [part for name, value in flags.items() for part in (f"--{name}", value)]
+        darkroom("generate", "a fox", "--server", server.url, *pairs)
+        told = server.client.get("/darkroom/generations").json()["generations"][0]
+        assert (told["prompt"], told["requested_model"]) == ("a fox", "nano-banana")
+        assert (told["negative_prompt"], told["seeds"]) == ("blur", [4, 5])
+        assert (told["width"], told["height"]) == (80, 144)
+        assert (told["num_inference_steps"], told["guidance_scale"]) == (3, 2.5)
+
+    def test_several_pictures_are_numbered(self, server: Served, folder: Path) -> None:
+        darkroom("generate", "a", "--server", server.url, "-n", 3, "--seed", 255, "-o", "x.png")
+        names = ["x-1.png", "x-2.png", "x-3.png"]
+        assert sorted(path.name for path in folder.iterdir()) == names
+        with Image.open(folder / "x-2.png") as second:
+            assert second.getpixel((0, 0)) == (0, 1, 0)
+
+    @pytest.mark.parametrize(("name", "form"), [("x.jpg", "JPEG"), ("x.WEBP", "WEBP")])
+    def test_the_name_chooses_the_format(
+        self, server: Served, folder: Path, name: str, form: str
+    ) -> None:
+        darkroom("generate", "a", "--server", server.url, "-o", name)
+        with Image.open(folder / name) as made:
+            assert made.format == form
+
+    def test_pictures_go_along(self, server: Served, folder: Path) -> None:
+        source, mask = picture(folder / "s.png"), picture(folder / "m.png", "white")
+        flags = ("--image", source, "--mask", mask, "--strength", 0.9)
+        darkroom("generate", "a", "--server", server.url, *flags)
+        told = server.client.get("/darkroom/generations").json()["generations"][0]
+        assert (told["mode"], told["strength"]) == ("inpaint", 0.9)
+
+    @pytest.mark.parametrize(
+        ("flags", "said"),
+        [
+            (("--steps", 999), "num_inference_steps must lie between 1 and 50, not 999 (--steps)"),
+            (("--ratio", "wide"), "'wide' is not a ratio like 16:9 (--ratio)"),
+            (("--model", "nothing"), "no model 'nothing' here"),
+            (("--count", 99), "count must lie between 1 and 8"),
+            (("--image", "notes.txt"), "not a picture"),
+        ],
+    )
+    def test_a_refusal_names_the_flag(
+        self, server: Served, folder: Path, flags: tuple[object, ...], said: str
+    ) -> None:
+        (folder / "notes.txt").write_text("no picture")
+        answer = darkroom("generate", "a", "--server", server.url, *flags, code=2)
+        last = answer.stderr.splitlines()[-1]
+        assert said in last
+        assert last.startswith("darkroom: ")
+        assert answer.stdout == ""
+
+    def test_a_failed_task_is_no_usage_error(self, server: Served, folder: Path) -> None:
+        server.script.fails = lambda job, index: PipelineFailed("the pipeline broke")
+        try:
+            said = darkroom("generate", "a", "--server", server.url, code=1).stderr
+        finally:
+            server.script.fails = lambda job, index: None
+        assert "darkroom: " in said
+        assert not list(folder.iterdir())
+
+    def test_what_answers_without_being_a_darkroom_is_none(self, local: ScriptedEngine) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as deaf:
+            url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+            said = darkroom("generate", "a", "--server", url, code=2).stderr
+        assert said == f"darkroom: no Darkroom answers at {url} (--server)\n"
+
+    def test_a_server_that_is_no_url_is_told(self) -> None:
+        said = darkroom("generate", "a", "--server", "localhost", code=2).stderr
+        assert "'localhost' is not a URL" in said
+
+
+class TestGenerateHere:
+    def test_it_starts_an_engine_where_no_server_answers(
+        self, local: ScriptedEngine, folder: Path
+    ) -> None:
+        said = darkroom("generate", "a", "--seed", 9, "--ratio", "16:9")
+        assert said.stdout == "out.png  144x80  seed 9\n"
+        assert said.stderr == "loading tiny-flux\n"
+        with Image.open(folder / "out.png") as made:
+            assert (made.size, made.getpixel((0, 0))) == ((144, 80), (9, 0, 0))
+
+    def test_its_engine_is_closed_afterwards(self, local: ScriptedEngine) -> None:
+        darkroom("generate", "a")
+        until(lambda: not local.status().devices[0].alive)
+
+    def test_pictures_reach_the_engine(self, local: ScriptedEngine, folder: Path) -> None:
+        source = picture(folder / "s.png")
+        darkroom("generate", "a", "--image", source)
+        assert local.pictures == {"image": source.read_bytes()}
+
+    @pytest.mark.parametrize(
+        ("flags", "said"),
+        [
+            (("--steps", 999), "(--steps)"),
+            (("--size", "12"), "'12' is not a size like 1024x768 (--size)"),
+            (("--strength", "0.5"), "strength needs a source image"),
+            (("--mask", "none.png"), "none.png: No such file or directory (--mask)"),
+            (("--image", "notes.txt"), "image is not a picture"),
+            (("-o", "out.gif"), "the name must end in .png, .jpg, .jpeg, .webp (--output)"),
+            (("-o", "no/out.png"), "no: no such folder (--output)"),
+            (("--models", "none.yaml"), "none.yaml: No such file or directory"),
+        ],
+    )
+    def test_a_refusal_comes_before_the_engine(
+        self, local: ScriptedEngine, folder: Path, flags: tuple[object, ...], said: str
+    ) -> None:
+        (folder / "notes.txt").write_text("no picture")
+        assert said in darkroom("generate", "a", *flags, code=2).stderr
+        assert local.orders == []
+
+    def test_the_others_are_written_when_one_fails(
+        self, local: ScriptedEngine, folder: Path
+    ) -> None:
+        local.fails = lambda job, index: PipelineFailed("it broke") if index == 1 else None
+        said = darkroom("generate", "a", "-n", 3, code=1)
+        assert sorted(path.name for path in folder.iterdir()) == ["out-1.png", "out-3.png"]
+        assert "darkroom: picture 2: it broke" in said.stderr
+        assert "darkroom: 1 of 3 pictures were not made" in said.stderr
+
+    def test_a_single_failure_gives_its_reason(self, local: ScriptedEngine) -> None:
+        local.fails = lambda job, index: PipelineFailed("it broke")
+        assert "darkroom: it broke" in darkroom("generate", "a", code=1).stderr
+
+
+class TestServe:
+    def test_a_busy_port_is_told_in_a_line(self, local: ScriptedEngine) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            said = darkroom("serve", "--port", port, code=2).stderr.splitlines()[-1]
+        expected = f"cannot listen on 127.0.0.1 port {port}: Address already in use (--port)"
+        assert said == f"darkroom: {expected}"
+
+    def test_a_port_that_is_none_is_refused(self) -> None:
+        said = darkroom("serve", "--port", 99999, code=2).stderr
+        assert said.startswith("darkroom: --port 99999: ")
+        assert said.count("\n") == 1
+
+    def test_a_bad_models_yaml_stops_the_start(self, folder: Path) -> None:
+        (folder / "models.yaml").write_text("models: [")
+        said = darkroom("serve", "--port", 0, code=2).stderr
+        assert "darkroom: models.yaml:1: " in said.splitlines()[-1]
+
+    def test_an_open_address_is_warned_about(
+        self, local: ScriptedEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Without listening there: the test's server is on loopback whatever it was asked."""
+        on_loopback = cli_serve.bind("127.0.0.1", 0)
+        monkeypatch.setattr(cli_serve, "bind", lambda host, port: on_loopback)
+        monkeypatch.setattr(cli_serve.Server, "run", lambda self, sockets: None)
+        with on_loopback:
+            said = darkroom("serve", "--host", "0.0.0.0").stderr
+        assert "WARNING: 0.0.0.0 is not loopback: anybody who reaches this port can use" in said
+
+    @pytest.mark.parametrize(
+        ("host", "loopback", "url"),
+        [
+            ("127.0.0.1", True, "http://127.0.0.1:8000"),
+            ("localhost", True, "http://localhost:8000"),
+            ("::1", True, "http://[::1]:8000"),
+            ("0.0.0.0", False, "http://127.0.0.1:8000"),
+            ("::", False, "http://[::1]:8000"),
+            ("192.0.2.7", False, "http://192.0.2.7:8000"),
+            ("gpu.example", False, "http://gpu.example:8000"),
+        ],
+    )
+    def test_addresses(self, host: str, loopback: bool, url: str) -> None:
+        assert cli_serve.is_loopback(host) is loopback
+        assert cli_serve.address(host, 8000) == url
+
+    def test_flags_win_over_variables(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        seen: list[Settings] = []
+
+        def run(settings: Settings) -> int:
+            seen.append(settings)
+            return 0
+
+        monkeypatch.setattr(cli_serve, "run", run)
+        monkeypatch.setenv("DARKROOM_PORT", "8001")
+        monkeypatch.setenv("DARKROOM_DATA_DIR", "elsewhere")
+        darkroom("serve", "--port", 8002)
+        assert (seen[0].port, seen[0].data_dir) == (8002, Path("elsewhere"))
+        assert seen[0].models.name == "models.yaml"
+        assert seen[0].models.is_file()
+
+
+def test_it_says_its_version() -> None:
+    assert darkroom("--version").stdout.startswith("darkroom 0.")
+
+
+def test_help_comes_without_the_weight_of_a_server() -> None:
+    script = (
+        "import sys, api.cli; print([m for m in ('torch', 'fastapi', 'PIL') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"
+
+
+def test_events_are_read_as_the_standard_has_them() -> None:
+    lines = io.StringIO(
+        ': ping\n\nretry: 2000\n\nevent: queued\ndata: {"position":\ndata: 1}\n\n'
+        'data: {}\n\nevent: done\nid: 7\ndata: {"id": "x"}\n\nevent: cut\ndata: {'
+    )
+    told = list(events_of(line.rstrip("\n") for line in lines))
+    assert told == [("queued", {"position": 1}), ("message", {}), ("done", {"id": "x"})]

@@ -1,0 +1,165 @@
+"""Commands as processes: signals, a server that drains, a picture from real weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# `darkroom` over an engine that needs no torch and takes as long as it is told.
+SCRIPTED = """
+import sys
+sys.path.insert(0, {root!r})
+import api.build
+from tests.api.scripted import ScriptedEngine
+api.build.build_engine = lambda *_: ScriptedEngine(picture_seconds={seconds})
+from api.cli import main
+main()
+"""
+
+Spawn = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def spawn(tmp_path: Path) -> Iterator[Spawn]:
+    """Start a `darkroom` whose pictures take some seconds each; it is gone after the test."""
+    started = []
+
+    def start(*arguments: object, seconds: float = 0.0) -> subprocess.Popen[str]:
+        script = SCRIPTED.format(root=str(ROOT), seconds=seconds)
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, *map(str, arguments)],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def greeting(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """A server's URL and the command it suggests, as soon as it has printed them."""
+    assert process.stdout is not None
+    url = ""
+    for line in process.stdout:
+        if line.startswith("Darkroom listens on "):
+            url = line.split()[3].rstrip(",")
+        if line.strip().startswith("curl "):
+            return url, line.strip()
+    raise AssertionError(process.communicate())
+
+
+def ask(url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    data = json.dumps(body).encode() if body is not None else None
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as reply:
+        told: dict[str, Any] = json.load(reply)
+        return told
+
+
+def until_running(url: str, task_id: str) -> None:
+    deadline = time.monotonic() + 20
+    while ask(f"{url}/darkroom/generations/{task_id}")["state"] != "running":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def only_task(url: str) -> dict[str, Any]:
+    """The first task of a server, once it has one."""
+    deadline = time.monotonic() + 20
+    while not (told := ask(f"{url}/darkroom/generations")["generations"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    task: dict[str, Any] = told[0]
+    return task
+
+
+def test_the_suggested_command_works_pasted_as_it_is(spawn: Spawn) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("no curl here")
+    url, command = greeting(spawn("serve", "--port", 0))
+    pasted = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    told = ask(f"{url}/darkroom/generations/{json.loads(pasted.stdout)['id']}?wait=20")
+    assert told["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_the_picture_be_finished(spawn: Spawn, how: signal.Signals) -> None:
+    server = spawn("serve", "--port", 0, seconds=1.0)
+    url, _ = greeting(server)
+    client = spawn("generate", "b", "--server", url, "-o", "waited.png")
+    until_running(url, only_task(url)["id"])
+    server.send_signal(how)
+    out, err = server.communicate(timeout=20)
+    assert server.returncode == 0
+    assert "press Ctrl-C again to stop now" in err
+    assert "Traceback" not in out + err
+    said, told = client.communicate(timeout=20)
+    assert "waited.png" in said, told
+
+
+def test_the_second_ctrl_c_leaves_at_once_and_the_next_start_goes_on(spawn: Spawn) -> None:
+    server = spawn("serve", "--port", 0, seconds=60)
+    url, _ = greeting(server)
+    task = ask(f"{url}/darkroom/generations", {"prompt": "a", "seed": 5})
+    until_running(url, task["id"])
+    server.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert server.poll() is None
+    left = time.monotonic()
+    server.send_signal(signal.SIGINT)
+    server.communicate(timeout=10)
+    assert (server.returncode, time.monotonic() - left < 2) == (130, True)
+    url, _ = greeting(spawn("serve", "--port", 0))
+    told = ask(f"{url}/darkroom/generations/{task['id']}?wait=30")
+    assert (told["state"], told["seeds"]) == ("succeeded", [5])
+
+
+def test_a_folder_in_use_is_told_in_a_line(spawn: Spawn) -> None:
+    greeting(spawn("serve", "--port", 0))
+    second = spawn("serve", "--port", 0)
+    _, err = second.communicate(timeout=20)
+    assert second.returncode == 2
+    assert err.splitlines()[-1].startswith("darkroom: ")
+    assert "Traceback" not in err
+
+
+def test_ctrl_c_cancels_what_was_asked_of_a_server(spawn: Spawn) -> None:
+    url, _ = greeting(spawn("serve", "--port", 0, seconds=60))
+    client = spawn("generate", "a", "--server", url)
+    task = only_task(url)
+    until_running(url, task["id"])
+    client.send_signal(signal.SIGINT)
+    _, err = client.communicate(timeout=20)
+    assert (client.returncode, err.splitlines()[-1]) == (130, "cancelled")
+    assert ask(f"{url}/darkroom/generations/{task['id']}")["cancel_requested"]
+
+
+def test_ctrl_c_ends_an_engine_of_its_own(spawn: Spawn) -> None:
+    client = spawn("generate", "a", "--server", "http://127.0.0.1:1")
+    assert client.wait(timeout=20) == 2
+    client = spawn("generate", "a", seconds=3)
+    assert client.stderr is not None
+    assert client.stderr.readline() == "loading tiny-flux\n"
+    time.sleep(1.0)
+    client.send_signal(signal.SIGINT)
+    _, err = client.communicate(timeout=20)
+    assert (client.returncode, err) == (130, "cancelled\n")
