@@ -47,11 +47,6 @@ class PromptCache:
 
         return remembered
 
-    def forget(self, owner: Hashable) -> None:
-        """Drop everything of one owner."""
-        for key in [key for key in self._kept if isinstance(key, tuple) and key[0] == owner]:
-            self.held_bytes -= _bytes(self._kept.pop(key))
-
     def _keep(self, key: Hashable, embeddings: Any) -> None:
         self._kept[key] = embeddings
         self.held_bytes += _bytes(embeddings)

@@ -76,12 +76,6 @@ class Residents:
             return job.num_inference_steps * _GUESSED_STEP_SECONDS
         return model.work_seconds(job)
 
-    def close(self) -> None:
-        """Give up every model."""
-        for model in self._loaded.values():
-            model.detach(self._rendezvous)
-        self._loaded.clear()
-
     def _load(self, name: str) -> LoadedModel:
         spec = self._catalog.models[name]
         self._status[name] = ModelStatus(name=name, state=ModelState.LOADING)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -95,8 +96,9 @@ class Worker:
     def prepare(self) -> None:
         """Load what models.yaml wants loaded from the start."""
         for name in self._residents.preloads():
+            with suppress(ModelFailed):
+                self._residents.get(name)
             self.beat()
-            self._residents.get(name)
 
     def submit(
         self, job: Job, pictures: Mapping[str, bytes], emit: Emit, indexes: Iterable[int]
@@ -120,6 +122,14 @@ class Worker:
                 if image.carrier is not None and not image.carrier.ended:
                     image.carrier.throw(Abandon())
                 self._end(image)
+
+    def fail_all(self, error: Exception) -> None:
+        """After a fault of the loop itself: answer everybody, so that nobody waits for ever."""
+        for image in [*self._running, *self._waiting]:
+            image.error = error
+            if image.carrier is not None and not image.carrier.ended:
+                image.carrier.throw(Abandon())
+            self._end(image)
 
     def tick(self) -> None:
         """Start what may start, run one forward, end what is finished."""

@@ -52,12 +52,23 @@ class ThreadHost:
         torch.set_grad_enabled(False)
         if self._worker.device.startswith("cuda"):
             torch.cuda.set_device(self._worker.device)
-        self._worker.prepare()
+        self._prepare()
         while self._deadline is None or self._worker.busy:
             self._receive()
             if self._deadline is not None and time.monotonic() > self._deadline:
                 self._worker.cancel(lambda job: True)
-            self._worker.tick()
+            try:
+                self._worker.tick()
+            except Exception as error:
+                log.exception("worker.fault", device=self._worker.device)
+                self._worker.fail_all(error)
+
+    def _prepare(self) -> None:
+        """Load what is wanted from the start; a model that fails says so in its status."""
+        try:
+            self._worker.prepare()
+        except Exception:
+            log.exception("worker.fault", device=self._worker.device)
 
     def _receive(self) -> None:
         """Take up all commands; wait for one only while there is nothing to work on."""

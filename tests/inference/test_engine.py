@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from inference.catalog import Catalog
 from inference.engine import Engine
 from inference.errors import EngineClosed
-from inference.events import Cancelled, Event, ImageDone, Progress
+from inference.events import Cancelled, Event, Failed, ImageDone, Progress
 from inference.job import Job
 from inference.settings import EngineSettings
 from inference.status import ModelState
@@ -129,3 +130,38 @@ def test_two_devices_take_turns_and_prefer_warm_ones(catalog: Catalog) -> None:
         assert sorted(states) == [ModelState.READY, ModelState.UNLOADED]
     finally:
         engine.close(5)
+
+
+def test_a_fault_of_the_loop_answers_everybody_and_the_next_pass(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("a bug")
+
+    seen = Outcomes()
+    with monkeypatch.context() as patch:
+        patch.setattr("inference.schedule.Schedule.pick", broken)
+        engine.submit(job("a"), {}, seen)
+        engine.submit(job("b"), {}, seen)
+        seen.until(lambda: seen.ends() == 2)
+    assert isinstance(seen.outcome("a"), Failed)
+    engine.submit(job("c"), {}, seen)
+    seen.until(lambda: seen.ends() == 3)
+    assert seen.picture("c")
+
+
+def test_a_preloaded_model_that_is_broken_is_failed_and_the_others_serve(
+    catalog: Catalog, tmp_path: Path
+) -> None:
+    broken = catalog.models["flux"].model_copy(
+        update={"name": "broken", "source": str(tmp_path), "preload": True}
+    )
+    both = catalog.model_copy(update={"models": {"broken": broken, **catalog.models}})
+    engine, seen = Engine(both, EngineSettings(devices=("cpu",))), Outcomes()
+    engine.start()
+    engine.submit(job(), {}, seen)
+    seen.until(lambda: seen.ends() == 1)
+    engine.close(5)
+    assert seen.picture("j")
+    status = engine.status().model("broken")
+    assert status.state is ModelState.FAILED and "model_index" in status.reason

@@ -57,12 +57,3 @@ def test_the_least_recently_used_goes_first() -> None:
         encode(prompt)
     assert encoder.asked == ["a", "b", "c", "b"]
     assert cache.held_bytes <= cache.limit_bytes
-
-
-def test_an_owner_can_be_forgotten() -> None:
-    cache, encoder = PromptCache(1 << 20), Encoder()
-    encode = cache.wrap("m", encoder.encode_prompt)
-    encode("a")
-    cache.forget("m")
-    encode("a")
-    assert encoder.asked == ["a", "a"] and cache.held_bytes == 8 * 4
