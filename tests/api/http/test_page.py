@@ -72,25 +72,28 @@ def test_a_prompt_becomes_a_picture(page: Page, served: Served) -> None:
     expect(page.get_by_role("button", name="a red circle, seed")).to_have_count(1)
 
 
-def test_a_preview_shows_before_the_picture(page: Page) -> None:
+def test_a_preview_shows_before_the_picture(page: Page, served: Served) -> None:
+    served.script.gate.clear()
     page.evaluate(
         """() => {
             window.sources = [];
             const seen = new MutationObserver(() =>
-                window.sources.push([picture.src.slice(0, 15), print.style.cssText]));
+                window.sources.push(picture.src.slice(0, 15)));
             const picture = document.getElementById('picture');
-            const print = document.getElementById('print');
             seen.observe(picture, {attributes: true, attributeFilter: ['src']});
         }"""
     )
     page.get_by_label("Prompt").fill("a preview")
     page.get_by_role("button", name="Generate").click()
+    # the stream is open, so that the preview that follows is seen
+    expect(page.get_by_role("status")).to_have_text(re.compile("step 0 of 2|starting"))
+    served.script.gate.set()
     expect(page.get_by_role("img", name="a preview")).to_be_visible()
 
     sources = page.evaluate("window.sources")
 
-    assert sources[0][0] == "data:image/webp"
-    assert sources[-1][0].startswith("http://127.0.0")
+    assert sources[0] == "data:image/webp"
+    assert sources[-1].startswith("http://127.0.0")
 
 
 def test_choices_reach_the_server(page: Page, served: Served) -> None:
