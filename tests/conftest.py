@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 # Before anything imports torch. Two OpenMP threads that spin against each other on loaded cores
 # were measured two to six times slower than one.
@@ -19,15 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 from hypothesis import settings
 
 # A shared machine is slow now and then: how long one example takes is no finding.
 settings.register_profile("darkroom", deadline=None, print_blob=True)
 settings.load_profile("darkroom")
-
-# Logs are no output: a command under test must find stdout as it is in real life.
-structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
 ROOT = Path(__file__).parent.parent
 
