@@ -8,7 +8,7 @@ const REFRESH_MS = 5000;
 const MAX_BLUR_PX = 14;
 
 let models = [];
-let current = null; // the generation being made: {id, events}
+let current = null; // the generation being made: {links, events}, both known once it is accepted
 
 class Refused extends Error {}
 
@@ -118,6 +118,7 @@ async function showPicture(generation, image) {
   const whole = new Image();
   whole.src = image.url;
   await whole.decode();
+  if (current) return; // the next one has begun meanwhile
   byId("picture").alt = generation.prompt;
   showImage(image.url, image.width / image.height, 0);
   const seconds = (Date.parse(generation.finished_at) - Date.parse(generation.started_at)) / 1000;
@@ -144,6 +145,8 @@ async function showPicture(generation, image) {
 // --- one generation -----------------------------------------------------------------------
 
 async function generate() {
+  const mine = { isUnwanted: false };
+  current = mine;
   complain("");
   setWorking(true);
   clearStage();
@@ -155,6 +158,7 @@ async function generate() {
       body: JSON.stringify(wish()),
     });
     follow(generation);
+    if (mine.isUnwanted) cancel();
   } catch (error) {
     end(error.message);
   }
@@ -163,7 +167,7 @@ async function generate() {
 function follow(generation) {
   const events = new EventSource(generation.links.events);
   const ratio = generation.width / generation.height;
-  current = { cancel: generation.links.cancel, events };
+  current = { links: generation.links, events };
   const on = (name, act) => events.addEventListener(name, (event) => act(JSON.parse(event.data)));
   on("queued", ({ position }) => say(position ? `waiting behind ${position}` : "waiting"));
   on("running", () => say("starting"));
@@ -192,7 +196,7 @@ async function finish(generation) {
 }
 
 function end(problem, told = "") {
-  current?.events.close();
+  current?.events?.close();
   current = null;
   setWorking(false);
   complain(problem);
@@ -203,8 +207,10 @@ function end(problem, told = "") {
 async function cancel() {
   if (!current) return;
   say("cancelling");
+  current.isUnwanted = true;
+  if (!current.links) return; // not accepted yet: cancelled as soon as it is
   try {
-    await ask(current.cancel, { method: "POST" });
+    await ask(current.links.cancel, { method: "POST" });
   } catch (error) {
     complain(error.message);
   }

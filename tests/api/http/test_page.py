@@ -144,8 +144,19 @@ def test_an_error_is_shown_in_the_servers_words(page: Page, served: Served) -> N
     expect(page.get_by_role("button", name="Generate")).to_be_enabled()
 
 
-def test_a_running_generation_can_be_cancelled(page: Page, served: Served) -> None:
+@pytest.mark.parametrize("sending_ms", [0, 500], ids=["running", "still being sent"])
+def test_a_generation_can_be_cancelled(page: Page, served: Served, sending_ms: int) -> None:
     served.script.gate.clear()
+    page.evaluate(
+        """pause => {
+            const send = window.fetch;
+            window.fetch = async (...asked) => {
+                await new Promise(resolve => setTimeout(resolve, pause));
+                return send(...asked);
+            };
+        }""",
+        sending_ms,
+    )
     page.get_by_label("Prompt").fill("never")
     page.get_by_role("button", name="Generate").click()
     page.get_by_role("button", name="Cancel").click()
