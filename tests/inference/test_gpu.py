@@ -1,0 +1,102 @@
+"""What only a card can show: the same promises on CUDA, and memory that really runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from inference.calls import generator
+from inference.catalog import Catalog
+from inference.errors import OutOfMemory
+from inference.events import Failed
+from inference.loading import load_pipelines
+from inference.settings import EngineSettings
+from inference.status import Lane
+from inference.worker import Worker
+from tests.inference.making import PICTURES, Recorder, difference, job
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here"),
+]
+
+
+class CudaBench:
+    """A worker on the first card, ticked by the test."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        torch.set_grad_enabled(False)
+        self.worker = Worker("cuda:0", catalog, EngineSettings())
+        self.seen = Recorder()
+
+    def run(self, *jobs: Any, apart: int = 0) -> None:
+        """Submit the jobs so many ticks apart and finish them."""
+        for one in jobs:
+            self.worker.submit(one, PICTURES, self.seen, range(len(one.seeds)))
+            for _ in range(apart):
+                self.worker.tick()
+        while self.worker.busy:
+            self.worker.tick()
+
+
+@pytest.fixture(scope="module")
+def bench(catalog: Catalog) -> Iterator[CudaBench]:
+    yield CudaBench(catalog)
+    torch.set_grad_enabled(True)
+
+
+@pytest.fixture(autouse=True)
+def _fresh(bench: CudaBench) -> None:
+    bench.seen.events.clear()
+
+
+def plain(catalog: Catalog, wanted: Any) -> Any:
+    spec = catalog.models[wanted.model]
+    pipe = load_pipelines(spec, "cuda:0")[wanted.mode]
+    arguments = spec.rules.routes[wanted.mode].arguments(wanted, spec, {})
+    return pipe(**arguments, generator=generator(wanted.seeds[0])).images[0]
+
+
+@pytest.mark.parametrize("model", ["flux", "flux-cfg", "sdxl"])
+def test_alone_is_bit_exact(bench: CudaBench, catalog: Catalog, model: str) -> None:
+    wanted = job(model=model)
+    bench.run(wanted)
+    assert bench.seen.picture("j").tobytes() == plain(catalog, wanted).tobytes()
+    lanes = {one.name: one.lanes for one in bench.worker.status(True).models}[model]
+    assert set(lanes.values()) == {Lane.MERGE}
+
+
+@pytest.mark.parametrize("model", ["flux", "flux-cfg", "sdxl"])
+def test_staggered_requests_are_as_alone(bench: CudaBench, catalog: Catalog, model: str) -> None:
+    wanted = [
+        job(f"j{seed}", model, seeds=(seed,), num_inference_steps=3 + seed, guidance_scale=seed)
+        for seed in (2, 3, 4, 5)
+    ]
+    bench.run(*wanted, apart=2)
+    for one in wanted:
+        assert difference(bench.seen.picture(one.id), plain(catalog, one)) <= 1
+
+
+def test_memory_that_runs_out_fails_one_image_and_the_next_pass(bench: CudaBench) -> None:
+    bench.run(job("warm-up"))
+    torch.cuda.set_per_process_memory_fraction(
+        torch.cuda.memory_reserved(0) / torch.cuda.get_device_properties(0).total_memory
+    )
+    try:
+        held = []
+        while True:
+            try:
+                held.append(torch.empty(1 << 20, device="cuda:0"))
+            except torch.OutOfMemoryError:
+                break
+        bench.run(job("big", width=256, height=256))
+        del held
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    failed = bench.seen.outcome("big")
+    assert isinstance(failed, Failed) and isinstance(failed.error, OutOfMemory)
+    bench.run(*[job(f"next{number}") for number in range(20)])
+    assert all(bench.seen.picture(f"next{number}") for number in range(20))

@@ -1,0 +1,66 @@
+"""From a catalog entry to pipelines: shared weights, one dtype, safetensors, clear reasons."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from inference.catalog import Catalog
+from inference.errors import ModelFailed
+from inference.job import Mode
+from inference.loading import load_pipelines, locate
+
+
+def test_modes_share_every_module(catalog: Catalog) -> None:
+    pipes = load_pipelines(catalog.models["sdxl"], "cpu")
+    assert set(pipes) == set(Mode)
+    for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        assert len({id(getattr(pipe, name)) for pipe in pipes.values()}) == 1
+
+
+@pytest.mark.parametrize("name", ["flux", "sdxl"])
+def test_weights_keep_the_dtype_asked_for_in_every_mode(catalog: Catalog, name: str) -> None:
+    spec = catalog.models[name].model_copy(update={"dtype": "bfloat16"})
+    pipes = load_pipelines(spec, "cpu")
+    denoiser = getattr(pipes[Mode.INPAINT], spec.rules.denoisers[0])
+    assert {weight.dtype for weight in denoiser.parameters()} == {torch.bfloat16}
+
+
+def test_pickled_weights_are_refused(
+    catalog: Catalog, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "pickled"
+    shutil.copytree(folders["flux"], folder)
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    torch.save({}, weights.with_suffix(".bin"))
+    weights.unlink()
+    spec = catalog.models["flux"].model_copy(update={"source": str(folder)})
+    with pytest.raises(ModelFailed):
+        load_pipelines(spec, "cpu")
+
+
+def test_damaged_weights_are_a_reason(
+    catalog: Catalog, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "cut"
+    shutil.copytree(folders["flux"], folder)
+    weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    spec = catalog.models["flux"].model_copy(update={"source": str(folder)})
+    with pytest.raises(ModelFailed, match="cut"):
+        load_pipelines(spec, "cpu")
+
+
+def test_a_pipeline_class_that_diffusers_lacks_is_a_reason(catalog: Catalog) -> None:
+    changes = {"pipelines": {Mode.GENERATE: "NoSuchPipeline"}}
+    with pytest.raises(ModelFailed, match="NoSuchPipeline"):
+        load_pipelines(catalog.models["flux"].model_copy(update=changes), "cpu")
+
+
+def test_sources_are_found() -> None:
+    assert locate("owner/name") == "owner/name"
+    with pytest.raises(ModelFailed, match="no such built-in"):
+        locate("builtin:nothing")
