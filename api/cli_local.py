@@ -10,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from api.cli_wish import Made, Step, Update, Updates, Waiting, Wish
 from api.logs import configure_logging
+from api.outputs import encode_output
 from api.settings import Settings
 from api.terminal import Failure, UsageError, say
 from inference.catalog import Catalog, load_catalog
@@ -55,7 +56,9 @@ def _one_picture(job: Job, events: queue.SimpleQueue[Event]) -> Iterator[Update]
             case Progress(index=index, step=step, steps=steps):
                 yield Step(index=index, step=step, steps=steps)
             case ImageDone(index=index, picture=picture):
-                yield Made(index=index, seed=job.seeds[index], data=_png(picture))
+                yield Made(
+                    index=index, seed=job.seeds[index], data=encode_output(picture, job, index).data
+                )
                 return
             case Failed(index=index, error=error):
                 if len(job.seeds) == 1:
@@ -81,9 +84,3 @@ def _check(wish: Wish) -> None:
                 picture.verify()
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
             raise UsageError(f"{name} is not a picture that can be read: {error}", name) from None
-
-
-def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
