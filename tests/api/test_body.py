@@ -6,9 +6,12 @@ import asyncio
 import json
 import tempfile
 from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect, Request
 
 from api.body import MAX_DEPTH, Body, BodyLimits, decode_base64, parse_json, read_body
@@ -272,3 +275,28 @@ def test_messages_repeat_no_long_value() -> None:
         parse_json(json.dumps({name: {name: float("nan")}}).encode())
 
     assert len(str(caught.value)) < 500
+
+
+ANY_TEXT = st.text(st.characters(exclude_categories=[]))
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | ANY_TEXT,
+    lambda inner: st.lists(inner) | st.dictionaries(ANY_TEXT, inner),
+)
+
+
+@given(ANY_JSON)
+@settings(max_examples=500)
+def test_whatever_json_is_taken_can_be_written_again(value: Any) -> None:
+    try:
+        taken = parse_json(json.dumps(value).encode())
+    except BadRequest as refused:
+        str(refused).encode()
+    else:
+        json.dumps(taken, allow_nan=False, ensure_ascii=False).encode()
+
+
+@given(st.lists(st.sampled_from([b"--edge", b"\r\n", b"--", part("a", b"1"), END]) | st.binary()))
+@settings(max_examples=500)
+def test_whatever_comes_as_a_form_is_read_or_refused(pieces: list[bytes]) -> None:
+    with suppress(BadRequest):
+        assert read(pieces, FORM).is_form

@@ -1,0 +1,86 @@
+"""Requests that nobody would write, made from the OpenAPI document: never a 5xx, never a lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from tests.api.http.served import Served
+
+# All of a file's examples together are to stay within a minute on two cores.
+EXAMPLES = 50
+CHECKS: list[Callable[..., Any]] = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
+OPERATIONS = (
+    "POST /darkroom/generations",
+    "GET /darkroom/generations",
+    "GET /darkroom/generations/{task_id}",
+    "DELETE /darkroom/generations/{task_id}",
+    "POST /darkroom/generations/{task_id}/cancel",
+    "GET /darkroom/generations/{task_id}/events",
+    "GET /darkroom/generations/{task_id}/images/{index}",
+    "GET /darkroom/files/{task_id}/{index}/{name}",
+    "POST /api/v1/generations",
+    "GET /api/v1/generations/{history_id}",
+    "GET /api/v1/generations/{history_id}/image",
+    "GET /api/storage/file",
+)
+# These take nothing that could be wrong.
+BARE = (
+    *("GET /darkroom/models", "GET /darkroom/queue", "GET /darkroom/devices"),
+    *("GET /livez", "GET /readyz"),
+)
+ASKED = [
+    *((operation, GenerationMode.POSITIVE) for operation in (*OPERATIONS, *BARE)),
+    *((operation, GenerationMode.NEGATIVE) for operation in OPERATIONS),
+]
+
+
+@pytest.fixture(scope="module")
+def document(server: Served) -> schemathesis.BaseSchema:
+    return schemathesis.openapi.from_url(f"{server.url}/darkroom/openapi.json")
+
+
+@pytest.mark.parametrize(
+    ("operation", "mode"), ASKED, ids=lambda value: getattr(value, "value", value)
+)
+def test_no_request_breaks_the_server(
+    document: schemathesis.BaseSchema, operation: str, mode: GenerationMode
+) -> None:
+    method, path = operation.split(" ")
+    found = document[path][method]
+
+    @given(case=found.as_strategy(generation_mode=mode))
+    @settings(
+        max_examples=EXAMPLES,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    def ask(case: schemathesis.Case[Any]) -> None:
+        case.call_and_validate(checks=CHECKS)
+
+    ask()
+
+
+def test_every_operation_is_asked(client: httpx2.Client) -> None:
+    paths = client.get("/darkroom/openapi.json").json()["paths"]
+    described = [f"{method.upper()} {path}" for path in paths for method in paths[path]]
+
+    assert sorted(described) == sorted((*OPERATIONS, *BARE))
