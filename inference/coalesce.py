@@ -123,7 +123,7 @@ class Rendezvous:
             current = getcurrent()
             if not isinstance(current, _CarrierGreenlet):
                 return attached.forward(*args, **kwargs)
-            arguments = dict(signature.bind(*args, **kwargs).arguments) if args else kwargs
+            arguments = by_name(signature, args, kwargs) if args else kwargs
             return current.carrier.wait_for(self._call(attached, arguments))
 
         module.forward = forward
@@ -143,6 +143,16 @@ class Rendezvous:
             rows=rows,
             tokens=rows * count_tokens(rules, arguments),
         )
+
+
+def by_name(signature: inspect.Signature, args: Any, kwargs: Any) -> Arguments:
+    """A call's arguments by name, those that fall into `**kwargs` among them."""
+    bound = signature.bind(*args, **kwargs)
+    arguments = dict(bound.arguments)
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            arguments |= arguments.pop(parameter.name, {})
+    return arguments
 
 
 def forward(calls: Sequence[Call]) -> list[Any]:

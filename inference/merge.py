@@ -35,13 +35,18 @@ class Rule(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRules:
-    """The rules of one model class; `latents` names the argument whose axis 0 counts rows."""
+    """The rules of one model class; `latents` names the argument [rows, …] that counts them."""
 
     latents: str
     rules: Mapping[str, Rule] = field(default_factory=dict)
 
 
 UNKNOWN_MODEL = ModelRules(latents="")
+
+_TEXT = ModelRules(
+    latents="input_ids",
+    rules={"input_ids": Rule.ROWS, "attention_mask": Rule.ROWS},
+)
 
 MODEL_RULES: Mapping[str, ModelRules] = {
     "FluxTransformer2DModel": ModelRules(
@@ -77,6 +82,9 @@ MODEL_RULES: Mapping[str, ModelRules] = {
     ),
     # the decoder of AutoencoderKL
     "Decoder": ModelRules(latents="sample", rules={"sample": Rule.ROWS}),
+    "CLIPTextModel": _TEXT,
+    "CLIPTextModelWithProjection": _TEXT,
+    "T5EncoderModel": _TEXT,
 }
 
 
@@ -92,11 +100,11 @@ def count_rows(rules: ModelRules, arguments: Arguments) -> int:
 
 
 def count_tokens(rules: ModelRules, arguments: Arguments) -> int:
-    """Positions of one row: sequence length of packed latents, height × width of a map."""
+    """Positions of one row: length of a sequence, height × width of a map."""
     latents = arguments.get(rules.latents)
     if not isinstance(latents, Tensor):
         return 1
-    return int(latents.shape[1]) if latents.ndim == 3 else int(latents.shape[2:].numel())
+    return int(latents.shape[1] if latents.ndim <= 3 else latents.shape[2:].numel())
 
 
 class Keys:

@@ -11,6 +11,7 @@ from inference.catalog import ModelSpec
 from inference.coalesce import Attached, Rendezvous
 from inference.job import ImageRole, Job, Mode
 from inference.loading import load_pipelines
+from inference.merge import UNKNOWN_MODEL, rules_of
 from inference.preview import Previewer, fit_previewer
 from inference.prompts import PromptCache
 from inference.status import Lane
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 class LoadedModel:
     """One model on one device, used by that device's thread alone.
 
-    `attached` are its denoisers and then its VAE's decoder, if that can be shared; `row_seconds`
-    is the measured cost of a forward of the first denoiser for one picture of the default size.
+    `attached` are its denoisers, then the text encoders and VAE decoder that can be shared;
+    `row_seconds` is the measured cost of a forward of the first denoiser for one picture of the
+    default size.
     """
 
     spec: ModelSpec
@@ -41,10 +43,13 @@ class LoadedModel:
         index: int,
         pictures: Mapping[ImageRole, Image],
         on_step: OnStep | None = None,
+        prompts: PromptCache | None = None,
         **overrides: Any,
     ) -> tuple[Any, Callable[[], Any]]:
         """A private pipeline for picture `index`, and the call that makes it."""
-        pipe = private_copy(self.pipes[job.mode], self.prompts, self.spec.name)
+        pipe = private_copy(
+            self.pipes[job.mode], self.prompts if prompts is None else prompts, self.spec.name
+        )
         if on_step is not None:
             watch_steps(pipe, on_step)
         route = self.spec.rules.routes[job.mode]
@@ -80,8 +85,7 @@ def load_model(
     pipes = load_pipelines(spec, device)
     pipe = pipes[spec.modes[0]]
     modules = [getattr(pipe, name) for name in spec.rules.denoisers]
-    if type(getattr(pipe, "vae", None)).__name__ == "AutoencoderKL":
-        modules.append(pipe.vae.decoder)
+    modules += [module for module in _helpers(pipe) if rules_of(module) is not UNKNOWN_MODEL]
     return LoadedModel(
         spec=spec,
         pipes=pipes,
@@ -89,3 +93,11 @@ def load_model(
         prompts=prompts,
         previewer=fit_previewer(pipe, preview_side_px),
     )
+
+
+def _helpers(pipe: Any) -> list[Any]:
+    """What runs before and after the denoising: text encoders, the VAE's decoder."""
+    names = ("text_encoder", "text_encoder_2", "text_encoder_3")
+    found = [getattr(pipe, name, None) for name in names]
+    found.append(getattr(getattr(pipe, "vae", None), "decoder", None))
+    return [module for module in found if module is not None]

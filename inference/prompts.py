@@ -42,17 +42,18 @@ class PromptCache:
                 return self._kept[key]
             self.misses += 1
             embeddings = encode(*args, **kwargs)
-            self._keep(key, embeddings)
-            return embeddings
+            # another call may have encoded the same while this one waited for its encoder
+            return self._kept.get(key) or self._keep(key, embeddings)
 
         return remembered
 
-    def _keep(self, key: Hashable, embeddings: Any) -> None:
+    def _keep(self, key: Hashable, embeddings: Any) -> Any:
         self._kept[key] = embeddings
         self.held_bytes += _bytes(embeddings)
         while self.held_bytes > self.limit_bytes:
             _, oldest = self._kept.popitem(last=False)
             self.held_bytes -= _bytes(oldest)
+        return embeddings
 
 
 def _key(owner: Hashable, arguments: dict[str, Any]) -> Hashable | None:

@@ -109,7 +109,7 @@ def caption(scene: Scene, rng: random.Random) -> str:
 
 def _finish(body: str, rng: random.Random) -> str:
     # The text encoder reads 24 tokens: what is long already gets no ending.
-    ending = rng.choice(ENDINGS) if len(body.split()) < 17 else ""
+    ending = rng.choice(ENDINGS) if len(body.split()) < 15 else ""
     text = rng.choice(FRAMES) + body.strip() + ending
     text = " ".join(text.replace(",,", ",").replace(", ,", ",").split())
     return text.capitalize() if rng.random() < 0.15 else text

@@ -2,7 +2,7 @@
 
 `judge(image, Scene(colour="red", shape="circle"))` answers with a verdict: `right` if every
 attribute that the scene names is as asked, `matches` for each of them, and `seen`, the scene that
-the picture shows. It knows the palette and the outlines that pictures are drawn with, and no network.
+the picture shows. It knows the palette and outlines that pictures are drawn with, and no network.
 """
 
 from dataclasses import dataclass

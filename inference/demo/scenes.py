@@ -192,7 +192,7 @@ def random_scene(rng: random.Random, *, held: bool = False) -> Scene:
             return scene
 
 
-def random_wish(rng: random.Random, short: float = 0.35, full: float = 0.4) -> Scene:
+def random_wish(rng: random.Random, short: float = 0.42, full: float = 0.36) -> Scene:
     """Return what a training caption will say: everything, colour and shape, or some of it."""
     scene, draw = random_scene(rng), rng.random()
     if draw < full:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
 import torch
 
-from inference.coalesce import Abandon, Carrier, Rendezvous, forward
+from inference.coalesce import Abandon, Carrier, Rendezvous, by_name, forward
 from inference.merge import MODEL_RULES, ModelRules, Rule
 
 
@@ -117,3 +118,11 @@ def test_a_call_without_a_forward_ends_at_once() -> None:
     carrier = Carrier(lambda: 7)
     carrier.advance()
     assert carrier.ended and carrier.result == 7 and carrier.call is None
+
+
+def test_arguments_are_known_by_name_however_they_are_passed() -> None:
+    def forward(rows: int, time: int = 0, **options: int) -> None: ...
+
+    signature = inspect.signature(forward)
+    assert by_name(signature, (1,), {"extra": 3}) == {"rows": 1, "extra": 3}
+    assert by_name(signature, (1, 2), {}) == {"rows": 1, "time": 2}

@@ -112,7 +112,12 @@ def test_the_budget_is_where_the_cost_of_a_row_stops_falling(
 
 
 def test_the_samples_are_forwards_at_the_default_size(catalog: Catalog) -> None:
-    denoiser, decoder = sample_calls(loaded(catalog.models["flux"]))
+    calls = {
+        type(call.target.module).__name__: call
+        for call in sample_calls(loaded(catalog.models["flux"]))
+    }
+    assert set(calls) == {"CLIPTextModel", "T5EncoderModel", "FluxTransformer2DModel", "Decoder"}
+    denoiser, decoder = calls["FluxTransformer2DModel"], calls["Decoder"]
     assert denoiser.tokens == 4 * 4  # 64 px are 8 latents, packed two by two
     assert forward([denoiser])[0][0].shape == (1, 16, 16)
     assert decoder.tokens == 8 * 8

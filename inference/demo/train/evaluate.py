@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import FluxPipeline
+from diffusers import AutoencoderKL, FluxPipeline
 from PIL import Image
 
 from inference.demo import MAX_SEQUENCE_LENGTH, STEPS, TRUE_CFG_SCALE
@@ -25,9 +25,12 @@ from inference.demo.scenes import (
     SIZES,
     Scene,
     combinations,
+    draw,
     held_out,
     random_scene,
+    settle,
 )
+from inference.demo.train.vae import to_tensor
 
 CHOOSING, REPORTING = 101, 202
 BATCH = 25
@@ -151,6 +154,19 @@ def report(pipe: FluxPipeline, count: int, guidances: dict[int, float]) -> list[
     return rows
 
 
+@torch.no_grad()
+def ceiling(vae: AutoencoderKL, orders: list[Order]) -> dict[str, float]:
+    """Score drawings that only went through the autoencoder: no picture can be better."""
+    rng, pictures = random.Random(CHOOSING), []
+    for order in orders:
+        truth = draw(settle(order.scene, rng), *order.size, rng)
+        batch = to_tensor([truth.astype("float32")], vae.device)
+        output = vae.decode(vae.encode(batch).latent_dist.mode()).sample
+        levels = ((output[0].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255)
+        pictures.append(Image.fromarray(levels.to("cpu", torch.uint8).numpy()))
+    return score(orders, pictures)
+
+
 def load(folder: Path, device: str = "cpu") -> FluxPipeline:
     """Load a pipeline folder as any user would."""
     pipe = FluxPipeline.from_pretrained(folder, torch_dtype=torch.float32).to(device)
@@ -171,6 +187,7 @@ def evaluate(folder: Path, count: int, device: str = "cpu") -> dict[str, Any]:
         "best_true_cfg_scale": {str(steps): g for steps, g in guidances.items()},
         "choosing": chosen,
         "held_out_combinations": sum(map(held_out, combinations())),
+        "autoencoder_alone": ceiling(pipe.vae, full_orders(count, REPORTING)),
         "scores": report(pipe, count, guidances),
     }
     (folder / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")

@@ -26,13 +26,13 @@ class Drawn:
 
     def words(self, rng: random.Random) -> str:
         """Caption the drawing: the least, or more, which is just as true."""
-        draw_ = rng.random()
-        if draw_ < 0.1:
+        luck = rng.random()
+        if luck < 0.1:
             return ""
         names = set(self.least)
-        if draw_ < 0.25:
+        if luck < 0.2:
             names |= set(ATTRIBUTES)
-        elif draw_ < 0.4:
+        elif luck < 0.32:
             names |= {name for name in ATTRIBUTES if rng.random() < 0.4}
         scene = self.scene.keep(names)
         return plain_caption(scene) if rng.random() < 0.15 else caption(scene, rng)

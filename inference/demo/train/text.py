@@ -150,6 +150,7 @@ class TextEncoders(nn.Module):
                 use_cache=False,
             )
         )
+        look_around(t5)
         return cls(clip, t5, clip_tokens, t5_tokens)
 
     @classmethod
@@ -187,6 +188,18 @@ class TextEncoders(nn.Module):
             return_tensors="pt",
         ).input_ids.to(device)
         return self.clip(short).pooler_output, self.t5(long)[0]
+
+
+@torch.no_grad()
+def look_around(t5: T5EncoderModel) -> None:
+    """Start three of T5's heads on the word after, the word before and both sides."""
+    # From T5's own start it stayed a bag of words: "red" and "blue" were read, but which of the
+    # two is the background was a guess after 1300 steps (0.92 right), where CLIP knew.
+    bias = t5.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
+    after = bias.shape[0] // 2
+    bias[after + 1, 0] += 4.0
+    bias[1, 1] += 4.0
+    bias[[1, 2, 3, after + 1, after + 2, after + 3], 2] += 2.5
 
 
 class Reader(nn.Module):

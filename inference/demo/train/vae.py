@@ -26,6 +26,7 @@ from inference.demo.train.common import Budget, Log, Worker, decay, note_cost, s
 
 CROP = 64
 BATCH = 16
+SAVE_SECONDS = 300.0
 CONFIG = {
     "block_out_channels": (16, 16, 40, 80),
     "down_block_types": ("DownEncoderBlock2D",) * 4,
@@ -76,8 +77,9 @@ def crop(rng: random.Random) -> NDArray[np.float32]:
 
 
 def whole(rng: random.Random, width: int, height: int) -> NDArray[np.float32]:
-    """Draw a picture as the transformer will see it."""
-    return draw(settle(random_wish(rng), rng), width, height, rng).astype(np.float32)
+    """Draw a picture as the transformer will see it, small objects as often as large ones."""
+    scene = settle(random_wish(rng, short=0.15, full=0.7), rng)
+    return draw(scene, width, height, rng).astype(np.float32)
 
 
 def to_tensor(pictures: list[NDArray[np.float32]], device: torch.device) -> Tensor:
@@ -187,10 +189,10 @@ def train_decoder(worker: Worker, folder: Path, budget: Budget, seed: int) -> No
     optimizer = torch.optim.AdamW(params, lr=1.5e-3, betas=(0.9, 0.99), weight_decay=1e-4)
     log, step, progress = Log("decoder", worker), 0, 0.0
     started, cpu = time.monotonic(), time.process_time()
-    noise = 0.35 / float(vae.config.scaling_factor)
+    noise, saved = 0.35 / float(vae.config.scaling_factor), started
     while progress < 1:
         images = batch_of(kind, rng, 0.35, worker.device)
-        with torch.autocast(worker.device.type, torch.bfloat16, enabled=progress < 0.6):
+        with torch.autocast(worker.device.type, torch.bfloat16, enabled=progress < 0.8):
             with torch.no_grad():
                 latents = vae.encode(images).latent_dist.mode()
             level = noise * torch.rand(len(latents), 1, 1, 1, device=worker.device).square()
@@ -200,6 +202,9 @@ def train_decoder(worker: Worker, folder: Path, budget: Budget, seed: int) -> No
         progress = _reduce_and_step(worker, params, optimizer, budget.progress(step + 1))
         log.add(step, loss=loss.detach())
         step += 1
+        if worker.leads and time.monotonic() - saved > SAVE_SECONDS:
+            vae.save_pretrained(folder / "vae")
+            saved = time.monotonic()
     if worker.leads:
         vae.save_pretrained(folder / "vae")
         used = (time.process_time() - cpu) * worker.world
