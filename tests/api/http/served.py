@@ -15,7 +15,6 @@ import uvicorn
 
 from api.app import create_app
 from api.build import Services, build
-from api.run import EnginePort
 from api.settings import Settings
 from tests.api.scripted import ScriptedEngine
 
@@ -30,12 +29,12 @@ class Served:
     url: str
     client: httpx2.Client
     services: Services
-    engine: EnginePort
 
     @property
     def script(self) -> ScriptedEngine:
-        assert isinstance(self.engine, ScriptedEngine)
-        return self.engine
+        engine = self.services.engine
+        assert isinstance(engine, ScriptedEngine)
+        return engine
 
     def make(self, **fields: Any) -> dict[str, Any]:
         """A generation that has ended."""
@@ -51,15 +50,15 @@ class Served:
 
 
 @contextmanager
-def serving(folder: Path, *, engine: EnginePort | None = None, **changes: Any) -> Iterator[Served]:
-    """A server on a free port of loopback, with the catalog that is shipped."""
+def serving(folder: Path, *, is_scripted: bool = True, **changes: Any) -> Iterator[Served]:
+    """A server on a free port of loopback, by default with the catalog that is shipped."""
     values: dict[str, Any] = {
         "data_dir": folder,
         "models": ROOT / "models.yaml",
         "drain_seconds": 2.0,
         "disk_floor_bytes": 0,
     }
-    engine = engine or ScriptedEngine()
+    engine = ScriptedEngine() if is_scripted else None
     services = build(Settings(**(values | changes)), engine=engine)
     config = uvicorn.Config(
         create_app(services), port=0, log_config=None, timeout_graceful_shutdown=1
@@ -72,7 +71,7 @@ def serving(folder: Path, *, engine: EnginePort | None = None, **changes: Any) -
         host, port = server.servers[0].sockets[0].getsockname()[:2]
         url = f"http://{host}:{port}"
         with httpx2.Client(base_url=url, timeout=30, trust_env=False) as client:
-            yield Served(url, client, services, engine)
+            yield Served(url, client, services)
     finally:
         server.should_exit = True
         thread.join(START_SECONDS)

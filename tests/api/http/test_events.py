@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from api.dialects.darkroom import routes
 from api.submit import Darkroom
 from api.tasks import TaskUpdate
 from tests.api.http.served import Served, serving, until
@@ -58,6 +59,24 @@ def test_events_of_the_queue_tell_the_place(tmp_path: Path) -> None:
             assert first["position"] in (1, 2)
             served.script.gate.set()
             assert [name for name, _ in events][-1] == "done"
+
+
+def test_events_on_the_wire_are_numbered_and_kept_alive(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routes, "HEARTBEAT_SECONDS", 0.05)
+    served.script.gate.clear()
+    task = served.client.post("/darkroom/generations", json={"prompt": "a"}).json()
+
+    with served.client.stream("GET", task["links"]["events"]) as reply:
+        threading.Timer(0.3, served.script.gate.set).start()
+        lines = list(reply.iter_lines())
+
+    ids = [line for line in lines if line.startswith("id:")]
+    assert ids == [f"id: {number}" for number in range(1, len(ids) + 1)]
+    assert lines.count("retry: 2000") == len(ids)
+    assert any(line.startswith(":") for line in lines)
+    assert reply.headers["cache-control"] == "no-store"
 
 
 def test_events_of_an_ended_generation_end_at_once(served: Served) -> None:
