@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ class Order:
     id: str
     count: int
     seed: int
+    to_cancel: bool = False
     cancel_sent: bool = False
     states: list[str] = field(default_factory=list)
 
@@ -109,12 +111,14 @@ class Client(threading.Thread):
         wish["num_inference_steps"] = self._random.choice((2, 10, 60))
         answer = call(self._url, "POST", "/darkroom/generations", wish)
         if answer is not None:
-            self.orders.append(Order(answer["id"], count, seed, states=[answer["state"]]))
+            to_cancel = self._random.random() < 0.1
+            order = Order(answer["id"], count, seed, to_cancel, states=[answer["state"]])
+            self.orders.append(order)
 
     def poll(self, order: Order) -> None:
         path = f"/darkroom/generations/{order.id}"
-        if self._random.random() < 0.02:
-            order.cancel_sent = True
+        if order.to_cancel and self._random.random() < 0.2:
+            order.to_cancel, order.cancel_sent = False, True
             answer = call(self._url, "POST", f"{path}/cancel", {})
         else:
             answer = call(self._url, "GET", path)
@@ -135,5 +139,5 @@ def call(url: str, method: str, path: str, body: object = None) -> Any:
             return json.load(response)
     except urllib.error.HTTPError as refused:
         raise AssertionError(f"{method} {path}: {refused.code} {refused.read()!r}") from None
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, HTTPException):
         return None

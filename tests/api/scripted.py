@@ -44,7 +44,7 @@ class ScriptedEngine:
         self._picture_seconds = picture_seconds
         self._cancelled: set[str] = set()
         self._inbox: queue.Queue[Order | None] = queue.Queue()
-        self._thread = threading.Thread(target=self._work, name="scripted engine")
+        self._thread = threading.Thread(target=self._work, name="scripted engine", daemon=True)
         self._closed = False
         self._running = 0
 
