@@ -33,20 +33,27 @@ class Database:
         # A client that hangs up cancels its handler; a transaction cut between two statements
         # would leave the only writing connection in an unknown state.
         self._uncut = Uncut()
+        self._closed = False
 
     async def write(self, work: Work[T]) -> T:
         """The result of `work` once it is committed; rolled back if it raises."""
-        return await self._uncut.run(_transact(self._writer, work))
+        return await self._run(self._writer, work)
 
     async def read(self, work: Work[T]) -> T:
         """The result of `work` on one consistent state."""
-        return await self._uncut.run(_transact(self._reader, work))
+        return await self._run(self._reader, work)
 
     async def close(self) -> None:
-        """Let what runs end, then close every connection."""
+        """Let what runs end, then close every connection; later work raises Unavailable."""
+        self._closed = True
         await self._uncut.settle()
         await self._writer.dispose()
         await self._reader.dispose()
+
+    async def _run(self, engine: AsyncEngine, work: Work[T]) -> T:
+        if self._closed:
+            raise Unavailable("the service has stopped")
+        return await self._uncut.run(_transact(engine, work))
 
 
 async def _transact(engine: AsyncEngine, work: Work[T]) -> T:
