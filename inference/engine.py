@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -14,6 +14,7 @@ from inference.events import Emit
 from inference.hosts.base import Cancel, Close, Host, Submit
 from inference.hosts.thread import ThreadHost
 from inference.job import Job
+from inference.running import nobody_looks
 from inference.settings import EngineSettings
 from inference.status import DeviceStatus, EngineStatus, ModelState
 from inference.worker import Worker
@@ -43,18 +44,20 @@ class Engine:
         pictures: Mapping[str, bytes],
         emit: Emit,
         indexes: Sequence[int] | None = None,
+        previews: Callable[[], bool] = nobody_looks,
     ) -> None:
         """Make the job's pictures (`indexes` of them, all by default).
 
-        `pictures` holds the encoded bytes of each input image by its key. Every index ends in
-        exactly one of ImageDone, Failed, Cancelled, passed to `emit` on the engine's thread.
+        `pictures` holds the encoded bytes of each input image by its key. `previews` is asked at
+        each step, on the engine's thread, whether one is wanted. Every index ends in exactly one
+        of ImageDone, Failed, Cancelled, passed to `emit` on the engine's thread.
         Raises EngineClosed after `close`.
         """
         wanted = range(len(job.seeds)) if indexes is None else indexes
         with self._door:
             if self._closed:
                 raise EngineClosed("the engine is closing and takes no more work")
-            self._choose(job).send(Submit(job, pictures, emit, tuple(wanted)))
+            self._choose(job).send(Submit(job, pictures, emit, tuple(wanted), previews))
 
     def cancel(self, job_id: str) -> None:
         """Give up every unfinished picture of a job, at its next step; unknown ids are ignored."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -13,59 +12,24 @@ import torch
 
 from inference.calls import as_map, total_steps
 from inference.catalog import Catalog
-from inference.coalesce import Abandon, Call, Carrier, Rendezvous, forward
-from inference.errors import JobError, ModelFailed, OutOfMemory, PipelineFailed
-from inference.events import Cancelled, Emit, Event, Failed, ImageDone, Progress
+from inference.coalesce import Abandon, Carrier, Rendezvous, forward
+from inference.errors import ModelFailed
+from inference.events import Cancelled, Emit, Failed, ImageDone, Progress
+from inference.faults import as_job_error, free_cache, is_out_of_memory
 from inference.job import ImageRole, Job
 from inference.pixels import decode
 from inference.preview import denoised
 from inference.residents import Residents
-from inference.schedule import Schedule, Ticket, Waiting
+from inference.running import Running, nobody_looks
+from inference.schedule import Schedule, Waiting
 from inference.settings import EngineSettings
 from inference.status import DeviceStatus, Lane
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from inference.model import LoadedModel
 
 log = structlog.get_logger()
-
-
-@dataclass(slots=True, eq=False)
-class Running:
-    """One image between its arrival and its last event."""
-
-    job: Job
-    index: int
-    pictures: Mapping[str, bytes]
-    emit: Emit
-    ticket: Ticket
-    model: LoadedModel | None = None
-    carrier: Carrier | None = None
-    error: BaseException | None = None
-    started: float = 0.0
-    previewed: float = 0.0
-    step: int = 0
-    cancelled: bool = False
-
-    def tell(self, event: Event) -> None:
-        """Pass an event on; a receiver that raises must not end the engine's thread."""
-        try:
-            self.emit(event)
-        except Exception as error:
-            log.error("emit.failed", job_id=self.job.id, error=repr(error))
-
-    @property
-    def lane(self) -> Lane:
-        """How it may share its model, which is known once that is loaded."""
-        assert self.model is not None, "models are found before anything else"
-        return self.model.lanes[self.job.mode]
-
-    @property
-    def call(self) -> Call | None:
-        """The forward it waits for."""
-        return self.carrier.call if self.carrier is not None else None
 
 
 class Worker:
@@ -101,7 +65,12 @@ class Worker:
             self.beat()
 
     def submit(
-        self, job: Job, pictures: Mapping[str, bytes], emit: Emit, indexes: Iterable[int]
+        self,
+        job: Job,
+        pictures: Mapping[str, bytes],
+        emit: Emit,
+        indexes: Iterable[int],
+        previews: Callable[[], bool] = nobody_looks,
     ) -> None:
         """Queue the pictures of a job; each is scheduled on its own."""
         work = self._residents.work_seconds(job)
@@ -112,7 +81,7 @@ class Worker:
                 work_seconds=work,
                 now=self._clock(),
             )
-            self._waiting.append(Running(job, index, pictures, emit, ticket))
+            self._waiting.append(Running(job, index, pictures, emit, previews, ticket))
 
     def cancel(self, wanted: Callable[[Job], bool]) -> None:
         """Give up the images of the jobs that `wanted` accepts; they end at once."""
@@ -240,12 +209,10 @@ class Worker:
         self, image: Running, pipe: Any, scheduler: Any, before: torch.Tensor, after: torch.Tensor
     ) -> None:
         image.step += 1
-        now, preview = self._clock(), None
-        previewer = image.model.previewer if image.model is not None else None
-        if previewer and now - image.previewed >= self._settings.preview_interval_seconds:
-            image.previewed = now
+        preview = None
+        if self._preview_is_due(image):
             latents = denoised(scheduler, before, after)
-            preview = previewer.picture(as_map(pipe, latents, image.job.width, image.job.height))
+            preview = self._preview(image, as_map(pipe, latents, image.job.width, image.job.height))
         image.tell(
             Progress(
                 job_id=image.job.id,
@@ -255,6 +222,18 @@ class Worker:
                 preview=preview,
             )
         )
+
+    def _preview_is_due(self, image: Running) -> bool:
+        """Whether somebody looks, and has not just been shown one."""
+        now = self._clock()
+        if now - image.previewed < self._settings.preview_interval_seconds or not image.previews():
+            return False
+        image.previewed = now
+        return True
+
+    def _preview(self, image: Running, latents: torch.Tensor) -> Image | None:
+        previewer = image.model.previewer if image.model is not None else None
+        return previewer.picture(latents) if previewer is not None else None
 
     def _pick(self) -> list[Running]:
         """The images whose forwards run together next."""
@@ -318,34 +297,6 @@ class Worker:
 def _carrier(image: Running) -> Carrier:
     assert image.carrier is not None, "only started images are stepped"
     return image.carrier
-
-
-def as_job_error(error: BaseException) -> JobError:
-    """What a failed call is reported as, the cause kept."""
-    if isinstance(error, ModelFailed | OutOfMemory):
-        return error
-    if is_out_of_memory(error):
-        failure: JobError = OutOfMemory(
-            "not enough device memory for this picture even alone; ask for a smaller size"
-        )
-    else:
-        failure = PipelineFailed(f"the pipeline raised {type(error).__name__}: {error}"[:500])
-    failure.__cause__ = error
-    return failure
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch could not allocate, on either kind of device."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    # the CPU allocator has no class of its own
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-
-
-def free_cache(device: str) -> None:
-    """Give cached blocks back to the device after a failure."""
-    if device.startswith("cuda"):
-        torch.cuda.empty_cache()
 
 
 def device_name(device: str) -> str:

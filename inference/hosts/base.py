@@ -13,12 +13,13 @@ from inference.status import DeviceStatus
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """Make these pictures of a job."""
+    """Make these pictures of a job; `previews` tells whether anybody looks at the moment."""
 
     job: Job
     pictures: Mapping[str, bytes]
     emit: Emit
     indexes: Sequence[int]
+    previews: Callable[[], bool]
 
 
 @dataclass(frozen=True, slots=True)

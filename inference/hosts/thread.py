@@ -84,7 +84,13 @@ class ThreadHost:
     def _obey(self, command: Command) -> None:
         match command:
             case Submit():
-                self._worker.submit(command.job, command.pictures, command.emit, command.indexes)
+                self._worker.submit(
+                    command.job,
+                    command.pictures,
+                    command.emit,
+                    command.indexes,
+                    command.previews,
+                )
             case Cancel():
                 self._worker.cancel(command.wanted)
             case Close():

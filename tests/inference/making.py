@@ -154,10 +154,13 @@ class Bench:
         torch.set_grad_enabled(False)
         self.worker = Worker("cpu", catalog, EngineSettings(**settings))
         self.seen = Recorder()
+        self.looking = False
 
     def submit(self, wanted: Job) -> None:
         """Queue all pictures of a job."""
-        self.worker.submit(wanted, PICTURES, self.seen, range(len(wanted.seeds)))
+        self.worker.submit(
+            wanted, PICTURES, self.seen, range(len(wanted.seeds)), lambda: self.looking
+        )
 
     def ticks(self, count: int) -> None:
         """So many turns of the loop."""

@@ -14,6 +14,7 @@ from inference.catalog import Catalog
 from inference.errors import ModelFailed, OutOfMemory, PipelineFailed
 from inference.events import Cancelled, Failed
 from inference.job import Job, Mode
+from inference.running import Running
 from tests.inference.making import Bench, as_png, difference, job, plain
 
 
@@ -209,9 +210,14 @@ def test_out_of_memory_alone_fails_that_image_and_the_next_pass(
     assert all(bench.seen.picture(f"next-{number}") for number in range(20))
 
 
-def test_steps_are_reported_with_previews(bench: Bench) -> None:
+def test_steps_are_reported_with_previews_to_who_looks(bench: Bench) -> None:
+    bench.submit(job("unseen"))
+    bench.finish()
+    assert not any(event.preview for event in bench.seen.progress("unseen"))
+    bench.looking = True
     bench.submit(job(num_inference_steps=5))
     bench.finish()
+    bench.looking = False
     reported = bench.seen.progress("j")
     assert [event.step for event in reported] == [0, 1, 2, 3, 4, 5]
     assert {event.steps for event in reported} == {5}
@@ -252,7 +258,7 @@ def test_a_receiver_that_raises_does_not_stop_the_engine(bench: Bench) -> None:
 def test_ended_images_leave_nothing_behind(bench: Bench) -> None:
     def held() -> int:
         gc.collect()
-        return sum(type(one) is worker.Running for one in gc.get_objects())
+        return sum(type(one) is Running for one in gc.get_objects())
 
     bench.submit(job("a", seeds=(1, 2)))
     bench.submit(job("b"))

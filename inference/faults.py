@@ -1,0 +1,35 @@
+"""What went wrong in a call, and what it is reported as."""
+
+from __future__ import annotations
+
+import torch
+
+from inference.errors import JobError, ModelFailed, OutOfMemory, PipelineFailed
+
+
+def as_job_error(error: BaseException) -> JobError:
+    """What a failed call is reported as, the cause kept."""
+    if isinstance(error, ModelFailed | OutOfMemory):
+        return error
+    if is_out_of_memory(error):
+        failure: JobError = OutOfMemory(
+            "not enough device memory for this picture even alone; ask for a smaller size"
+        )
+    else:
+        failure = PipelineFailed(f"the pipeline raised {type(error).__name__}: {error}"[:500])
+    failure.__cause__ = error
+    return failure
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch could not allocate, on either kind of device."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # the CPU allocator has no class of its own
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def free_cache(device: str) -> None:
+    """Give cached blocks back to the device after a failure."""
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
