@@ -138,7 +138,7 @@ class Dispatcher:
             self._begin(claim)
 
     def _has_room(self) -> bool:
-        in_flight = sum(run.images_left for run in self._runs.values())
+        in_flight = sum(run.images_in_flight for run in self._runs.values())
         return in_flight < self._settings.images_in_flight
 
     def _begin(self, claim: Claim) -> None:

@@ -79,7 +79,7 @@ class Run:
         self._on_room = on_room
         self._made = {output.index for output in claim.task.outputs}
         self._missing = [n for n in range(len(claim.task.job.seeds)) if n not in self._made]
-        self._ended = 0
+        self._in_flight = len(self._missing)
         self._cancel_asked = claim.task.cancel_requested
         self._lost = False
         self._error: JobError | None = None
@@ -88,9 +88,9 @@ class Run:
         self._log = log.bind(task_id=self.task.id, attempt=self.task.attempt)
 
     @property
-    def images_left(self) -> int:
-        """How many pictures the engine still owes."""
-        return len(self._missing) - self._ended
+    def images_in_flight(self) -> int:
+        """How many pictures are in the making, or made and not stored yet."""
+        return self._in_flight
 
     async def work(self) -> None:
         """Make what is missing and end the task."""
@@ -128,21 +128,15 @@ class Run:
             return
         self._log.info("task_started", model=job.model, images=len(self._missing))
         self._shop.engine.submit(job, pictures, self._emit, self._missing)
+        owed = len(self._missing)
         async with asyncio.TaskGroup() as keeping:
-            while self.images_left:
-                match await self._events.get():
-                    case Progress() as step:
-                        await self._tell(step)
-                        continue
-                    case ImageDone() as done:
-                        self.image_seconds = done.seconds
-                        keeping.create_task(self._keep(done))
-                    case Failed() as failed:
-                        self._fail(failed)
-                    case Cancelled():
-                        pass
-                self._ended += 1
-                self._on_room()
+            while owed:
+                event = await self._events.get()
+                if isinstance(event, Progress):
+                    await self._tell(event)
+                    continue
+                owed -= 1
+                keeping.create_task(self._settle(event))
 
     def _emit(self, event: Event) -> None:
         # Called on the engine's thread, which may outlive the loop when the process ends.
@@ -166,6 +160,19 @@ class Run:
                 preview_media_type=PREVIEW_MEDIA_TYPE if preview else None,
             )
         )
+
+    async def _settle(self, event: ImageDone | Failed | Cancelled) -> None:
+        """One picture has ended, well or not; there is room for another once it is stored."""
+        match event:
+            case ImageDone():
+                self.image_seconds = event.seconds
+                await self._keep(event)
+            case Failed():
+                self._fail(event)
+            case Cancelled():
+                pass
+        self._in_flight -= 1
+        self._on_room()
 
     def _fail(self, event: Failed) -> None:
         """One lost picture fails the task, so the others need not be made."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from api.store import Claim, Holding
 from api.tasks import Task, TaskState
@@ -119,7 +119,7 @@ class Queue(RuleBasedStateMachine):
         if allowed:
             expected.state, expected.holder = state, None
 
-    @rule(claim=consumes(claims), counted=st.booleans())
+    @rule(claim=claims, counted=st.booleans())
     def release(self, claim: Claim | None, counted: bool) -> None:
         if claim is None:
             return
