@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from inference.catalog import Catalog
@@ -38,11 +38,12 @@ class LateEngine:
         pictures: Mapping[str, bytes],
         emit: Emit,
         indexes: Sequence[int] | None = None,
+        previews: Callable[[], bool] = lambda: False,
     ) -> None:
         """As the engine does; raises EngineClosed before `start`."""
         if self._engine is None:
             raise EngineClosed("the engine has not started")
-        self._engine.submit(job, pictures, emit, indexes)
+        self._engine.submit(job, pictures, emit, indexes, previews)
 
     def cancel(self, job_id: str) -> None:
         """As the engine does."""

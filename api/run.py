@@ -42,6 +42,7 @@ class EnginePort(Protocol):
         pictures: Mapping[str, bytes],
         emit: Emit,
         indexes: Sequence[int] | None = None,
+        previews: Callable[[], bool] = ...,
     ) -> None: ...
 
     def cancel(self, job_id: str) -> None: ...
@@ -127,7 +128,8 @@ class Run:
         if self._cancel_asked or self._lost:
             return
         self._log.info("task_started", model=job.model, images=len(self._missing))
-        self._shop.engine.submit(job, pictures, self._emit, self._missing)
+        looked_at = partial(self._shop.updates.looked_at, job.id)
+        self._shop.engine.submit(job, pictures, self._emit, self._missing, looked_at)
         owed = len(self._missing)
         async with asyncio.TaskGroup() as keeping:
             while owed:
@@ -144,7 +146,7 @@ class Run:
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
     async def _tell(self, event: Progress) -> None:
-        if not self._shop.updates.watched(self.task.id):
+        if not self._shop.updates.looked_at(self.task.id):
             return
         preview = None
         if event.preview is not None:

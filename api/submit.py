@@ -157,7 +157,7 @@ class Darkroom:
         """The task once it has ended, or as it stands when the time is up; raises NotFound."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_seconds
-        with self._updates.subscribe(task_id) as subscription:
+        with self._updates.subscribe(task_id, looks=False) as subscription:
             while True:
                 task = await self.get(task_id, account=account)
                 left_seconds = deadline - loop.time()
@@ -184,7 +184,7 @@ class Darkroom:
         async def read() -> Task:
             return await self.get(task_id, account=account)
 
-        with self._updates.subscribe(task_id) as subscription:
+        with self._updates.subscribe(task_id, looks=True) as subscription:
             async for update in follow(subscription, read, self._store.position):
                 yield update
 

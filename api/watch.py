@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -47,32 +48,38 @@ class Subscription:
 
 
 class Updates:
-    """Fan-out of task updates to their watchers; used on the event loop only."""
+    """Fan-out of task updates to their watchers; but for `looked_at`, for the event loop only."""
 
     def __init__(self) -> None:
         self._watchers: dict[str, set[Subscription]] = {}
+        self._lookers: Counter[str] = Counter()
 
     def publish(self, update: TaskUpdate) -> None:
         """Tell everyone who watches the task."""
         for subscription in self._watchers.get(update.task_id, ()):
             subscription.push(update)
 
-    def watched(self, task_id: str) -> bool:
-        """Whether anyone would hear of the task."""
-        return task_id in self._watchers
+    def looked_at(self, task_id: str) -> bool:
+        """Whether anyone would look at previews; may be asked on any thread."""
+        return self._lookers[task_id] > 0
 
     @contextmanager
-    def subscribe(self, task_id: str) -> Iterator[Subscription]:
-        """Hear of everything published from now to the end of the block."""
+    def subscribe(self, task_id: str, *, looks: bool) -> Iterator[Subscription]:
+        """Hear of everything published from now to the end of the block.
+
+        `looks` asks for progress with previews, which the engine makes only then.
+        """
         subscription = Subscription()
         self._watchers.setdefault(task_id, set()).add(subscription)
+        self._lookers[task_id] += looks
         try:
             yield subscription
         finally:
             watchers = self._watchers[task_id]
             watchers.discard(subscription)
+            self._lookers[task_id] -= looks
             if not watchers:
-                del self._watchers[task_id]
+                del self._watchers[task_id], self._lookers[task_id]
 
 
 async def until_ended(subscription: Subscription, timeout_seconds: float) -> None:

@@ -25,6 +25,7 @@ class Order:
     job: Job
     index: int
     emit: Emit
+    previews: Callable[[], bool]
 
 
 class ScriptedEngine:
@@ -57,15 +58,16 @@ class ScriptedEngine:
         pictures: Mapping[str, bytes],
         emit: Emit,
         indexes: Sequence[int] | None = None,
+        previews: Callable[[], bool] = lambda: False,
     ) -> None:
         if self._closed:
             raise EngineClosed("closed")
-        wanted = tuple(range(len(job.seeds)) if indexes is None else indexes)
-        self.orders.append((job.id, wanted))
+        indexes = range(len(job.seeds)) if indexes is None else indexes
+        self.orders.append((job.id, tuple(indexes)))
         self.pictures.update(pictures)
         self._cancelled.discard(job.id)
-        for index in wanted:
-            self._inbox.put(Order(job, index, emit))
+        for index in indexes:
+            self._inbox.put(Order(job, index, emit, previews))
 
     def cancel(self, job_id: str) -> None:
         self._cancelled.add(job_id)
@@ -106,7 +108,7 @@ class ScriptedEngine:
             return Cancelled(job_id=job.id, index=index)
         if (error := self.fails(job, index)) is not None:
             return Failed(job_id=job.id, index=index, error=error)
-        preview = picture_of(job, index).resize((8, 8))
+        preview = picture_of(job, index).resize((8, 8)) if order.previews() else None
         order.emit(Progress(job_id=job.id, index=index, step=1, steps=STEPS, preview=preview))
         return ImageDone(job_id=job.id, index=index, picture=picture_of(job, index), seconds=0.01)
 

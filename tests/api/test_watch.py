@@ -46,7 +46,7 @@ async def read_all(subscription: Subscription) -> list[TaskUpdate]:
 
 async def test_a_slow_reader_gets_the_newest_progress_and_everything_else() -> None:
     updates = Updates()
-    with updates.subscribe("t") as slow:
+    with updates.subscribe("t", looks=True) as slow:
         for step in range(1000):
             updates.publish(progress(0, step))
             updates.publish(progress(1, step))
@@ -65,19 +65,22 @@ async def test_a_slow_reader_gets_the_newest_progress_and_everything_else() -> N
 async def test_watchers_come_and_go() -> None:
     updates = Updates()
     updates.publish(RUNNING)
-    with updates.subscribe("t") as one, updates.subscribe("t") as two:
-        with updates.subscribe("other") as other:
+    with updates.subscribe("t", looks=True) as one, updates.subscribe("t", looks=False) as two:
+        with updates.subscribe("other", looks=False) as other:
             updates.publish(RUNNING)
             assert await other.next(0.0) is None
         assert await one.next(0.0) == await two.next(0.0) == RUNNING
-        assert updates.watched("t") and not updates.watched("other")
-    assert not updates.watched("t")
+        assert updates.looked_at("t") and not updates.looked_at("other")
+        with updates.subscribe("t", looks=True):
+            assert updates.looked_at("t")
+        assert updates.looked_at("t")
+    assert not updates.looked_at("t")
 
 
 async def test_the_end_wakes_a_waiter_at_once() -> None:
     updates = Updates()
     loop = asyncio.get_running_loop()
-    with updates.subscribe("t") as subscription:
+    with updates.subscribe("t", looks=False) as subscription:
         waiter = asyncio.create_task(until_ended(subscription, 30))
         await asyncio.sleep(0.01)
         updates.publish(progress(0, 1))
