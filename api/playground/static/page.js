@@ -28,18 +28,14 @@ async function ask(path, options) {
 
 const chosenModel = () => models.find((model) => model.name === byId("model").value);
 
-function option(value, text, disabled = false) {
-  const made = new Option(text, value);
-  made.disabled = disabled;
-  return made;
-}
+const option = (value, text) => new Option(text, value);
 
 function showModels() {
   const select = byId("model");
   const before = select.value;
   select.replaceChildren(...models.map((model) => {
     const suffix = { failed: " — failed", loading: " — loading" }[model.state] ?? "";
-    return option(model.name, model.name + suffix, model.state === "failed");
+    return option(model.name, model.name + suffix);
   }));
   if (models.some((model) => model.name === before)) select.value = before;
 }
@@ -54,7 +50,10 @@ function showChosenModel() {
   const model = chosenModel();
   if (!model) return;
   const { defaults, limits } = model;
-  byId("model-note").textContent = model.state === "failed" ? model.reason : model.description;
+  const note = byId("model-note");
+  const hasFailed = model.state === "failed";
+  note.textContent = hasFailed ? `could not be loaded: ${model.reason}` : model.description;
+  note.classList.toggle("bad", hasFailed);
   byId("steps").placeholder = defaults.num_inference_steps;
   byId("steps").max = limits.num_inference_steps;
   byId("guidance").placeholder = defaults.guidance_scale;

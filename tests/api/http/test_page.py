@@ -181,6 +181,16 @@ def test_a_last_picture_can_be_seen_again_and_its_seed_used(page: Page, served: 
     expect(page.get_by_label("Seed", exact=True)).to_have_value("4242")
 
 
+def test_a_model_that_failed_tells_why(page: Page, served: Served) -> None:
+    told = served.client.get("/darkroom/models").json()
+    told["models"][0] |= {"state": "failed", "reason": "no such <b>file</b>"}
+    page.route("**/darkroom/models", lambda route: route.fulfill(json=told))
+    page.reload()
+
+    expect(page.get_by_text("could not be loaded: no such <b>file</b>")).to_be_visible()
+    expect(page.get_by_label("Model")).to_have_text("tiny-flux — failed")
+
+
 def test_every_control_has_a_name(page: Page) -> None:
     page.get_by_text("More").click()
     unnamed = page.evaluate(
