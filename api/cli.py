@@ -182,4 +182,7 @@ def main() -> None:
     """The `darkroom` command."""
     # or it tells every start which image processors would be faster with torchvision
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # CPU threads that wait for one another asleep: where others want the cores too, two that
+    # spin took over ten minutes for what takes one thread one
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()

@@ -59,11 +59,13 @@ def test_the_pins_are_the_versions_under_test() -> None:
 
 
 def test_everything_installed_is_pinned() -> None:
-    """Else two installs a day apart could differ."""
+    """Else two installs a day apart could differ; what torch's CUDA build brings, torch pins."""
     pip = [sys.executable, "-m", "pip", "list", "--format=freeze", "--exclude-editable"]
     listed = subprocess.run(pip, capture_output=True, text=True, check=True).stdout.split()
     names = {canonicalize_name(one.partition("==")[0]) for one in listed}
-    assert names - set(PINS) - {"pip", "setuptools", "wheel", "darkroom"} == set()
+    names -= {"pip", "setuptools", "wheel", "darkroom", "triton"}
+    names = {name for name in names if not name.startswith(("nvidia-", "cuda-"))}
+    assert names - set(PINS) == set()
 
 
 @pytest.fixture(scope="module")
