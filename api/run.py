@@ -75,7 +75,8 @@ class Run:
         self.task = claim.task
         self.holding = claim.holding
         self.image_seconds: float | None = None
-        self._tries_left = max_tries - claim.tries
+        self._tries = claim.tries
+        self._max_tries = max_tries
         self._shop = workshop
         self._on_room = on_room
         self._made = {output.index for output in claim.task.outputs}
@@ -96,9 +97,9 @@ class Run:
     async def work(self) -> None:
         """Make what is missing and end the task."""
         self._publish(TaskUpdate(task_id=self.task.id, state=TaskState.RUNNING))
-        if self._tries_left < 0:
-            used = self.task.attempt - 1
-            await self._finish(TaskState.FAILED, "gave_up", f"gave up after {used} attempts")
+        if self._tries > self._max_tries:
+            why = f"gave up after {self._max_tries} attempts"
+            await self._finish(TaskState.FAILED, "gave_up", why)
             return
         if self._missing and not self._cancel_asked:
             await self._make_missing()
@@ -192,7 +193,8 @@ class Run:
         if not await self._insist(lambda: self._shop.store.add_output(self.holding, output)):
             self._log.warning("image_discarded", index=index)
             self.lose()
-            await self._shop.storage.delete(key)
+            with suppress(Unavailable):
+                await self._shop.storage.delete(key)
             return
         self._made.add(index)
         self._publish(TaskUpdate(task_id=self.task.id, state=TaskState.RUNNING, output=output))
