@@ -51,8 +51,10 @@ async def test_health_names_what_is_wrong(
         assert await healthy(services) == {"engine": "every worker hangs"}
         engine.idle_seconds = 59
         assert await healthy(services) == {}
-        other = sqlite3.connect(tmp_path / "data" / "darkroom.db", isolation_level=None)
-        other.execute("BEGIN IMMEDIATE")
+        path = tmp_path / "data" / "darkroom.db"
+        other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        # not on the loop, where it would wait for a transaction that waits for the loop
+        await asyncio.to_thread(other.execute, "BEGIN IMMEDIATE")
         assert set(await healthy(services)) == {"database"}
         other.execute("ROLLBACK")
         other.close()
