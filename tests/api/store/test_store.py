@@ -179,6 +179,9 @@ async def test_what_is_given_back_costs_no_try(store: Store, clock: Clock) -> No
         assert (held.task.attempt, held.tries) == (attempt, 1)
         await store.release([held.holding], counted=False)
         assert (await read(store, "one")).state is TaskState.RUNNING, "never back to queued"
+        assert not await store.add_output(held.holding, output_of("one", 0, attempt))
+        assert await store.finish(held.holding, TaskState.FAILED) is None
+        assert await store.heartbeat([held.holding], lease_ms=LEASE_MS) == {}
     held = await claim(store)
     await store.release([held.holding], counted=True)
     assert (await claim(store)).tries == 2
