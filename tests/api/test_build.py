@@ -19,7 +19,7 @@ from inference.job import ImageRequest
 from tests.api.conftest import Serve
 from tests.api.scripted import ScriptedEngine
 
-SECONDS = 10
+SECONDS = 30
 
 
 async def healthy(services: object) -> dict[str, str]:
@@ -83,7 +83,7 @@ async def test_requests_are_taken_before_the_engine_has_started(serve: Serve) ->
         task = await services.darkroom.submit(wish, dialect="darkroom")
         assert (await services.darkroom.wait(task.id, timeout_seconds=0.2)).state == "queued"
         engine.gate.set()
-        assert (await services.darkroom.wait(task.id, timeout_seconds=5)).state == "succeeded"
+        assert (await services.darkroom.wait(task.id, timeout_seconds=SECONDS)).state == "succeeded"
 
 
 async def test_an_engine_that_does_not_start_at_once_is_tried_again(serve: Serve) -> None:
@@ -99,7 +99,7 @@ async def test_an_engine_that_does_not_start_at_once_is_tried_again(serve: Serve
     async with serve(Stubborn()) as services:
         wish = ImageRequest(model="paint", prompt="x")
         task = await services.darkroom.submit(wish, dialect="darkroom")
-        assert (await services.darkroom.wait(task.id, timeout_seconds=5)).state == "succeeded"
+        assert (await services.darkroom.wait(task.id, timeout_seconds=SECONDS)).state == "succeeded"
 
 
 async def test_one_folder_serves_one_process(serve: Serve, tmp_path: Path, models: Path) -> None:
@@ -151,7 +151,7 @@ async def test_logs_name_the_task_and_never_the_prompt(
     async with serve() as services:
         wish = ImageRequest(model="paint", prompt="canary in the prompt")
         task = await services.darkroom.submit(wish, dialect="darkroom")
-        await services.darkroom.wait(task.id, timeout_seconds=5)
+        await services.darkroom.wait(task.id, timeout_seconds=SECONDS)
     captured = capsys.readouterr()
     assert task.id in captured.out and "canary" not in captured.out + captured.err
 

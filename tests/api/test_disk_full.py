@@ -72,7 +72,7 @@ async def test_a_full_disk_loses_nothing(
         assert await services.darkroom.get(accepted[0].id), "reading goes on"
         (small_disk / "filler").unlink()
         for task in accepted:
-            done = await services.darkroom.wait(task.id, timeout_seconds=20)
+            done = await services.darkroom.wait(task.id, timeout_seconds=40)
             assert done.state is TaskState.SUCCEEDED, done
             for output in done.outputs:
                 stored = await services.darkroom.image(task.id, output.index)

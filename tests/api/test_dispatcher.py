@@ -21,7 +21,7 @@ from tests.api.conftest import Serve
 from tests.api.making import encoded
 from tests.api.scripted import ScriptedEngine, picture_of
 
-SECONDS = 10
+SECONDS = 30
 
 
 async def submit(services: Services, count: int = 1, seed: int = 0) -> Task:

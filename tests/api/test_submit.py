@@ -28,7 +28,7 @@ from tests.api.conftest import Serve
 from tests.api.making import encoded
 from tests.api.scripted import ScriptedEngine
 
-SECONDS = 10
+SECONDS = 30
 WISH = ImageRequest(model="auto", prompt="a red circle", count=3, seed=7)
 
 
