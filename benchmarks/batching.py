@@ -35,7 +35,7 @@ SIDES = {"flux": (64, 128), "sdxl": (64, 128)}
 
 
 def catalog_of(folder: Path) -> Catalog:
-    """The demo model with its sizes set free, and a random SDXL of about as many parameters."""
+    """The demo model with its sizes set free, and a random SDXL of about its size."""
     tiny_sdxl(width=64).save_pretrained(folder / "sdxl")
     limits = {"min_side": 64, "max_side": 256}
     flux = {
