@@ -20,6 +20,7 @@ from api.cli_remote import events_of
 from api.settings import Settings
 from inference.errors import PipelineFailed
 from tests.api.http.served import Served, serving, until
+from tests.api.killing import free_port
 from tests.api.scripted import ScriptedEngine
 
 
@@ -29,7 +30,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
-    monkeypatch.setattr(cli_generate, "DEFAULT_SERVER", f"http://127.0.0.1:{closed_port()}")
+    monkeypatch.setattr(cli_generate, "DEFAULT_SERVER", f"http://127.0.0.1:{free_port()}")
     return here
 
 
@@ -46,13 +47,6 @@ def local(monkeypatch: pytest.MonkeyPatch) -> ScriptedEngine:
     monkeypatch.setattr("api.build.build_engine", lambda catalog, settings: engine)
     monkeypatch.setattr("api.cli_local.configure_logging", lambda level: None)
     return engine
-
-
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def darkroom(*arguments: object, code: int = 0) -> Result:
