@@ -101,7 +101,7 @@ class Run:
             why = f"gave up after {self._max_tries} attempts"
             await self._finish(TaskState.FAILED, "gave_up", why)
             return
-        if self._missing and not self._cancel_asked:
+        if self._missing:
             await self._make_missing()
         await self._end()
 

@@ -220,6 +220,22 @@ async def test_after_a_crash_only_missing_pictures_are_made(
     ]  # fmt: skip
 
 
+async def test_a_cancel_survives_a_crash(
+    serve: Serve, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = ScriptedEngine()
+    first.gate.clear()
+    async with serve(first) as services:
+        task = await submit(services)
+        await until_running(services, task)
+        monkeypatch.setattr(services.dispatcher, "cancel", lambda task_id: None)
+        assert (await services.darkroom.cancel(task.id)).state is TaskState.RUNNING
+        await crash(services, first)
+    async with serve(engine) as services:
+        assert (await ended(services, task)).state is TaskState.CANCELLED
+    assert engine.orders == []
+
+
 async def test_a_task_that_only_lacks_its_end_needs_no_engine(
     serve: Serve, engine: ScriptedEngine, tmp_path: Path
 ) -> None:
