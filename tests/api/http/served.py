@@ -19,7 +19,7 @@ from api.settings import Settings
 from tests.api.scripted import ScriptedEngine
 
 ROOT = Path(__file__).parents[3]
-START_SECONDS = 20
+START_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Served:
 
     def end(self, task_id: str) -> dict[str, Any]:
         """The same generation once it has ended."""
-        told: dict[str, Any] = self.client.get(f"/darkroom/generations/{task_id}?wait=20").json()
+        told: dict[str, Any] = self.client.get(f"/darkroom/generations/{task_id}?wait=60").json()
         assert told["finished_at"] is not None
         return told
 
@@ -70,7 +70,7 @@ def serving(folder: Path, *, is_scripted: bool = True, **changes: Any) -> Iterat
         until(lambda: server.started or not thread.is_alive())
         host, port = server.servers[0].sockets[0].getsockname()[:2]
         url = f"http://{host}:{port}"
-        with httpx2.Client(base_url=url, timeout=30, trust_env=False) as client:
+        with httpx2.Client(base_url=url, timeout=90, trust_env=False) as client:
             yield Served(url, client, services)
     finally:
         server.should_exit = True

@@ -109,12 +109,12 @@ def test_waiting_returns_at_the_end_or_when_the_time_is_up(served: Served) -> No
     start = time.monotonic()
     waited = served.client.get(f"/darkroom/generations/{task['id']}?wait=0.3").json()
     assert waited["finished_at"] is None
-    assert 0.25 < time.monotonic() - start < 5
+    assert 0.25 < time.monotonic() - start < 30
 
     threading.Timer(0.2, served.script.gate.set).start()
     start = time.monotonic()
     assert served.end(task["id"])["state"] == "succeeded"
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30
 
 
 @pytest.mark.parametrize("wait", ["61", "-1", "nan", "inf", "x", "1e400"])

@@ -26,6 +26,8 @@ HOSTILE = '<img src=x onerror="document.title=\'owned\'"> & "quoted" </script><s
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("no chromium on this machine; Debian's package of that name will do")
+    # a machine that does other things as well takes its time
+    expect.set_options(timeout=30_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser
