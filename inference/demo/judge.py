@@ -27,10 +27,9 @@ from inference.demo.scenes import (
 Mask = NDArray[np.bool_]
 Pixels = NDArray[np.float32]
 
-TEMPLATE = 64
-# Below this overlap with every known outline the object is a blob, not a shape: drawings reach
-# 0.85 and more (0.92 in all but one of twenty), a circle turned pentagon 0.81.
-LEAST_FIT = 0.84
+# Below this overlap with every known outline the object has no shape: true drawings reach 0.96 and
+# more, a wobbly but plain star about 0.8, an ellipse twice as wide as high 0.7 (as a circle).
+LEAST_FIT = 0.75
 # A picture holds an object if this share of its pixels differs from the background.
 LEAST_AREA = 0.006
 # How far from its background, in RGB units, a pixel has to be to count as part of the object.
@@ -126,58 +125,55 @@ def _plain(pixels: Pixels, background: Pixels, mask: Mask) -> bool:
     return bool((stray & ~_grown(mask)).mean() < MOST_STRAY)
 
 
-def _box(mask: Mask) -> tuple[int, int, int, int]:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-
-
 @cache
-def _template(shape: str) -> Mask:
-    radius = TEMPLATE / 2
-    return outline_mask(shape, radius, radius, radius, TEMPLATE, TEMPLATE) > 0.5
+def _moments(shape: str) -> tuple[float, float, float]:
+    """Return an outline's area and the centre of its mass, for a radius of one."""
+    points = np.array(OUTLINES[shape])
+    after = np.roll(points, -1, axis=0)
+    cross = points[:, 0] * after[:, 1] - after[:, 0] * points[:, 1]
+    area = cross.sum() / 2
+    centre = ((points + after) * cross[:, None]).sum(0) / (6 * area)
+    return abs(float(area)), float(centre[0]), float(centre[1])
 
 
-def _shape(thing: _Object) -> tuple[str, float]:
-    """Return the outline that overlaps best with the object, and how well it does."""
-    x0, y0, x1, y1 = _box(thing.mask)
-    side = max(x1 - x0, y1 - y0)
-    centre_x, centre_y = (x0 + x1) / 2, (y0 + y1) / 2
-    window = (centre_x - side / 2, centre_y - side / 2, centre_x + side / 2, centre_y + side / 2)
-    # Soft edges matter: they take a small star's overlap with its outline from 0.84 to 0.85.
-    grey = Image.fromarray((thing.cover * 255).astype(np.uint8))
-    square = grey.transform(
-        (TEMPLATE, TEMPLATE), Image.Transform.EXTENT, window, Image.Resampling.BILINEAR
-    )
-    scaled = np.asarray(square) > 127
-    fits = {
-        shape: float((scaled & _template(shape)).sum() / (scaled | _template(shape)).sum())
-        for shape in OUTLINES
-    }
-    best = max(fits, key=lambda shape: fits[shape])
-    return best, fits[best]
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """An outline laid over the object: where, how large, and how well they overlap."""
+
+    shape: str
+    x: float
+    y: float
+    radius: float
+    overlap: float
 
 
-def _size(mask: Mask) -> str:
+def _lay(shape: str, cover: Pixels) -> _Fit:
+    """Lay an outline of the object's own area and centre of mass over it."""
+    # Area and mass, not the bounding box: a few stray pixels at the rim move a box a lot.
+    height, width = cover.shape
+    total = float(cover.sum())
+    area, mass_x, mass_y = _moments(shape)
+    radius = (total / area) ** 0.5
+    x = float((cover.sum(0) @ (np.arange(width) + 0.5)) / total) - mass_x * radius
+    y = float((cover.sum(1) @ (np.arange(height) + 0.5)) / total) - mass_y * radius
+    drawn = outline_mask(shape, x, y, radius, width, height)
+    overlap = float(np.minimum(drawn, cover).sum() / np.maximum(drawn, cover).sum())
+    return _Fit(shape, x, y, radius, overlap)
+
+
+def _size(fit: _Fit, shorter: int) -> str:
     """Return the size whose radius is nearest, in ratio."""
-    x0, y0, x1, y1 = _box(mask)
-    radius = max(x1 - x0, y1 - y0) / 2 / min(mask.shape)
-    return min(RADII, key=lambda name: abs(np.log(radius / RADII[name])))
+    return min(RADII, key=lambda name: abs(np.log(fit.radius / shorter / RADII[name])))
 
 
-def _position(mask: Mask, size: str) -> str:
+def _position(fit: _Fit, size: str, width: int, height: int) -> str:
     """Return the place on the grid whose centre is nearest, for an object of this size."""
-    x0, y0, x1, y1 = _box(mask)
-    height, width = mask.shape
-    centre = np.array([(x0 + x1) / 2, (y0 + y1) / 2])
-    distances = {
-        name: float(np.linalg.norm(centre - _centre(name, size, width, height)))
-        for name in POSITIONS
-    }
-    return min(distances, key=lambda name: distances[name])
 
+    def distance(name: str) -> float:
+        x, y, _ = placement(Scene(position=name, size=size), width, height)
+        return (fit.x - x) ** 2 + (fit.y - y) ** 2
 
-def _centre(position: str, size: str, width: int, height: int) -> NDArray[np.float64]:
-    return np.array(placement(Scene(position=position, size=size), width, height)[:2])
+    return min(POSITIONS, key=distance)
 
 
 def look(image: Image.Image) -> tuple[Scene, float]:
@@ -188,16 +184,17 @@ def look(image: Image.Image) -> tuple[Scene, float]:
     found = _object(pixels, background)
     if found is None:
         return Scene(background=ground), 0.0
-    shape, fit = _shape(found)
-    size = _size(found.mask)
+    fit = max((_lay(shape, found.cover) for shape in OUTLINES), key=lambda fit: fit.overlap)
+    height, width = found.mask.shape
+    size = _size(fit, min(width, height))
     seen = Scene(
         colour=_nearest(found.colour, COLOURS),
-        shape=shape if fit >= LEAST_FIT else None,
+        shape=fit.shape if fit.overlap >= LEAST_FIT else None,
         background=ground if _plain(pixels, background, found.mask) else None,
-        position=_position(found.mask, size),
+        position=_position(fit, size, width, height),
         size=size,
     )
-    return seen, fit
+    return seen, fit.overlap
 
 
 def judge(image: Image.Image, scene: Scene) -> Verdict:

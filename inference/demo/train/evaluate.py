@@ -111,10 +111,14 @@ def paint(
 
 
 def score(orders: list[Order], pictures: list[Image.Image]) -> dict[str, float]:
-    """Return the share of pictures with each named attribute right, and with all of them."""
-    hits: dict[str, list[bool]] = defaultdict(list)
+    """Return the share of pictures with each named attribute right, and with all of them.
+
+    Beside those: the mean overlap between the object and the nearest outline.
+    """
+    hits: dict[str, list[float]] = defaultdict(list)
     for order, image in zip(orders, pictures, strict=True):
         verdict = judge(image, order.scene)
+        hits["overlap"].append(verdict.fit)
         for name, right in verdict.matches.items():
             hits[name].append(right)
         hits["all"].append(verdict.right)
