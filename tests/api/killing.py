@@ -40,6 +40,13 @@ class Server:
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
 
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.end(signal.SIGKILL)
+
     def start(self) -> float:
         """Start it; the seconds until it answered."""
         environment = os.environ | {
@@ -89,6 +96,7 @@ class Client(threading.Thread):
         super().__init__(daemon=True)
         self.orders: list[Order] = []
         self.leaving = threading.Event()
+        self.broke: AssertionError | None = None
         self._url = url
         self._random = random.Random(seed)
         self._most_open = most_open
@@ -98,12 +106,19 @@ class Client(threading.Thread):
         return [order for order in self.orders if not order.ended]
 
     def run(self) -> None:
-        while not self.leaving.is_set():
-            if len(self.open) < self._most_open and self._random.random() < 0.5:
-                self.submit()
-            for order in self._random.sample(self.open, min(4, len(self.open))):
-                self.poll(order)
-            time.sleep(self._random.uniform(0.02, 0.2))
+        try:
+            while not self.leaving.is_set():
+                self.act()
+        except AssertionError as error:
+            self.broke = error
+
+    def act(self) -> None:
+        """Perhaps submit, look at a few, rest a little."""
+        if len(self.open) < self._most_open and self._random.random() < 0.5:
+            self.submit()
+        for order in self._random.sample(self.open, min(4, len(self.open))):
+            self.poll(order)
+        time.sleep(self._random.uniform(0.02, 0.2))
 
     def submit(self) -> None:
         count, seed = self._random.randint(1, 3), self._random.randrange(2**32 - 3)
