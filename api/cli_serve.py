@@ -97,7 +97,8 @@ def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         # its loggers hand on to ours
         log_config=None,
         log_level="info" if settings.log_level == "debug" else "warning",
-        access_log=settings.log_level == "debug",
+        # our own line leaves out the query, where signatures of links are
+        access_log=False,
         server_header=False,
         timeout_graceful_shutdown=LAST_WORDS_SECONDS,
     )

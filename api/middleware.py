@@ -44,12 +44,12 @@ class Net:
             return
         request_id = _request_id(Headers(scope=scope))
         scope.setdefault("state", {})["request_id"] = request_id
-        has_started = False
+        status = 0
 
         async def send_with_id(message: Message) -> None:
-            nonlocal has_started
+            nonlocal status
             if message["type"] == "http.response.start":
-                has_started = True
+                status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers[REQUEST_ID_HEADER] = request_id
                 headers.setdefault("X-Content-Type-Options", "nosniff")
@@ -61,10 +61,18 @@ class Net:
             log.info("client_left", request_id=request_id)
         except Exception:
             log.exception("request_failed", request_id=request_id, path=scope["path"])
-            if has_started:
+            if status:
                 raise
             reply = self.dress(scope["path"], Internal("something broke here"), request_id)
             await reply(scope, receive, send_with_id)
+        finally:
+            log.debug(
+                "request",
+                request_id=request_id,
+                method=scope["method"],
+                path=scope["path"],
+                status=status,
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from api.errors import Forbidden
 from api.links import LinkKey, Links, load_links
 
+# a multiple of every share below, so that nothing is rounded
 NOW = 1_800_000_000
 OLD, NEW = LinkKey("old1", b"o" * 32), LinkKey("new1", b"n" * 32)
 PATH = "/darkroom/files/abc/0/abc-0.png"
@@ -46,6 +47,14 @@ def test_a_link_holds_until_it_expires() -> None:
     _, brief = parts(links().sign(PATH, ttl_seconds=5))
     assert accepts(links(now=NOW + 4), path, brief)
     assert not accepts(links(now=NOW + 5), path, brief)
+
+
+def test_links_to_one_thing_are_the_same_for_a_while_and_hold_long_enough() -> None:
+    start = NOW // 50 * 50
+    given = [links(now=start + second).sign(PATH) for second in range(1, 52)]
+    assert len(set(given[:50])) == 1 and given[50] != given[0]
+    path, query = parts(given[49])
+    assert accepts(links(now=start + 50 + 599), path, query)
 
 
 def test_another_method_or_path_does_not_hold() -> None:
