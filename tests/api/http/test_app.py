@@ -114,6 +114,15 @@ def test_a_bug_is_logged_with_its_id_and_told_without_its_insides(
     assert ("code" in reply.json()) == path.startswith("/api")
 
 
+def test_requests_are_logged_without_the_query_where_signatures_are(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served.client.get("/darkroom/queue?signature=c4nary")
+    logged = capsys.readouterr().out
+    assert "/darkroom/queue" in logged and "status=200" in logged
+    assert "c4nary" not in logged
+
+
 @pytest.mark.parametrize(
     "host", ["evil.example", "127.0.0.1.evil.example", "evil.example:8000", "", "[::2]", "[", "a@b"]
 )
