@@ -8,4 +8,4 @@ TINY_FLUX = Path(__file__).parent / "tiny-flux"
 # Flux has no padding mask: another number of text positions is another input.
 MAX_SEQUENCE_LENGTH = 24
 STEPS = 8
-TRUE_CFG_SCALE = 4.0
+TRUE_CFG_SCALE = 3.0

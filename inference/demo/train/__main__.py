@@ -16,8 +16,8 @@ from inference.demo.train.transformer import train_transformer
 from inference.demo.train.vae import train_decoder, train_joint
 
 STAGES = ("text", "vae", "decoder", "transformer", "assemble", "evaluate")
-STEPS = {"text": 1300, "vae": 3000, "decoder": 1500, "transformer": 7000}
-SHARES = {"text": 0.04, "vae": 0.15, "decoder": 0.08, "transformer": 0.73}
+STEPS = {"text": 1000, "vae": 2270, "decoder": 2500, "transformer": 7000}
+SHARES = {"text": 0.04, "vae": 0.15, "decoder": 0.16, "transformer": 0.65}
 PICTURES = 48_000
 
 

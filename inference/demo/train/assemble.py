@@ -30,7 +30,10 @@ def assemble(work: Path, out: Path) -> None:
     pipe.to(torch.float16)
     pipe.save_pretrained(out, safe_serialization=True)
     for path in out.rglob("config.json"):
-        # diffusers notes the folder that a part came from.
         config = json.loads(path.read_text())
+        # diffusers notes the folder that a part came from.
         config.pop("_name_or_path", None)
+        if "dtype" in config:
+            # Named here, half precision would be what transformers loads unasked, unlike diffusers.
+            config["dtype"] = "float32"
         path.write_text(json.dumps(config, indent=2) + "\n")
