@@ -25,8 +25,8 @@ class LoadedModel:
     """One model on one device, used by that device's thread alone.
 
     `attached` are its denoisers, then the text encoders and VAE decoder that can be shared;
-    `row_seconds` is the measured cost of a forward of the first denoiser for one picture of the
-    default size.
+    `step_seconds` is the measured cost of the denoiser's forwards in one step of one picture of
+    the default size.
     """
 
     spec: ModelSpec
@@ -35,7 +35,7 @@ class LoadedModel:
     prompts: PromptCache
     previewer: Previewer | None
     lanes: dict[Mode, Lane] = field(default_factory=dict)
-    row_seconds: float = 0.0
+    step_seconds: float = 0.0
 
     def call(
         self,
@@ -62,11 +62,15 @@ class LoadedModel:
         """What the denoiser computes in, as torch names it: "float32", "bfloat16"."""
         return str(next(self.attached[0].module.parameters()).dtype).removeprefix("torch.")
 
+    def denoises(self, attached: Attached) -> bool:
+        """Whether it is a denoiser, and not what comes before or after."""
+        return attached in self.attached[: len(self.spec.rules.denoisers)]
+
     def work_seconds(self, job: Job) -> float:
-        """About how long one picture takes alone: forwards scale with steps and pixels."""
+        """About how long one picture takes alone: it scales with steps and pixels."""
         width, height = self.spec.default_size
         pixels = job.width * job.height / (width * height)
-        return job.num_inference_steps * pixels * self.row_seconds
+        return job.num_inference_steps * pixels * self.step_seconds
 
     def detach(self, rendezvous: Rendezvous) -> None:
         """Give the denoisers their own forwards back."""

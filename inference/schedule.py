@@ -5,6 +5,9 @@ an account the smallest due time goes first, where due = arrival + stretch × wo
 comes before a young one, and a short one may overtake long ones that came shortly before it. Due
 times never move, so nothing starves; past `age_bound_seconds` the oldest goes first whatever it is.
 The head's group is filled with calls of the same key, in that order, up to its token budget.
+
+Brief forwards, of text encoders and VAE decoders, go before all denoising: each lets an image join
+a batch, or finishes one. An image has few of them, and the images that run are bounded.
 """
 
 from __future__ import annotations
@@ -26,12 +29,16 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Waiting:
-    """A forward that may run now; `budget_tokens` is what its model gains from in one forward."""
+    """A forward that may run now; `budget_tokens` is what its model gains from in one forward.
+
+    `is_brief` marks what an image needs once, before or after its denoising.
+    """
 
     ticket: Ticket
     key: Hashable
     tokens: int
     budget_tokens: int
+    is_brief: bool = False
 
 
 @dataclass(slots=True)
@@ -92,7 +99,7 @@ class Schedule:
         """The calls of the next forward: the first in rank, and who fits beside it."""
         if not waiting:
             return []
-        ordered = sorted(waiting, key=lambda call: self.rank(call.ticket, now))
+        ordered = sorted(waiting, key=lambda call: (not call.is_brief, self.rank(call.ticket, now)))
         head = ordered[0]
         batch, tokens = [head], head.tokens
         for call in ordered[1:]:

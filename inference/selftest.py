@@ -37,19 +37,19 @@ LEAST_GAIN = 0.97
 
 
 def run_selftest(model: LoadedModel) -> None:
-    """Fill in the model's lanes, token budgets and row cost; the model is attached but idle."""
+    """Fill in the model's lanes, token budgets and step cost; the model is attached but idle."""
     for mode in model.spec.modes:
         model.lanes[mode] = find_lane(model, mode)
-    for call in sample_calls(model):
+    for call, times in sample_calls(model):
         seconds, call.target.budget_tokens = measure(call)
-        if call.target is model.attached[0]:
-            model.row_seconds = seconds
+        if model.denoises(call.target):
+            model.step_seconds += times * seconds
     log.info(
         "model.tested",
         model=model.spec.name,
         lanes={mode.value: lane.value for mode, lane in model.lanes.items()},
         token_budget=model.attached[0].budget_tokens,
-        row_milliseconds=round(model.row_seconds * 1000, 2),
+        step_milliseconds=round(model.step_seconds * 1000, 2),
     )
 
 
@@ -90,19 +90,20 @@ def _processors(model: LoadedModel) -> list[int]:
     ]
 
 
-def sample_calls(model: LoadedModel) -> list[Call]:
-    """The first forward of each attached module in a plain request of the default size."""
+def sample_calls(model: LoadedModel) -> list[tuple[Call, int]]:
+    """Each attached module's first forward in one step at the default size, and how many it has."""
     mode = model.spec.modes[0]
     job = _probe(model, mode, steps=1, seed=1, size=model.spec.default_size)
     carrier = Carrier(_make(model, job)[1])
     carrier.advance()
-    found: dict[int, Call] = {}
-    while carrier.call is not None:
-        found.setdefault(id(carrier.call.target), carrier.call)
-        carrier.advance(forward([carrier.call])[0])
+    made: list[Call] = []
+    while (call := carrier.call) is not None:
+        made.append(call)
+        carrier.advance(forward([call])[0])
     if carrier.error is not None:
         raise carrier.error
-    return list(found.values())
+    targets = [id(call.target) for call in made]
+    return [(made[targets.index(one)], targets.count(one)) for one in dict.fromkeys(targets)]
 
 
 def measure(call: Call) -> tuple[float, int]:

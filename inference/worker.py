@@ -243,13 +243,14 @@ class Worker:
         return [by_ticket[one.ticket] for one in picked]
 
     def _as_waiting(self, image: Running) -> Waiting:
-        call = image.call
-        assert call is not None, "only images that wait for a forward are asked"
+        call, model = image.call, image.model
+        assert call is not None and model is not None, "only started images are asked"
         return Waiting(
             ticket=image.ticket,
             key=call.key if image.lane is Lane.MERGE else (call.key, image.ticket),
             tokens=call.tokens,
             budget_tokens=call.target.budget_tokens,
+            is_brief=not model.denoises(call.target),
         )
 
     def _step(self, batch: list[Running], *, again: bool = False) -> None:

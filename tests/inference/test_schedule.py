@@ -187,3 +187,13 @@ def test_a_call_over_the_budget_still_runs_alone() -> None:
     calls = [Waiting(ticket=one, key=0, tokens=500, budget_tokens=BUDGET) for one in tickets]
     assert schedule.pick(calls, 0.0) == calls[:1]
     assert schedule.pick([], 0.0) == []
+
+
+def test_brief_forwards_go_first_and_only_with_their_like() -> None:
+    schedule = Schedule()
+    old, young = (
+        schedule.admit(account="", priority=0, work_seconds=1, now=now) for now in (0.0, 50.0)
+    )
+    denoising = Waiting(ticket=old, key="denoiser", tokens=10, budget_tokens=BUDGET)
+    encoding = Waiting(ticket=young, key="encoder", tokens=10, budget_tokens=BUDGET, is_brief=True)
+    assert schedule.pick([denoising, encoding], 51.0) == [encoding]

@@ -107,20 +107,20 @@ def test_the_budget_is_where_the_cost_of_a_row_stops_falling(
     model = loaded(catalog.models["flux"])
     cost = {1: 1.0, 2: 0.8, 4: 0.6, 8: 0.59, 16: 0.1}
     monkeypatch.setattr(selftest, "_row_seconds", lambda calls: cost[len(calls)])
-    call = sample_calls(model)[0]
+    call, _ = sample_calls(model)[0]
     assert measure(call) == (1.0, 4 * call.tokens)
 
 
 def test_the_samples_are_forwards_at_the_default_size(catalog: Catalog) -> None:
-    calls = {
-        type(call.target.module).__name__: call
-        for call in sample_calls(loaded(catalog.models["flux"]))
-    }
+    samples = sample_calls(loaded(catalog.models["flux-cfg"]))
+    calls = {type(call.target.module).__name__: (call, times) for call, times in samples}
     assert set(calls) == {"CLIPTextModel", "T5EncoderModel", "FluxTransformer2DModel", "Decoder"}
-    denoiser, decoder = calls["FluxTransformer2DModel"], calls["Decoder"]
+    denoiser, times = calls["FluxTransformer2DModel"]
+    assert times == 2  # with and without the prompt
     assert denoiser.tokens == 4 * 4  # 64 px are 8 latents, packed two by two
     assert forward([denoiser])[0][0].shape == (1, 16, 16)
-    assert decoder.tokens == 8 * 8
+    decoder, times = calls["Decoder"]
+    assert (times, decoder.tokens) == (1, 8 * 8)
     assert forward([decoder])[0].shape == (1, 3, 64, 64)
 
 
