@@ -43,7 +43,7 @@ def test_a_bare_prompt_gets_the_models_defaults() -> None:
     job = made()
     assert (job.id, job.model, job.mode) == ("job", "tiny-flux", Mode.GENERATE)
     assert (job.width, job.height) == (128, 128)
-    assert (job.num_inference_steps, job.guidance_scale) == (8, 4)
+    assert (job.num_inference_steps, job.guidance_scale) == (8, 3)
     assert job.negative_prompt == ""
     assert len(job.seeds) == 1
 
@@ -55,7 +55,7 @@ def test_an_alias_becomes_the_model() -> None:
 @pytest.mark.parametrize(("quality", "steps"), [("standard", 8), ("medium", 12), ("high", 16)])
 def test_a_quality_replaces_the_defaults(quality: str, steps: int) -> None:
     assert made(quality=quality).num_inference_steps == steps
-    assert made(quality=quality).guidance_scale == 4
+    assert made(quality=quality).guidance_scale == 3
 
 
 def test_what_the_caller_says_wins_over_the_quality() -> None:

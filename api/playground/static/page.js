@@ -293,6 +293,8 @@ byId("prompt").addEventListener("keydown", (event) => {
 });
 byId("cancel").addEventListener("click", cancel);
 byId("model").addEventListener("change", showChosenModel);
+// not by the attribute: a browser complains of it where somebody was quicker to choose a field
+if (document.activeElement === document.body) byId("prompt").focus();
 setInterval(refresh, REFRESH_MS);
 refresh();
 showStrip();
