@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 
 from inference.errors import JobError, ModelFailed, OutOfMemory, PipelineFailed
+
+ErrorType = TypeVar("ErrorType", bound=BaseException)
 
 
 def as_job_error(error: BaseException) -> JobError:
@@ -27,6 +31,12 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     # the CPU allocator has no class of its own
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def without_tensors(error: ErrorType) -> ErrorType:
+    """The error without the frames that raised it, which hold what did not fit into memory."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def free_cache(device: str) -> None:

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import torch
 
-from inference.calls import as_map, total_steps
 from inference.catalog import Catalog
 from inference.coalesce import Abandon, Carrier, Rendezvous, forward
 from inference.errors import ModelFailed
-from inference.events import Cancelled, Emit, Failed, ImageDone, Progress
-from inference.faults import as_job_error, free_cache, is_out_of_memory
+from inference.events import Cancelled, Emit, Failed, ImageDone
+from inference.faults import as_job_error, free_cache, is_out_of_memory, without_tensors
 from inference.job import ImageRole, Job
 from inference.pixels import decode
-from inference.preview import denoised
+from inference.reports import Reports
 from inference.residents import Residents
 from inference.running import Running, nobody_looks
 from inference.schedule import Schedule, Waiting
@@ -48,6 +47,7 @@ class Worker:
         self._rendezvous = Rendezvous()
         self._residents = Residents(device, catalog, self._rendezvous, settings)
         self._schedule = Schedule()
+        self._reports = Reports(clock, settings.preview_interval_seconds)
         self._waiting: list[Running] = []
         self._running: list[Running] = []
         self._beat = self._clock()
@@ -191,49 +191,12 @@ class Worker:
         }
 
         def on_step(scheduler: Any, before: torch.Tensor, after: torch.Tensor) -> None:
-            self._report(image, pipe, scheduler, before, after)
+            self._reports.step(image, pipe, scheduler, before, after)
 
         pipe, call = image.model.call(image.job, image.index, pictures, on_step)
-        image.tell(
-            Progress(
-                job_id=image.job.id,
-                index=image.index,
-                step=0,
-                steps=image.job.num_inference_steps,
-            )
-        )
+        self._reports.start(image)
         picture: Image = call()
         return picture
-
-    def _report(
-        self, image: Running, pipe: Any, scheduler: Any, before: torch.Tensor, after: torch.Tensor
-    ) -> None:
-        image.step += 1
-        preview = None
-        if self._preview_is_due(image):
-            latents = denoised(scheduler, before, after)
-            preview = self._preview(image, as_map(pipe, latents, image.job.width, image.job.height))
-        image.tell(
-            Progress(
-                job_id=image.job.id,
-                index=image.index,
-                step=image.step,
-                steps=total_steps(pipe, image.job.num_inference_steps),
-                preview=preview,
-            )
-        )
-
-    def _preview_is_due(self, image: Running) -> bool:
-        """Whether somebody looks, and has not just been shown one."""
-        now = self._clock()
-        if now - image.previewed < self._settings.preview_interval_seconds or not image.previews():
-            return False
-        image.previewed = now
-        return True
-
-    def _preview(self, image: Running, latents: torch.Tensor) -> Image | None:
-        previewer = image.model.previewer if image.model is not None else None
-        return previewer.picture(latents) if previewer is not None else None
 
     def _pick(self) -> list[Running]:
         """The images whose forwards run together next."""
@@ -255,25 +218,32 @@ class Worker:
 
     def _step(self, batch: list[Running], *, again: bool = False) -> None:
         """One forward for all; if it raises, halves, then each alone, so that one ends alone."""
-        calls = [image.call for image in batch if image.call is not None]
-        try:
-            outputs = forward(calls)
-        except Exception as error:
-            if is_out_of_memory(error):
-                free_cache(self.device)
-            if len(batch) > 1:
-                half = len(batch) // 2
-                log.warning("step.halved", rows=len(batch), error=type(error).__name__)
-                self._step(batch[:half])
-                self._step(batch[half:])
-            elif is_out_of_memory(error) and not again:
-                self._step(batch, again=True)
-            else:
-                _carrier(batch[0]).throw(error)
+        error = self._advance(batch)
+        if error is None:
             return
+        lacks_memory = is_out_of_memory(error)
+        if lacks_memory:
+            free_cache(self.device)
+        if len(batch) > 1:
+            half = len(batch) // 2
+            log.warning("step.halved", rows=len(batch), error=type(error).__name__)
+            self._step(batch[:half])
+            self._step(batch[half:])
+        elif lacks_memory and not again:
+            self._step(batch, again=True)
+        else:
+            _carrier(batch[0]).throw(error)
+
+    def _advance(self, batch: list[Running]) -> Exception | None:
+        """Run the forward and hand each its rows; the error if it raised, and nothing has moved."""
+        try:
+            outputs = forward([image.call for image in batch if image.call is not None])
+        except Exception as error:
+            return without_tensors(error)
         for image, output in zip(batch, outputs, strict=True):
             _carrier(image).advance(output)
             self.beat()
+        return None
 
     def _end(self, image: Running) -> None:
         """Report how an image ended and forget it."""
@@ -288,7 +258,7 @@ class Worker:
             log.warning(
                 "image.failed", job_id=name, index=index, kind=failure.kind, exc_info=failure
             )
-            image.tell(Failed(job_id=name, index=index, error=failure))
+            image.tell(Failed(job_id=name, index=index, error=without_tensors(failure)))
             free_cache(self.device)
         elif carrier is not None:
             seconds = self._clock() - image.started

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -191,6 +192,58 @@ def test_out_of_memory_is_retried_in_halves(
     for index in range(4):
         alone = plain(catalog.models["flux"], job(seeds=(1, 2, 3, 4)), index)
         assert difference(bench.seen.picture("j", index), alone) <= 1
+
+
+def test_what_did_not_fit_is_let_go_before_the_next_try(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A traceback keeps its frames' tensors alive; on a full device that would fail the halves."""
+    bench.submit(job("warm-up"))
+    bench.finish()
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def full(calls: Any) -> Any:
+        assert not any(reference() is not None for reference in held)
+        if len(calls) > 1 or len(held) < 2:
+            partly = torch.empty(8)
+            held.append(weakref.ref(partly))
+            raise torch.OutOfMemoryError("no room")
+        return coalesce.forward(calls)
+
+    monkeypatch.setattr(worker, "forward", full)
+    bench.submit(job(seeds=(1, 2)))
+    bench.finish()
+    assert len(held) >= 2
+    assert bench.seen.picture("j", 0) and bench.seen.picture("j", 1)
+
+
+def test_a_failure_that_is_told_holds_no_tensors(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.submit(job("warm-up"))
+    bench.finish()
+    monkeypatch.setattr(worker, "forward", _Full(calls_that_fit=0).forward)
+    bench.submit(job())
+    bench.finish()
+    failed = bench.seen.outcome("j")
+    assert isinstance(failed, Failed)
+    assert failed.error.__traceback__ is None and failed.error.__cause__ is None
+
+
+def test_a_preview_that_fails_costs_no_picture(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("latents of another kind")
+
+    monkeypatch.setattr("inference.preview.Previewer.picture", broken)
+    monkeypatch.setattr(bench, "looking", True)
+    model = bench.worker._residents.get("flux")
+    before = model.previewer
+    bench.submit(job())
+    bench.finish()
+    assert bench.seen.picture("j") and model.previewer is None
+    model.previewer = before
 
 
 def test_out_of_memory_alone_fails_that_image_and_the_next_pass(
