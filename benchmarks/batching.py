@@ -62,13 +62,14 @@ def catalog_of(folder: Path) -> Catalog:
 
 def traces_of(model: str, count: int, service_seconds: float) -> dict[str, Trace]:
     """The questions asked of one model; `service_seconds` is a mean request alone."""
-    sides, small = SIDES[model], min(SIDES[model])
+    sides, small, gap = SIDES[model], min(SIDES[model]), service_seconds / 4
     return {
         "poisson, load 0.8": mixed(model, sides, count, 1, service_seconds / 0.8),
         "poisson, load 1.3": mixed(model, sides, count, 2, service_seconds / 1.3),
         "all at once, mixed": mixed(model, sides, count, 3, 0.0),
         "all at once, uniform 64 px": uniform(model, small, count, 10),
-        "4 steps behind 30": short_behind_long(model, small, 4, 8, service_seconds / 4),
+        "4 steps behind 30": short_behind_long(model, (small, small), 4, 8, gap),
+        "4 steps behind 30 of another size": short_behind_long(model, sides, 4, 8, gap),
     }
 
 

@@ -63,14 +63,21 @@ def uniform(model: str, side: int, count: int, steps: int) -> list[Arrival]:
     ]
 
 
-def short_behind_long(model: str, side: int, long: int, short: int, gap: float) -> list[Arrival]:
-    """`long` requests of 30 steps at once, then `short` ones of 4 steps, one each `gap` seconds."""
+def short_behind_long(
+    model: str, sides: tuple[int, int], long: int, short: int, gap: float
+) -> list[Arrival]:
+    """`long` requests of 30 steps at once, then `short` ones of 4 steps, one each `gap` seconds.
+
+    `sides` are those of the long and of the short pictures, in pixels.
+    """
     first = [
-        Arrival(0.0, make_job(f"long{number}", model, side, 30, 3.0, number))
+        Arrival(0.0, make_job(f"long{number}", model, sides[0], 30, 3.0, number))
         for number in range(long)
     ]
     later = [
-        Arrival(gap * (number + 1), make_job(f"short{number}", model, side, 4, 3.0, 100 + number))
+        Arrival(
+            gap * (number + 1), make_job(f"short{number}", model, sides[1], 4, 3.0, 100 + number)
+        )
         for number in range(short)
     ]
     return first + later

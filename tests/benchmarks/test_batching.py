@@ -89,7 +89,7 @@ def test_the_clock_counts_work_and_jumps_over_idleness() -> None:
 
 
 def test_figures_are_latencies_from_the_arrival() -> None:
-    trace = short_behind_long("sdxl", 64, 1, 2, gap=1.0)
+    trace = short_behind_long("sdxl", (64, 64), 1, 2, gap=1.0)
     finished = {"long0": 10.0, "short0": 3.0, "short1": 5.0}
     assert figures(trace, finished) == {
         "throughput": 0.3,
