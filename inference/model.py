@@ -25,8 +25,8 @@ class LoadedModel:
     """One model on one device, used by that device's thread alone.
 
     `attached` are its denoisers, then the text encoders and VAE decoder that can be shared;
-    `step_seconds` is the measured cost of the denoiser's forwards in one step of one picture of
-    the default size.
+    A step of one picture takes `step_floor_seconds` whatever its size, and `step_slope_seconds`
+    times its pixels over those of the default size.
     """
 
     spec: ModelSpec
@@ -35,7 +35,8 @@ class LoadedModel:
     prompts: PromptCache
     previewer: Previewer | None
     lanes: dict[Mode, Lane] = field(default_factory=dict)
-    step_seconds: float = 0.0
+    step_floor_seconds: float = 0.0
+    step_slope_seconds: float = 0.0
 
     def call(
         self,
@@ -67,10 +68,11 @@ class LoadedModel:
         return attached in self.attached[: len(self.spec.rules.denoisers)]
 
     def work_seconds(self, job: Job) -> float:
-        """About how long one picture takes alone: it scales with steps and pixels."""
+        """About how long the denoising of one picture takes alone."""
         width, height = self.spec.default_size
-        pixels = job.width * job.height / (width * height)
-        return job.num_inference_steps * pixels * self.step_seconds
+        share = job.width * job.height / (width * height)
+        step_seconds = self.step_floor_seconds + share * self.step_slope_seconds
+        return job.num_inference_steps * step_seconds
 
     def detach(self, rendezvous: Rendezvous) -> None:
         """Give the denoisers their own forwards back."""

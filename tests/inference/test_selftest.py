@@ -15,7 +15,13 @@ from inference.coalesce import Rendezvous, forward
 from inference.job import Mode
 from inference.model import LoadedModel, load_model
 from inference.prompts import PromptCache
-from inference.selftest import find_lane, measure, sample_calls
+from inference.selftest import (
+    best_rows,
+    find_lane,
+    floor_and_slope,
+    measure,
+    sample_calls,
+)
 from inference.status import Lane
 from tests.inference.making import Bench, difference, job, plain
 
@@ -101,14 +107,44 @@ def test_interleaved_requests_are_exact(catalog: Catalog) -> None:
         assert difference(bench.seen.picture(one.id), plain(model.spec, one)) == 0
 
 
-def test_the_budget_is_where_the_cost_of_a_row_stops_falling(
+@pytest.mark.parametrize(
+    ("costs", "rows"),
+    [
+        ([1.0, 0.8, 0.6, 0.59, 0.58], 4),
+        ([1.0, 0.7, 0.55, 0.5, 0.45], 16),
+        ([1.0, 0.99, 0.98], 1),
+        ([1.0, 1.3], 1),
+        ([1.0], 1),
+    ],
+)
+def test_the_budget_is_where_the_cost_of_a_row_stops_falling(costs: list[float], rows: int) -> None:
+    assert best_rows(costs) == rows
+
+
+def test_measuring_stops_where_more_rows_cost_more_or_take_long(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    call, _ = sample_calls(loaded(catalog.models["flux"]))[0]
+    for costs, looked_at in (
+        ({1: 1e-3, 2: 9e-4, 4: 1.2e-3}, 3),
+        ({1: 0.4, 2: 0.6}, 2),
+        ({1: 5e-3, 2: 4e-3, 4: 3e-3, 8: 3e-3, 16: 3e-3}, 5),
+    ):
+        monkeypatch.setattr(selftest, "_row_seconds", lambda calls, c=costs: c[len(calls)])
+        assert len(measure(call)) == looked_at
+
+
+def test_the_cost_of_a_size_is_a_floor_and_a_slope() -> None:
+    costs = [(3.0 + 2.0 * rows) / rows for rows in (1, 2, 4, 8)]
+    assert floor_and_slope(costs) == pytest.approx((3.0, 2.0))
+    assert floor_and_slope([5.0]) == (0.0, 5.0)
+
+
+def test_work_grows_with_steps_and_pixels(catalog: Catalog) -> None:
     model = loaded(catalog.models["flux"])
-    cost = {1: 1.0, 2: 0.8, 4: 0.6, 8: 0.59, 16: 0.1}
-    monkeypatch.setattr(selftest, "_row_seconds", lambda calls: cost[len(calls)])
-    call, _ = sample_calls(model)[0]
-    assert measure(call) == (1.0, 4 * call.tokens)
+    model.step_floor_seconds, model.step_slope_seconds = 1.0, 2.0
+    assert model.work_seconds(job(num_inference_steps=4)) == pytest.approx(12.0)
+    assert model.work_seconds(job(num_inference_steps=4, width=128)) == pytest.approx(20.0)
 
 
 def test_the_samples_are_forwards_at_the_default_size(catalog: Catalog) -> None:
