@@ -77,6 +77,27 @@ def test_pag_runs_exclusive_and_as_alone(catalog: Catalog, pag: ModelSpec) -> No
     assert bench.seen.picture("beside")
 
 
+def test_an_exclusive_mode_has_the_model_to_itself(catalog: Catalog, pag: ModelSpec) -> None:
+    """The model's other modes merge; none of their calls runs beside the exclusive one."""
+    both = pag.model_copy(update={"modes": (Mode.GENERATE, Mode.IMG2IMG)})
+    bench = Bench(catalog.model_copy(update={"models": {"pag": both}}))
+    bench.submit(job("before", "pag", mode=Mode.IMG2IMG, num_inference_steps=6))
+    bench.ticks(2)
+    bench.submit(job("alone", "pag", num_inference_steps=3))
+    bench.ticks(1)
+    bench.submit(job("after", "pag", mode=Mode.IMG2IMG, num_inference_steps=6))
+    while bench.worker.busy:
+        running = [image.job.id for image in bench.worker._running]
+        assert "alone" not in running or running == ["alone"]
+        bench.ticks(1)
+    assert bench.worker.status(True).models[0].lanes == {
+        Mode.GENERATE: Lane.EXCLUSIVE,
+        Mode.IMG2IMG: Lane.MERGE,
+    }
+    for name in ("before", "alone", "after"):
+        assert bench.seen.picture(name)
+
+
 def test_a_model_that_mixes_rows_is_not_merged(catalog: Catalog) -> None:
     """A denoiser whose rows see one another fails merged and passes in turns."""
     model = loaded(catalog.models["flux"])
