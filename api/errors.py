@@ -1,14 +1,21 @@
 """What the service can refuse, in neutral kinds; every dialect dresses them in its own shape.
 
 ApiError
-├── BadRequest        malformed body or field
-├── NotFound          no such task, image or file
-├── NotReady          the picture is not made yet
-├── TooLarge          body, part or picture over a limit
-├── UnsupportedMedia  not a body or picture type that is taken
-├── Forbidden         a link whose signature or expiry does not hold
-├── QueueFull         too much waits already
-└── Unavailable       starting, draining, or the disk is full
+├── BadRequest           malformed body or field
+├── Unauthorized         no key, or none that is known
+├── NoCredits            the balance, or what a key may spend, is used up
+├── Forbidden            a link that does not hold, a key that may not do this
+├── NotFound             no such task, image or file
+├── NotReady             the picture is not made yet
+├── Gone                 the picture was deleted when its time was up
+├── TooLarge             body, part or picture over a limit
+├── UnsupportedMedia     not a body or picture type that is taken
+├── IdempotencyMismatch  the idempotency key came with another request before
+├── IdempotencyRunning   the first request with that key is not answered yet
+├── RateLimited          too many requests of one key
+├── QueueFull            too much of one account waits already
+├── Overloaded           too much of all accounts waits already
+└── Unavailable          starting, draining, or the disk is full
 
 The engine's `Refused` errors pass through beside these: `kind_of`, `field_of` read either.
 """
@@ -39,6 +46,18 @@ class BadRequest(ApiError):
     kind = "bad_request"
 
 
+class Unauthorized(ApiError):
+    """No key, or none that is known."""
+
+    kind = "unauthorized"
+
+
+class NoCredits(ApiError):
+    """The balance, or what a key may spend in its period, does not suffice."""
+
+    kind = "no_credits"
+
+
 class NotFound(ApiError):
     """No such thing, or not the caller's."""
 
@@ -49,6 +68,12 @@ class NotReady(ApiError):
     """The task exists; its picture does not, yet or ever."""
 
     kind = "not_ready"
+
+
+class Gone(ApiError):
+    """The picture was deleted when its time was up."""
+
+    kind = "gone"
 
 
 class TooLarge(ApiError):
@@ -64,15 +89,39 @@ class UnsupportedMedia(ApiError):
 
 
 class Forbidden(ApiError):
-    """A link whose signature or expiry does not hold."""
+    """A link whose signature or expiry does not hold, or a key that may not do this."""
 
     kind = "forbidden"
 
 
+class IdempotencyMismatch(ApiError):
+    """The idempotency key came with another request before."""
+
+    kind = "idempotency_mismatch"
+
+
+class IdempotencyRunning(ApiError):
+    """The first request with this idempotency key is not answered yet."""
+
+    kind = "idempotency_running"
+
+
+class RateLimited(ApiError):
+    """Too many requests of one key; come back after `retry_after_seconds`."""
+
+    kind = "rate_limited"
+
+
 class QueueFull(ApiError):
-    """The queue is at its bound; come back after `retry_after_seconds`."""
+    """Too much of one account, or key, is unfinished; come back after `retry_after_seconds`."""
 
     kind = "queue_full"
+
+
+class Overloaded(ApiError):
+    """Too much of all accounts is unfinished; come back after `retry_after_seconds`."""
+
+    kind = "overloaded"
 
 
 class Unavailable(ApiError):
@@ -84,14 +133,21 @@ class Unavailable(ApiError):
 STATUS: dict[str, int] = {
     "bad_request": 400,
     "bad_value": 400,
+    "unauthorized": 401,
+    "no_credits": 402,
     "unsupported": 400,
     "unknown_model": 404,
     "not_found": 404,
     "not_ready": 404,
     "forbidden": 403,
+    "gone": 410,
     "too_large": 413,
     "unsupported_media": 415,
+    "idempotency_running": 409,
+    "idempotency_mismatch": 422,
+    "rate_limited": 429,
     "queue_full": 429,
+    "overloaded": 503,
     "unavailable": 503,
     "closed": 503,
 }

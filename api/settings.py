@@ -7,11 +7,14 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from api.tasks import ImageFormat
 
 PREFIX = "DARKROOM_"
 MIB = 1024**2
+STORAGE = r"^(local|s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_./-]*)?)$"
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -26,6 +29,8 @@ class Settings(BaseSettings):
 
     Queue bounds count tasks and pictures that have not ended, the running ones included.
     `devices` are torch names ("cuda:0,cuda:1", "cpu"); empty means every CUDA device, else the CPU.
+    `allowed_targets` are networks ("10.0.0.0/8") and host names that requests may make the server
+    connect to although they are not public. `storage` is "local" or "s3://bucket/prefix".
     """
 
     model_config = SettingsConfigDict(
@@ -56,13 +61,30 @@ class Settings(BaseSettings):
     max_picture_bytes: PositiveInt = 32 * MIB
     max_picture_megapixels: Annotated[float, Field(gt=0, le=178, allow_inf_nan=False)] = 16.0
 
-    output_format: Literal["png"] = "png"
+    rate_per_minute: PositiveInt | None = None
+    sync_wait_seconds: PositiveSeconds = 120.0
+
+    allowed_targets: Annotated[tuple[str, ...], NoDecode] = ()
+    fetch_seconds: PositiveSeconds = 20.0
+
+    storage: Annotated[str, Field(pattern=STORAGE)] = "local"
+    s3_endpoint: str | None = None
+    s3_region: str = "us-east-1"
+    s3_access_key_id: str | None = None
+    s3_secret_access_key: SecretStr | None = None
+    links: Literal["own", "presigned"] = "own"
+
+    output_format: ImageFormat = ImageFormat.PNG
+    output_quality: Annotated[int | None, Field(ge=1, le=100)] = None
+    embed_parameters: bool = True
+    mark_ai_origin: bool = True
+    output_retention_hours: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
     preview_side_px: Annotated[int, Field(ge=0, le=1024)] = 256
     link_ttl_seconds: PositiveInt = 86_400
     disk_floor_bytes: Annotated[int, Field(ge=0)] = 256 * MIB
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
-    @field_validator("devices", mode="before")
+    @field_validator("devices", "allowed_targets", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -80,6 +102,12 @@ class Settings(BaseSettings):
     def _lease_outlives_heartbeats(self) -> Settings:
         if self.lease_seconds < 3 * self.heartbeat_seconds:
             raise ValueError("lease_seconds must be at least three times heartbeat_seconds")
+        return self
+
+    @model_validator(mode="after")
+    def _presigned_links_need_s3(self) -> Settings:
+        if self.links == "presigned" and self.storage == "local":
+            raise ValueError("links=presigned needs storage=s3://…; a folder cannot sign links")
         return self
 
 

@@ -23,9 +23,47 @@ class TaskState(StrEnum):
         return self in (TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED)
 
 
+class ImageFormat(StrEnum):
+    """File formats of finished pictures."""
+
+    PNG = "png"
+    JPEG = "jpeg"
+    WEBP = "webp"
+    AVIF = "avif"
+
+    @property
+    def media_type(self) -> str:
+        """The MIME type."""
+        return f"image/{self.value}"
+
+    @property
+    def extension(self) -> str:
+        """The file name's ending, without a dot."""
+        return "jpg" if self is ImageFormat.JPEG else self.value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """How finished pictures leave: as which files, where to, and who is told.
+
+    `quality` is 1 to 100, None for the format's own. `destination` names a place of the account
+    that gets a copy. `webhooks` are URLs told of the task's end. `base_url` is the origin by which
+    the caller reached the server, for absolute links in what is sent without a request.
+    """
+
+    format: ImageFormat | None = None
+    quality: int | None = None
+    destination: str | None = None
+    webhooks: tuple[str, ...] = ()
+    base_url: str = ""
+
+
+AS_CONFIGURED = Delivery()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """One stored picture of a task."""
+    """One stored picture of a task; `destination_url` is where its copy lies, if one was asked."""
 
     index: int
     key: str
@@ -35,14 +73,17 @@ class Output:
     seed: int
     size_bytes: int
     sha256: str
+    destination_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """One request as the store holds it; times are milliseconds since the epoch.
 
-    `request` is what the caller asked, `job` what was decided. `attempt` counts claims and is the
-    fence: a worker whose attempt is not this one has lost the task.
+    `request` is what the caller asked, `job` what was decided, `delivery` what becomes of the
+    pictures. `credits` is the price of all. `attempt` counts claims and is the fence: a worker
+    whose attempt is not this one has lost the task. Once `files_deleted_ms` is set, the pictures
+    are gone.
     """
 
     id: str
@@ -51,6 +92,7 @@ class Task:
     state: TaskState
     request: ImageRequest
     job: Job
+    delivery: Delivery = AS_CONFIGURED
     credits: int
     attempt: int
     created_ms: int
@@ -59,6 +101,7 @@ class Task:
     cancel_requested: bool
     error_kind: str | None
     error_message: str | None
+    files_deleted_ms: int | None = None
     outputs: tuple[Output, ...]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from api.tasks import Task
+from api.tasks import AS_CONFIGURED, Delivery, Task
 from inference.job import ImageRequest, Job
 
 
@@ -26,6 +26,7 @@ class Submission:
     request: ImageRequest
     job: Job
     credits: int
+    delivery: Delivery = AS_CONFIGURED
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,15 +11,21 @@ from pydantic import TypeAdapter
 from sqlalchemy import Row
 
 from api.errors import BadRequest
-from api.tasks import Output, Task, TaskState
+from api.tasks import Delivery, Output, Task, TaskState
 from inference.job import ImageRequest, load_job
 
 _REQUEST = TypeAdapter(ImageRequest)
+_DELIVERY = TypeAdapter(Delivery)
 
 
 def dump_request(request: ImageRequest) -> str:
     """A request as JSON text, without what it left to the model."""
     return _REQUEST.dump_json(request, exclude_none=True).decode()
+
+
+def dump_delivery(delivery: Delivery) -> str:
+    """A delivery as JSON text, without what it left open."""
+    return _DELIVERY.dump_json(delivery, exclude_defaults=True).decode()
 
 
 def to_task(row: Row[Any], outputs: Iterable[Row[Any]]) -> Task:
@@ -31,6 +37,7 @@ def to_task(row: Row[Any], outputs: Iterable[Row[Any]]) -> Task:
         state=TaskState(row.state),
         request=_REQUEST.validate_json(row.request),
         job=load_job(row.job),
+        delivery=_DELIVERY.validate_json(row.delivery),
         credits=row.credits,
         attempt=row.attempt,
         created_ms=row.created_ms,
@@ -39,6 +46,7 @@ def to_task(row: Row[Any], outputs: Iterable[Row[Any]]) -> Task:
         cancel_requested=row.cancel_requested,
         error_kind=row.error_kind,
         error_message=row.error_message,
+        files_deleted_ms=row.files_deleted_ms,
         outputs=tuple(to_output(output) for output in outputs),
     )
 

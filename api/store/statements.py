@@ -29,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
 from api.store.records import Holding, Submission
-from api.store.rows import dump_request
+from api.store.rows import dump_delivery, dump_request
 from api.store.schema import QUEUED, RUNNING, UNFINISHED, outputs, tasks
 from api.tasks import Output, Task, TaskState
 from inference.job import dump_job
@@ -46,6 +46,7 @@ def insert_task(submission: Submission, now_ms: int) -> ReturningInsert[*tuple[A
         priority=job.priority,
         request=dump_request(submission.request),
         job=dump_job(job),
+        delivery=dump_delivery(submission.delivery),
         images=len(job.seeds),
         credits=submission.credits,
         attempt=0,
