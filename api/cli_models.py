@@ -44,7 +44,7 @@ def aliases(catalog: Catalog, spec: ModelSpec) -> list[str]:
     return [
         name
         for name, alias in catalog.aliases.items()
-        if any(alias.model_for(mode) == spec.name for mode in spec.modes)
+        if any(spec.name in alias.models_for(mode) for mode in spec.modes)
     ]
 
 

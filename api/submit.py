@@ -127,7 +127,7 @@ class Darkroom:
         request = replace(request, images=_inputs(uploads, keys))
         _refuse_nul(request)
         job = resolve(self._catalog, request, job_id=task_id, account=account, priority=priority)
-        credits = self._catalog.price(request) * len(job.seeds)
+        credits = self._catalog.price(request, job) * len(job.seeds)
         self._check_open()
         submission = Submission(dialect=dialect, request=request, job=job, credits=credits)
         try:

@@ -21,10 +21,17 @@ from pydantic import (
 )
 
 from inference.errors import CatalogError, UnknownModel, Unsupported
-from inference.job import ImageRequest, ImageRole, Mode
+from inference.job import ImageRequest, ImageRole, Job, Mode
 from inference.pipelines import FAMILIES, Family
 from inference.prices import Price
-from inference.sizes import TIER_SIDES_PX, FreeSizes, nearest_listed, parse_ratio, parse_size
+from inference.sizes import (
+    TIER_SIDES_PX,
+    FreeSizes,
+    nearest_listed,
+    parse_ratio,
+    parse_size,
+    tier_of,
+)
 from inference.yamlfile import explain, read_yaml
 
 
@@ -161,6 +168,20 @@ class ModelSpec(_Strict):
             return min(self.sizes, key=math.prod)
         return self._nearest(1.0, self.limits.min_side**2)
 
+    def suits(self, mode: Mode, request: ImageRequest | None) -> bool:
+        """Whether it can do the kind of thing that a request needs."""
+        if mode not in self.modes:
+            return False
+        if request is None:
+            return True
+        tags = {image.tag for image in request.images if image.role is ImageRole.REFERENCE}
+        return (
+            tags <= self.rules.reference_tags
+            and (self.rules.negative_prompt or not request.negative_prompt)
+            and request.count <= self.limits.count
+            and len(request.prompt) <= self.limits.prompt_chars
+        )
+
     def nearest_size(self, width: int, height: int) -> tuple[int, int]:
         """The size nearest to `width` × `height` pixels that the model can make."""
         return self._nearest(width / height, width * height)
@@ -187,24 +208,35 @@ class ModelSpec(_Strict):
         return self.free_sizes.nearest(ratio, area)
 
 
-class Alias(_Strict):
-    """Another name that clients send, and the local model it means: `model`, or one per mode."""
+def _parse_names(value: object) -> object:
+    """One name is a list of one."""
+    return [value] if isinstance(value, str) else value
 
-    model: str | None = None
-    generate: str | None = None
-    img2img: str | None = None
-    inpaint: str | None = None
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_parse_names)]
+
+
+class Alias(_Strict):
+    """Another name that clients send, and what it means: `model`, or something else per mode.
+
+    Of several models the first that can do what a request needs is taken.
+    """
+
+    model: Names = ()
+    generate: Names | None = None
+    img2img: Names | None = None
+    inpaint: Names | None = None
     price: Price | None = None
 
-    def model_for(self, mode: Mode) -> str | None:
-        """The local model that serves `mode` under this alias; an explicit null serves none."""
-        own: str | None = getattr(self, mode.value)
-        return own if mode.value in self.model_fields_set else self.model
+    def models_for(self, mode: Mode) -> tuple[str, ...]:
+        """The local models that serve `mode` under this alias; an explicit null serves none."""
+        own: tuple[str, ...] | None = getattr(self, mode.value)
+        return (own or ()) if mode.value in self.model_fields_set else self.model
 
 
 def _parse_alias(value: object) -> object:
-    """A bare model name stands for every mode."""
-    return {"model": value} if isinstance(value, str) else value
+    """A bare model name, or a list of them, stands for every mode."""
+    return {"model": value} if isinstance(value, str | list) else value
 
 
 class Catalog(_Strict):
@@ -222,23 +254,28 @@ class Catalog(_Strict):
             if name in self.models:
                 raise ValueError(f"alias {name!r} is also a model")
             for mode in Mode:
-                target = alias.model_for(mode)
-                if target is not None and target not in self.models:
-                    raise ValueError(f"alias {name!r} leads to {target!r}, which is not a model")
+                for target in alias.models_for(mode):
+                    if target not in self.models:
+                        raise ValueError(
+                            f"alias {name!r} leads to {target!r}, which is not a model"
+                        )
         return self
 
     def names(self) -> list[str]:
         """Every name a request may use, models first."""
         return [*self.models, *self.aliases]
 
-    def find(self, name: str, mode: Mode) -> ModelSpec:
-        """The model that serves `mode` under `name`; raises UnknownModel or Unsupported."""
+    def find(self, name: str, mode: Mode, request: ImageRequest | None = None) -> ModelSpec:
+        """The model that serves `mode` under `name`; raises UnknownModel or Unsupported.
+
+        Where an alias leaves the choice, the first model that can do what `request` needs.
+        """
         spec = self.models.get(name)
         if spec is None and (alias := self.aliases.get(name)) is not None:
-            target = alias.model_for(mode)
-            spec = self.models[target] if target is not None else None
-            if spec is None:
+            choice = [self.models[target] for target in alias.models_for(mode)]
+            if not choice:
                 raise Unsupported("model", f"{name!r} is not set up to {mode}")
+            spec = next((one for one in choice if one.suits(mode, request)), choice[0])
         if spec is None:
             served = ", ".join(self.names())
             raise UnknownModel("model", f"no model {name!r} here; served are: {served}")
@@ -247,12 +284,16 @@ class Catalog(_Strict):
             raise Unsupported("model", f"{name!r} cannot {mode}; it can: {can}")
         return spec
 
-    def price(self, request: ImageRequest) -> int:
-        """Credits for one picture; raises Unsupported for a tier or quality the price omits."""
+    def price(self, request: ImageRequest, job: Job) -> int:
+        """Credits for one picture; raises Unsupported for a tier or quality the price omits.
+
+        A request that names no tier pays for the smallest priced one that holds its picture.
+        """
         alias = self.aliases.get(request.model)
-        spec = self.find(request.model, mode_of(request))
+        spec = self.models[job.model]
         price: Any = alias.price if alias is not None and alias.price is not None else spec.price
-        for field, asked in (("resolution", request.resolution), ("quality", request.quality)):
+        tier = request.resolution or _priced_tier(price, job)
+        for field, asked in (("resolution", tier), ("quality", request.quality)):
             if not isinstance(price, Mapping):
                 break
             choice = asked if asked is not None else next(iter(price))
@@ -263,6 +304,13 @@ class Catalog(_Strict):
                 )
             price = price[choice]
         return int(price)
+
+
+def _priced_tier(price: Any, job: Job) -> str:
+    tiers = list(TIER_SIDES_PX)
+    least = tier_of(job.width, job.height)
+    priced = price if isinstance(price, Mapping) else {}
+    return next((tier for tier in tiers[tiers.index(least) :] if tier in priced), least)
 
 
 def load_catalog(path: Path) -> Catalog:

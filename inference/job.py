@@ -22,18 +22,34 @@ class Mode(StrEnum):
 
 
 class ImageRole(StrEnum):
-    """What an input picture is for."""
+    """What an input picture is for: to be changed, to say where, or to be guided by."""
 
     SOURCE = "source"
     MASK = "mask"
+    REFERENCE = "reference"
+
+
+class ReferenceTag(StrEnum):
+    """What of a reference picture is to be taken over."""
+
+    STYLE = "style"
+    CHARACTER = "character"
+    PALETTE = "palette"
+    COMPOSITION = "composition"
+    POSE = "pose"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputImage:
-    """A picture the caller gave; its bytes travel beside the job under `key`."""
+    """A picture the caller gave; its bytes travel beside the job under `key`.
+
+    A reference has a `tag`, and a `weight` from 0 to 1.
+    """
 
     role: ImageRole
     key: str
+    tag: ReferenceTag | None = None
+    weight: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from inference.job import ImageRole, Job, Mode
+from inference.job import ImageRole, Job, Mode, ReferenceTag
 from inference.pixels import as_mask, fit
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ class Family:
     """What every model of one architecture shares.
 
     `size_multiple` is in pixels. `guidance_field` is the call argument that carries guidance when
-    models.yaml does not say otherwise.
+    models.yaml does not say otherwise. `reference_tags` are what it can take from reference
+    pictures.
     """
 
     routes: Mapping[Mode, Route]
@@ -45,6 +46,7 @@ class Family:
     guidance_field: str = "guidance_scale"
     negative_prompt: bool = True
     max_sequence_length: bool = False
+    reference_tags: frozenset[ReferenceTag] = frozenset()
 
 
 def _common(job: Job, spec: ModelSpec) -> Arguments:

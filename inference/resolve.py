@@ -18,9 +18,10 @@ def resolve(
 ) -> Job:
     """The job for a wish, every value decided; raises Refused with the field at fault."""
     mode = mode_of(request)
-    spec = catalog.find(request.model, mode)
-    _check_text(request, spec)
+    spec = catalog.find(request.model, mode, request)
+    _check_text(request, spec, mode)
     _check_images(request, mode)
+    _check_references(request, spec)
     _within("count", request.count, 1, spec.limits.count)
     quality = _quality(request, spec)
     steps = _first(
@@ -78,8 +79,9 @@ def _strength(request: ImageRequest, spec: ModelSpec, mode: Mode, steps: int) ->
     return strength
 
 
-def _check_text(request: ImageRequest, spec: ModelSpec) -> None:
-    if not request.prompt.strip():
+def _check_text(request: ImageRequest, spec: ModelSpec, mode: Mode) -> None:
+    # A variation of a picture needs no words.
+    if mode is not Mode.IMG2IMG and not request.prompt.strip():
         raise BadValue("prompt", "prompt must not be empty")
     if request.negative_prompt and not spec.rules.negative_prompt:
         raise Unsupported("negative_prompt", f"{spec.name!r} honours no negative_prompt")
@@ -91,7 +93,7 @@ def _check_text(request: ImageRequest, spec: ModelSpec) -> None:
 
 
 def _check_images(request: ImageRequest, mode: Mode) -> None:
-    roles = [image.role for image in request.images]
+    roles = [image.role for image in request.images if image.role is not ImageRole.REFERENCE]
     wanted = {
         Mode.GENERATE: [],
         Mode.IMG2IMG: [ImageRole.SOURCE],
@@ -103,6 +105,14 @@ def _check_images(request: ImageRequest, mode: Mode) -> None:
             raise BadValue(field, f"{mode} needs a {role} image")
     if len(roles) > len(wanted):
         raise Unsupported("image", f"{mode} takes {len(wanted)} image(s), not {len(roles)}")
+
+
+def _check_references(request: ImageRequest, spec: ModelSpec) -> None:
+    can = ", ".join(sorted(spec.rules.reference_tags)) or "nothing"
+    for image in request.images:
+        if image.role is ImageRole.REFERENCE and image.tag not in spec.rules.reference_tags:
+            what = f"{spec.name!r} cannot take {image.tag} from a reference picture, only {can}"
+            raise Unsupported("references", what)
 
 
 def _quality(request: ImageRequest, spec: ModelSpec) -> Quality:

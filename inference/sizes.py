@@ -68,6 +68,12 @@ def nearest_listed(sizes: Iterable[tuple[int, int]], ratio: float, area: float) 
     return min(sizes, key=distance)
 
 
+def tier_of(width: int, height: int) -> str:
+    """The smallest resolution tier whose area holds a picture; the largest for what none holds."""
+    fits = (tier for tier, side in TIER_SIDES_PX.items() if width * height <= side**2)
+    return next(fits, list(TIER_SIDES_PX)[-1])
+
+
 def parse_size(value: object) -> object:
     """ "128x96" as (128, 96); what is no text is left for pydantic to judge."""
     if isinstance(value, str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 import yaml
 
 from inference.catalog import Catalog, load_catalog, mode_of
-from inference.errors import CatalogError, UnknownModel, Unsupported
+from inference.errors import BadValue, CatalogError, UnknownModel, Unsupported
 from inference.job import ImageRequest, ImageRole, InputImage, Mode
 from inference.pipelines import FAMILIES
+from inference.resolve import resolve
 
 SOURCE = InputImage(role=ImageRole.SOURCE, key="source")
 MASK = InputImage(role=ImageRole.MASK, key="mask")
@@ -24,6 +26,10 @@ def shipped(root: Path) -> Catalog:
 
 def asks(model: str, **wish: Any) -> ImageRequest:
     return ImageRequest(model=model, prompt="a red circle", **wish)
+
+
+def price(catalog: Catalog, request: ImageRequest) -> int:
+    return catalog.price(request, resolve(catalog, request, job_id="t"))
 
 
 def parsed(**document: Any) -> Catalog:
@@ -72,16 +78,17 @@ class TestShipped:
         ],
     )
     def test_prices(self, shipped: Catalog, model: str, wish: dict[str, str], credits: int) -> None:
-        assert shipped.price(asks(model, **wish)) == credits
+        assert price(shipped, asks(model, **wish)) == credits
 
     def test_a_tier_without_a_price_is_refused(self, shipped: Catalog) -> None:
         with pytest.raises(Unsupported, match="only 1k") as refused:
-            shipped.price(asks("nano-banana", resolution="2k"))
+            price(shipped, asks("nano-banana", resolution="2k"))
         assert refused.value.field == "resolution"
 
     def test_a_quality_without_a_price_is_refused(self, shipped: Catalog) -> None:
+        job = resolve(shipped, asks("gpt-image-2"), job_id="t")
         with pytest.raises(Unsupported, match="only standard, medium, high") as refused:
-            shipped.price(asks("gpt-image-2", quality="ultra"))
+            shipped.price(asks("gpt-image-2", quality="ultra"), job)
         assert refused.value.field == "quality"
 
 
@@ -135,8 +142,70 @@ class TestFind:
             models={"m": {"family": "flux", "source": "a/b", "price": 7}},
             aliases={"same": "m", "free": {"model": "m", "price": 0}},
         )
-        assert catalog.price(asks("same")) == 7
-        assert catalog.price(asks("free")) == 0
+        assert price(catalog, asks("same")) == 7
+        assert price(catalog, asks("free")) == 0
+
+    @pytest.mark.parametrize(
+        ("width", "height", "credits"),
+        [(1024, 1024, 5), (512, 512, 5), (1536, 1024, 9), (2048, 2048, 9)],
+    )
+    def test_a_size_in_pixels_pays_for_the_tier_that_holds_it(
+        self, width: int, height: int, credits: int
+    ) -> None:
+        catalog = parsed(
+            models={
+                "m": {
+                    "family": "flux",
+                    "source": "a/b",
+                    "limits": {"max_megapixels": 16.8, "max_side": 4096},
+                    "price": {"1k": 5, "2k": 9},
+                }
+            }
+        )
+        assert price(catalog, asks("m", width=width, height=height)) == credits
+        with pytest.raises(Unsupported, match="has no resolution '4k', only 1k, 2k") as refused:
+            price(catalog, asks("m", width=4096, height=4096))
+        assert refused.value.field == "resolution"
+
+    def test_a_size_below_every_priced_tier_pays_for_the_smallest(self) -> None:
+        entry = {"family": "flux", "source": "a/b", "price": {"2k": 9}}
+        assert price(parsed(models={"m": entry}), asks("m", width=512, height=512)) == 9
+
+
+class TestChoice:
+    CATALOG = parsed(
+        models={
+            "small": {
+                "family": "flux",
+                "source": "a/b",
+                "modes": ["generate"],
+                "limits": {"count": 2, "prompt_chars": 10},
+            },
+            "large": {"family": "sdxl", "source": "c/d"},
+        },
+        aliases={"auto": ["small", "large"]},
+    )
+
+    @pytest.mark.parametrize(
+        ("wish", "model"),
+        [
+            ({}, "small"),
+            ({"count": 3}, "large"),
+            ({"prompt": "a prompt of more than ten"}, "large"),
+        ],
+    )
+    def test_an_alias_of_several_takes_the_first_that_can(
+        self, wish: dict[str, Any], model: str
+    ) -> None:
+        request = replace(asks("auto"), **({"prompt": "a"} | wish))
+        assert self.CATALOG.find("auto", Mode.GENERATE, request).name == model
+
+    def test_the_mode_decides_too(self) -> None:
+        assert self.CATALOG.find("auto", Mode.INPAINT, asks("auto")).name == "large"
+
+    def test_where_none_can_the_first_says_why(self) -> None:
+        with pytest.raises(BadValue, match="count must lie between 1 and 2"):
+            resolve(self.CATALOG, replace(asks("auto", count=99), prompt="a"), job_id="t")
 
 
 class TestFamilies:

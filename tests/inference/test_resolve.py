@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 
 from inference.catalog import Catalog, load_catalog
 from inference.errors import BadValue, Refused, Unsupported
-from inference.job import ImageRequest, ImageRole, InputImage, Job, Mode, dump_job, load_job
+from inference.job import (
+    ImageRequest,
+    ImageRole,
+    InputImage,
+    Job,
+    Mode,
+    ReferenceTag,
+    dump_job,
+    load_job,
+)
 from inference.pipelines import FAMILIES
 from inference.resolve import SEED_LIMIT, resolve
 
@@ -192,6 +201,19 @@ class TestRefusals:
     )
     def test_every_refusal_names_its_field(self, wish: dict[str, Any], field: str) -> None:
         assert refused(**wish).field == field
+
+    @pytest.mark.parametrize("tag", ReferenceTag)
+    def test_a_reference_that_the_model_cannot_honour_is_refused_by_its_tag(
+        self, tag: ReferenceTag
+    ) -> None:
+        reference = InputImage(role=ImageRole.REFERENCE, key="r", tag=tag, weight=0.5)
+        error = refused(images=(reference,))
+        assert (error.field, type(error)) == ("references", Unsupported)
+        assert f"cannot take {tag} from a reference picture" in str(error)
+
+    def test_only_a_variation_needs_no_prompt(self) -> None:
+        assert made(prompt="", images=(SOURCE,)).mode is Mode.IMG2IMG
+        assert refused(prompt="", images=(SOURCE, MASK)).field == "prompt"
 
     def test_bounds_are_told_in_full(self) -> None:
         said = str(refused(seed=SEED_LIMIT))

@@ -140,7 +140,7 @@ def _model(catalog: Catalog, spec: ModelSpec, status: EngineStatus) -> dict[str,
     aliases = [
         name
         for name, alias in catalog.aliases.items()
-        if any(alias.model_for(mode) == spec.name for mode in spec.modes)
+        if any(spec.name in alias.models_for(mode) for mode in spec.modes)
     ]
     defaults = spec.defaults.model_dump(exclude={"size"})
     return {
