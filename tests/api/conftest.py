@@ -11,6 +11,7 @@ import pytest
 
 from api.build import Services, build
 from api.settings import Settings
+from tests.api.s3server import s3_server as s3_server
 from tests.api.scripted import ScriptedEngine
 
 MODELS = """
