@@ -28,6 +28,7 @@ from api.dialects.base import (
     owner_of,
 )
 from api.errors import ApiError, BadRequest, NotFound
+from api.limits import Limiter
 from api.middleware import Guard, Hosts, Net, hosts_of
 from api.playground import routes as playground
 from inference.errors import EngineError
@@ -58,22 +59,28 @@ def create_app(services: Services, dialects: tuple[Dialect, ...] = DIALECTS) -> 
         # Operation ids become method names of generated clients.
         generate_unique_id_function=lambda route: f"{(route.tags or ['server'])[0]}_{route.name}",
     )
-    app.state.desk = _desk(services)
+    app.state.desk = _desk(services, dialects)
     app.openapi = partial(openapi.document, app)  # type: ignore[method-assign]
     _mount(app, dialects)
     _dress_errors(app, dialects, hosts_of(services.settings))
     return app
 
 
-def _desk(services: Services) -> Desk:
+def _desk(services: Services, dialects: tuple[Dialect, ...]) -> Desk:
     settings = services.settings
     limits = BodyLimits(body_bytes=settings.max_body_bytes, text_bytes=settings.max_part_bytes)
     return Desk(
         darkroom=services.darkroom,
+        accounts=services.accounts,
         catalog=services.catalog,
         engine_status=services.engine.status,
         links=services.links,
+        presign=services.presign,
+        limiter=Limiter(),
         limits=limits,
+        dialects=dialects,
+        rate_per_minute=settings.rate_per_minute,
+        sync_wait_seconds=settings.sync_wait_seconds,
         public_url=settings.public_url or "",
     )
 

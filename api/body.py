@@ -6,8 +6,7 @@ hold them, where they end as a 500. Nothing here leaves such a value in what it 
 
 from __future__ import annotations
 
-import base64
-import binascii
+import hashlib
 import json
 import math
 from collections.abc import AsyncGenerator
@@ -51,6 +50,15 @@ class Body:
     files: tuple[FilePart, ...] = ()
     is_form: bool = False
 
+    def fingerprint(self) -> str:
+        """The same for the same fields and files, however they were spelled, as hex."""
+        values = json.dumps(self.values, sort_keys=True, separators=(",", ":"))
+        digest = hashlib.sha256(values.encode())
+        for part in self.files:
+            digest.update(json.dumps([part.name, len(part.data)]).encode())
+            digest.update(part.data)
+        return digest.hexdigest()
+
 
 async def read_body(request: Request, limits: BodyLimits) -> Body:
     """A JSON object or a multipart form.
@@ -84,23 +92,6 @@ def parse_json(body: bytes) -> dict[str, Any]:
         raise BadRequest("the body must be a JSON object")
     _check_tree(values)
     return values
-
-
-def decode_base64(text: str, field: str) -> bytes:
-    """The bytes of base64 text, bare or as a data URI; raises BadRequest."""
-    if text[:8].lower().startswith(("http://", "https://")):
-        raise BadRequest("send the picture itself as base64; links are not followed", field=field)
-    if text[:5].lower() == "data:":
-        head, _, text = text.partition(",")
-        if not head.lower().endswith(";base64"):
-            raise BadRequest("a data URI must be ;base64", field=field)
-    try:
-        data = base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError):
-        raise BadRequest(f"{field} is not base64", field=field) from None
-    if not data:
-        raise BadRequest(f"{field} is empty", field=field)
-    return data
 
 
 def short(name: str) -> str:

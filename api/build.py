@@ -8,14 +8,18 @@ from dataclasses import dataclass
 
 import structlog
 
+from api.accounts import Accounts
 from api.dispatcher import Dispatcher
 from api.folder import DataFolder, FolderInUse
 from api.late_engine import LateEngine
 from api.links import Links, load_links
+from api.outbound import Outbound
+from api.reception import Reception
 from api.run import EnginePort, Workshop
 from api.settings import Settings, SettingsError
 from api.storage import LocalStorage, Storage
 from api.store import MigrationError, Store, migrate_sqlite, sqlite_database
+from api.store.accounts import AccountStore
 from api.submit import Darkroom
 from api.watch import Updates
 from inference.catalog import Catalog, load_catalog
@@ -25,6 +29,11 @@ log = structlog.get_logger()
 
 # Encoding takes the interpreter from the engine's thread; more threads would only take more of it.
 PIXEL_THREADS = 2
+
+NO_KEYS = (
+    "{host} is not loopback, and there is no API key yet, so anybody could use this server. "
+    "Make one first: darkroom keys create NAME"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +48,8 @@ class Services:
     storage: Storage
     dispatcher: Dispatcher
     darkroom: Darkroom
+    accounts: Accounts
+    outbound: Outbound
     folder: DataFolder
     pixels: ThreadPoolExecutor
 
@@ -53,19 +64,30 @@ class Services:
         except (FolderInUse, MigrationError) as error:
             self.folder.unlock()
             raise SettingsError(str(error)) from None
+        if not self.settings.is_loopback and not await self.accounts.any_keys():
+            await self._undo()
+            raise SettingsError(NO_KEYS.format(host=self.settings.host))
         # The lock says that every lease in the database belongs to a process that is no more.
         taken_over = await self.store.expire_leases()
         log.info("started", data_dir=str(self.folder.path), tasks_taken_over=taken_over)
         self.dispatcher.start()
 
+    def presign(self, key: str) -> str | None:
+        """A link to a stored picture that the storage itself has signed, where it is to."""
+        return None
+
     async def stop(self) -> None:
         """Take no more, finish or put back what runs, close the engine and the store."""
         await self.dispatcher.close()
         await self.darkroom.settle()
+        await self.outbound.close()
+        await self._undo()
+        log.info("stopped")
+
+    async def _undo(self) -> None:
         await self.store.close()
         self.pixels.shutdown()
         self.folder.unlock()
-        log.info("stopped")
 
 
 def build(settings: Settings, *, engine: EnginePort | None = None) -> Services:
@@ -79,18 +101,28 @@ def build(settings: Settings, *, engine: EnginePort | None = None) -> Services:
     except (OSError, ValueError) as error:
         raise SettingsError(f"data_dir cannot be used: {error}") from None
     engine = engine or build_engine(catalog, settings)
-    store, updates = Store(sqlite_database(folder.database)), Updates()
+    database = sqlite_database(folder.database)
+    store, updates = Store(database), Updates()
+    outbound = _outbound(settings)
     pixels = ThreadPoolExecutor(PIXEL_THREADS, thread_name_prefix="pixels")
     workshop = Workshop(engine=engine, store=store, storage=storage, updates=updates, pixels=pixels)
     dispatcher = Dispatcher(workshop, settings)
-    darkroom = Darkroom(
+    reception = Reception(
         settings=settings,
         catalog=catalog,
         store=store,
         storage=storage,
         dispatcher=dispatcher,
-        updates=updates,
+        outbound=outbound,
         pixels=pixels,
+    )
+    darkroom = Darkroom(
+        settings=settings,
+        store=store,
+        storage=storage,
+        dispatcher=dispatcher,
+        updates=updates,
+        reception=reception,
     )
     return Services(
         settings=settings,
@@ -101,9 +133,18 @@ def build(settings: Settings, *, engine: EnginePort | None = None) -> Services:
         storage=storage,
         dispatcher=dispatcher,
         darkroom=darkroom,
+        accounts=Accounts(AccountStore(database)),
+        outbound=outbound,
         folder=folder,
         pixels=pixels,
     )
+
+
+def _outbound(settings: Settings) -> Outbound:
+    try:
+        return Outbound(settings.allowed_targets)
+    except ValueError as error:
+        raise SettingsError(f"DARKROOM_ALLOWED_TARGETS: {error}") from None
 
 
 def build_engine(catalog: Catalog, settings: Settings) -> EnginePort:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 import shlex
 import socket
@@ -73,11 +72,6 @@ def run(settings: Settings) -> int:
         raise UsageError(str(error)) from None
     listener = bind(settings.host, settings.port)
     url = address(settings.host, listener.getsockname()[1])
-    if not is_loopback(settings.host):
-        say(
-            f"WARNING: {settings.host} is not loopback: anybody who reaches this port can use "
-            "Darkroom, it knows no accounts yet"
-        )
     from api.app import create_app
 
     server = Server(_config(create_app(services), settings), services, url)
@@ -114,14 +108,6 @@ def bind(host: str, port: int) -> socket.socket:
         # create_server adds the address to the reason, which the line has already
         reason = (error.strerror or str(error)).partition(" (while")[0]
         raise UsageError(f"cannot listen on {host} port {port}: {reason}", "port") from None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches `host`."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def address(host: str, port: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import secrets
 from collections.abc import Callable
@@ -43,7 +42,9 @@ class Net:
             await self.app(scope, receive, send)
             return
         request_id = _request_id(Headers(scope=scope))
-        scope.setdefault("state", {})["request_id"] = request_id
+        # What a route's dependencies add here goes out with the reply, errors included.
+        extra: dict[str, str] = {}
+        scope.setdefault("state", {}).update(request_id=request_id, headers=extra)
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -53,6 +54,7 @@ class Net:
                 headers = MutableHeaders(scope=message)
                 headers[REQUEST_ID_HEADER] = request_id
                 headers.setdefault("X-Content-Type-Options", "nosniff")
+                headers.update(extra)
             await send(message)
 
         try:
@@ -102,7 +104,7 @@ def hosts_of(settings: Settings) -> Hosts:
     """Loopback names and the public one for a server bound to loopback; any name elsewhere."""
     public = settings.public_url
     origins = frozenset({_origin_of(public)} if public else ())
-    if not _is_loopback(settings.host):
+    if not settings.is_loopback:
         return Hosts(origins=origins)
     names = {"localhost", "127.0.0.1", "::1", settings.host.lower()}
     return Hosts(frozenset(names | {urlsplit(one).hostname or "" for one in origins}), origins)
@@ -131,13 +133,6 @@ class Guard:
 def _request_id(headers: Headers) -> str:
     given = headers.get(REQUEST_ID_HEADER, "")
     return given if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else secrets.token_hex(8)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 def _name_of(host: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -83,6 +84,14 @@ class Settings(BaseSettings):
     link_ttl_seconds: PositiveInt = 86_400
     disk_floor_bytes: Annotated[int, Field(ge=0)] = 256 * MIB
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches the server."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host.lower() == "localhost"
 
     @field_validator("devices", "allowed_targets", mode="before")
     @classmethod

@@ -3,52 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import secrets
-import string
-from collections.abc import AsyncIterator, Mapping, Sequence
-from concurrent.futures import Executor
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
 
-from api.checks import check_all, free_bytes
-from api.errors import BadRequest, NotFound, NotReady, QueueFull, Unavailable
-from api.inputs import PictureLimits, rewrite
-from api.storage import input_key
-from api.store import Bounds, Submission
+from api.accounts import NOBODY, Caller
+from api.checks import check_all
+from api.errors import BadRequest, Gone, NotFound, NotReady
+from api.idempotency import Once, Reply
+from api.orders import Order
+from api.store import Accepted
 from api.tasks import Output, Task, TaskPage, TaskState, TaskUpdate
-from api.uncut import Uncut
 from api.watch import RECHECK_SECONDS, follow, until_ended
-from inference.job import ImageRequest, ImageRole, InputImage
-from inference.resolve import resolve
 
 if TYPE_CHECKING:
     from api.dispatcher import Dispatcher
+    from api.reception import Reception
     from api.settings import Settings
     from api.storage import Storage
     from api.store import Store
     from api.watch import Updates
-    from inference.catalog import Catalog
 
 log = structlog.get_logger()
 
-ID_ALPHABET = string.ascii_letters + string.digits
-# 125 bits: nobody guesses a task, and clients of hosted providers expect ids of this length
-ID_CHARS = 21
 MAX_PAGE = 100
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Upload:
-    """An input picture as it arrived: encoded bytes, not yet checked; `field` names its part."""
-
-    role: ImageRole
-    field: str
-    data: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,64 +67,37 @@ class Darkroom:
         self,
         *,
         settings: Settings,
-        catalog: Catalog,
         store: Store,
         storage: Storage,
         dispatcher: Dispatcher,
         updates: Updates,
-        pixels: Executor,
+        reception: Reception,
     ) -> None:
         self._settings = settings
-        self._catalog = catalog
         self._store = store
         self._storage = storage
         self._dispatcher = dispatcher
         self._updates = updates
-        self._pixels = pixels
-        self._uncut = Uncut()
-        self._bounds = Bounds(
-            tasks=settings.max_queue_tasks,
-            images=settings.max_queue_images,
-            account_tasks=settings.max_account_tasks,
-            account_images=settings.max_account_images,
-        )
+        self._reception = reception
 
     async def submit(
         self,
-        request: ImageRequest,
+        order: Order,
+        caller: Caller = NOBODY,
         *,
-        dialect: str,
-        account: str = "",
-        uploads: Sequence[Upload] = (),
-        priority: int = 0,
-    ) -> Task:
-        """Accept a request durably; raises Refused or ApiError, and then nothing is kept.
+        once: Once | None = None,
+        answer: Callable[[Task], Reply] | None = None,
+    ) -> Accepted:
+        """Accept an order durably; raises Refused or ApiError, and then nothing is kept.
 
-        The request's `images` are made here, from `uploads`.
+        An order that counts `once` and came before leads to the task that it made then. `answer`
+        says what the caller is told of a new task, if that is known at once.
         """
-        task_id = "".join(secrets.choice(ID_ALPHABET) for _ in range(ID_CHARS))
-        keys = [input_key(task_id, number) for number in range(len(uploads))]
-        request = replace(request, images=_inputs(uploads, keys))
-        _refuse_nul(request)
-        job = resolve(self._catalog, request, job_id=task_id, account=account, priority=priority)
-        credits = self._catalog.price(request, job) * len(job.seeds)
-        self._check_open()
-        submission = Submission(dialect=dialect, request=request, job=job, credits=credits)
-        try:
-            await self._store.check_bounds(job, self._bounds)
-            task = await self._uncut.run(self._accept(submission, uploads, keys))
-        except QueueFull as full:
-            full.retry_after_seconds = self._retry_after_seconds()
-            raise
-        log.info(
-            "task_accepted",
-            task_id=task_id,
-            model=job.model,
-            images=len(job.seeds),
-            dialect=dialect,
-        )
-        self._dispatcher.wake()
-        return task
+        return await self._reception.accept(order, caller, once=once, answer=answer)
+
+    async def answered(self, caller: Caller, once: Once, reply: Reply) -> None:
+        """Write down what an order that counts once was answered in the end."""
+        await self._store.answer(caller.account, once, reply)
 
     async def get(self, task_id: str, *, account: str = "") -> Task:
         """The task; raises NotFound."""
@@ -201,13 +154,24 @@ class Darkroom:
         return changed
 
     async def image(self, task_id: str, index: int, *, account: str = "") -> StoredImage:
-        """A finished picture; raises NotFound, or NotReady while there is none."""
-        task = await self.get(task_id, account=account)
+        """A finished picture; raises NotFound, NotReady while there is none, Gone afterwards."""
+        return await self._image(await self.get(task_id, account=account), index)
+
+    async def linked_image(self, task_id: str, index: int) -> StoredImage:
+        """The same for whoever holds a signed link, which the caller has verified."""
+        task = await self._store.get(task_id)
+        if task is None:
+            raise NotFound("there is no such task")
+        return await self._image(task, index)
+
+    async def _image(self, task: Task, index: int) -> StoredImage:
         if not 0 <= index < len(task.job.seeds):
             raise NotFound(f"the task has no picture {index}")
         output = next((output for output in task.outputs if output.index == index), None)
         if output is None:
             raise NotReady(f"picture {index} is not made; the task is {task.state}")
+        if task.files_deleted_ms is not None:
+            raise Gone(f"picture {index} was deleted when its time was up")
         return StoredImage(output=output, data=await self._storage.get(output.key))
 
     async def queue(self) -> QueueStatus:
@@ -227,52 +191,4 @@ class Darkroom:
 
     async def settle(self) -> None:
         """Wait for what was being accepted when no more is."""
-        await self._uncut.settle()
-
-    async def _accept(
-        self, submission: Submission, uploads: Sequence[Upload], keys: Sequence[str]
-    ) -> Task:
-        """Keep the input pictures, then the task; the pictures go again if that fails."""
-        kept: list[str] = []
-        try:
-            for upload, key in zip(uploads, keys, strict=True):
-                data = await self._rewrite(upload)
-                kept.append(key)
-                await self._storage.put(key, data)
-            return await self._store.insert(submission, self._bounds)
-        except BaseException:
-            for key in kept:
-                with suppress(Unavailable):
-                    await self._storage.delete(key)
-            raise
-
-    async def _rewrite(self, upload: Upload) -> bytes:
-        limits = PictureLimits(
-            max_bytes=self._settings.max_picture_bytes,
-            max_megapixels=self._settings.max_picture_megapixels,
-        )
-        work = partial(rewrite, upload.data, field=upload.field, limits=limits)
-        return await asyncio.get_running_loop().run_in_executor(self._pixels, work)
-
-    def _check_open(self) -> None:
-        if self._dispatcher.closing:
-            raise Unavailable("the service is shutting down", retry_after_seconds=10)
-        if free_bytes(self._settings) < self._settings.disk_floor_bytes:
-            raise Unavailable("the disk is full; come back later", retry_after_seconds=60)
-
-    def _retry_after_seconds(self) -> int:
-        """About when one picture less will wait."""
-        return min(max(math.ceil(self._dispatcher.seconds_per_image or 1.0), 1), 60)
-
-
-def _inputs(uploads: Sequence[Upload], keys: Sequence[str]) -> tuple[InputImage, ...]:
-    return tuple(
-        InputImage(role=upload.role, key=key) for upload, key in zip(uploads, keys, strict=True)
-    )
-
-
-def _refuse_nul(request: ImageRequest) -> None:
-    # PostgreSQL stores no NUL in text, and no model wants one.
-    for field in ("prompt", "negative_prompt"):
-        if "\0" in (getattr(request, field) or ""):
-            raise BadRequest(f"{field} holds a NUL character", field=field)
+        await self._reception.settle()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -11,8 +12,10 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ValidationError
 
+from api.accounts import Accounts
 from api.body import MULTIPART, Body, BodyLimits, short
-from api.errors import STATUS, ApiError, BadRequest, kind_of
+from api.errors import STATUS, ApiError, BadRequest, Unauthorized, kind_of
+from api.limits import Allowance, Limiter
 from api.links import Links
 from api.submit import Darkroom
 from inference.catalog import Catalog
@@ -56,6 +59,18 @@ class ErrorContext:
 
 
 ToError = Callable[[ApiError | EngineError, ErrorContext], ErrorBody]
+RateHeaders = Callable[[Allowance], Mapping[str, str]]
+# The URL of a picture, from the path at which it is served and the key it is stored under.
+PictureLink = Callable[[str, str], str]
+
+
+def rate_headers(allowance: Allowance) -> dict[str, str]:
+    """A rate limit as the IETF's draft writes it, in version 11."""
+    reset = math.ceil(allowance.reset_seconds)
+    return {
+        "RateLimit-Policy": f'"requests";q={allowance.limit};w=60',
+        "RateLimit": f'"requests";r={allowance.remaining};t={reset}',
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +78,8 @@ class Dialect:
     """One provider's way of speaking.
 
     Its routes answer at their native paths and again below `alias`; `owns` are the native path
-    prefixes on which even a wrong path is answered in its shape.
+    prefixes on which even a wrong path is answered in its shape. `rate_per_minute` is the limit of
+    requests that the provider publishes, for callers that have no other.
     """
 
     name: str
@@ -71,6 +87,8 @@ class Dialect:
     router: APIRouter
     to_error: ToError
     alias: str | None = None
+    rate_headers: RateHeaders = rate_headers
+    rate_per_minute: int | None = None
 
     def prefix_of(self, path: str) -> str | None:
         """The longest of its prefixes that `path` lies below."""
@@ -83,15 +101,29 @@ class Desk:
     """What the routes of a dialect work with."""
 
     darkroom: Darkroom
+    accounts: Accounts
     catalog: Catalog
     engine_status: Callable[[], EngineStatus]
     links: Links
+    presign: Callable[[str], str | None]
+    limiter: Limiter
     limits: BodyLimits
+    dialects: tuple[Dialect, ...]
+    rate_per_minute: int | None
+    sync_wait_seconds: float
     public_url: str = ""
 
-    def link(self, path: str) -> str:
-        """A signed URL of `path`: absolute where the server knows its public name."""
-        return self.public_url + self.links.sign(path)
+    def link(self, path: str, key: str) -> str:
+        """The URL of a picture: absolute where the server knows its public name."""
+        return self.presign(key) or self.public_url + self.links.sign(path)
+
+    def base_url(self, request: Request) -> str:
+        """The origin that the caller reaches the server by."""
+        return self.public_url or str(request.base_url).rstrip("/")
+
+    def link_at(self, base_url: str) -> PictureLink:
+        """A maker of absolute URLs of pictures."""
+        return lambda path, key: self.presign(key) or base_url + self.links.sign(path)
 
 
 def desk_of(request: Request) -> Desk:
@@ -169,6 +201,8 @@ def error_reply(
     headers = {}
     if isinstance(error, MethodNotAllowed):
         headers["Allow"] = error.allow
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, ApiError) and error.retry_after_seconds is not None:
         headers["Retry-After"] = str(error.retry_after_seconds)
     return JSONResponse(

@@ -2,10 +2,11 @@
 
 from api.store.database import sqlite_database
 from api.store.migrate import MigrationError, migrate_sqlite
-from api.store.records import Bounds, Claim, Counts, Holding, Submission
+from api.store.records import Accepted, Bounds, Claim, Counts, Holding, Submission
 from api.store.store import Store, wall_clock_ms
 
 __all__ = [
+    "Accepted",
     "Bounds",
     "Claim",
     "Counts",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from api.accounts import NOBODY, Caller
+from api.idempotency import Once, Reply
 from api.tasks import AS_CONFIGURED, Delivery, Task
 from inference.job import ImageRequest, Job
 
@@ -20,13 +23,32 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """A new task, before the store has given it a time; `job.id` is the task's id."""
+    """A new task, before the store has given it a time; `job.id` is the task's id.
+
+    `once` makes it count once, however often it is sent. `answer` is what the caller is told of
+    the new task, kept for those who send it again; None where that is known only later.
+    """
 
     dialect: str
     request: ImageRequest
     job: Job
     credits: int
     delivery: Delivery = AS_CONFIGURED
+    caller: Caller = NOBODY
+    once: Once | None = None
+    answer: Callable[[Task], Reply] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """A task that was accepted, now or, if `is_replay`, when the request came first.
+
+    `reply` is what was, or is to be, answered; None while nobody has said.
+    """
+
+    task: Task
+    reply: Reply | None = None
+    is_replay: bool = False
 
 
 @dataclass(frozen=True, slots=True)

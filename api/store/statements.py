@@ -42,6 +42,7 @@ def insert_task(submission: Submission, now_ms: int) -> ReturningInsert[*tuple[A
         id=job.id,
         dialect=submission.dialect,
         account=job.account,
+        key_id=submission.caller.key_id,
         state=TaskState.QUEUED,
         priority=job.priority,
         request=dump_request(submission.request),
@@ -61,6 +62,12 @@ def unfinished(account: str | None = None) -> Select[int, int]:
     """How many tasks and pictures have not ended, in all or of one account."""
     query = select(func.count(), func.coalesce(func.sum(tasks.c.images), 0)).where(UNFINISHED)
     return query if account is None else query.where(tasks.c.account == account)
+
+
+def unfinished_of_key(account: str, key_id: str) -> Select[int]:
+    """How many tasks of one key have not ended."""
+    mine = and_(tasks.c.account == account, tasks.c.key_id == key_id)
+    return select(func.count()).where(UNFINISHED, mine)
 
 
 def unfinished_by_state() -> Select[str, int, int]:

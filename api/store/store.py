@@ -9,14 +9,15 @@ from typing import Any
 from sqlalchemy import ColumnElement, Update, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.errors import QueueFull
-from api.store import statements
+from api.errors import Overloaded, QueueFull
+from api.idempotency import Once, Reply
+from api.store import ledger, statements
+from api.store import once as idempotency
 from api.store.database import Database
-from api.store.records import Bounds, Claim, Counts, Holding, Submission
+from api.store.records import Accepted, Bounds, Claim, Counts, Holding, Submission
 from api.store.rows import from_cursor, to_cursor, to_task
 from api.store.schema import QUEUED, outputs, tasks
 from api.tasks import Output, Task, TaskPage, TaskState
-from inference.job import Job
 
 
 def wall_clock_ms() -> int:
@@ -35,21 +36,38 @@ class Store:
         """Let what runs end, then disconnect."""
         await self._database.close()
 
-    async def insert(self, submission: Submission, bounds: Bounds) -> Task:
-        """Keep a new task, queued; raises QueueFull, counted in the same transaction."""
+    async def accept(self, submission: Submission, bounds: Bounds) -> Accepted:
+        """Keep a new task, queued and its price held, or find the one that it repeats.
 
-        async def work(connection: AsyncConnection) -> Task:
-            await _check_bounds(connection, submission.job, bounds)
+        Raises QueueFull, Overloaded, NoCredits and IdempotencyMismatch, all judged in the
+        transaction that keeps the task.
+        """
+
+        async def work(connection: AsyncConnection) -> Accepted:
             # The time is taken here, where transactions queue one behind the other, so that
             # tasks are listed and claimed in the order in which they were kept.
-            inserted = statements.insert_task(submission, self._now_ms())
-            return to_task((await connection.execute(inserted)).one(), ())
+            now_ms = self._now_ms()
+            if submission.once is not None:
+                account = submission.job.account
+                earlier = await _earlier(connection, account, submission.once, now_ms)
+                if earlier is not None:
+                    return earlier
+            await _check_bounds(connection, submission, bounds)
+            return await _keep(connection, submission, now_ms)
 
         return await self._database.write(work)
 
-    async def check_bounds(self, job: Job, bounds: Bounds) -> None:
-        """Raise QueueFull if `insert` would now, without writing."""
-        await self._database.read(lambda connection: _check_bounds(connection, job, bounds))
+    async def check_bounds(self, submission: Submission, bounds: Bounds) -> None:
+        """Raise QueueFull or Overloaded if `accept` would now, without writing."""
+        await self._database.read(lambda connection: _check_bounds(connection, submission, bounds))
+
+    async def earlier(self, account: str, once: Once) -> Accepted | None:
+        """The task of the first request that counts once; raises IdempotencyMismatch."""
+        return await self._database.read(lambda c: _earlier(c, account, once, self._now_ms()))
+
+    async def answer(self, account: str, once: Once, reply: Reply) -> None:
+        """Write down what a request that counts once was answered."""
+        await self._database.write(lambda c: idempotency.answer(c, account, once, reply))
 
     async def get(self, task_id: str) -> Task | None:
         """The task, if there is one."""
@@ -111,6 +129,8 @@ class Store:
             row = (await connection.execute(claimed)).one_or_none()
             if row is None:
                 return None
+            if row.attempt == 1:
+                await ledger.charge(connection, row.id, now_ms=self._now_ms())
             task = (await _load(connection, tasks.c.id == row.id))[0]
             holding = Holding(task.id, worker, task.attempt)
             return Claim(task, holding, tries=row.attempt - row.releases)
@@ -189,9 +209,13 @@ class Store:
         """The task after the statement, or None if that matched no row."""
 
         async def work(connection: AsyncConnection) -> Task | None:
-            if (await connection.execute(change(self._now_ms()))).rowcount == 0:
+            now_ms = self._now_ms()
+            if (await connection.execute(change(now_ms))).rowcount == 0:
                 return None
-            return (await _load(connection, tasks.c.id == task_id))[0]
+            task = (await _load(connection, tasks.c.id == task_id))[0]
+            if task.state.ended:
+                await _conclude(connection, task, now_ms)
+            return task
 
         return await self._database.write(work)
 
@@ -208,7 +232,57 @@ async def _load(
     return [to_task(row, made[row.id]) for row in rows]
 
 
-async def _check_bounds(connection: AsyncConnection, job: Job, bounds: Bounds) -> None:
+async def _earlier(
+    connection: AsyncConnection, account: str, once: Once, now_ms: int
+) -> Accepted | None:
+    found = await idempotency.find(connection, account, once, now_ms=now_ms)
+    if found is None:
+        return None
+    task = (await _load(connection, tasks.c.id == found.task_id))[0]
+    return Accepted(task=task, reply=found.reply, is_replay=True)
+
+
+async def _keep(connection: AsyncConnection, submission: Submission, now_ms: int) -> Accepted:
+    job, caller = submission.job, submission.caller
+    await ledger.hold(
+        connection,
+        account=job.account,
+        key=caller.key,
+        task_id=job.id,
+        credits=submission.credits,
+        now_ms=now_ms,
+    )
+    inserted = await connection.execute(statements.insert_task(submission, now_ms))
+    task = to_task(inserted.one(), ())
+    reply = submission.answer(task) if submission.answer is not None else None
+    if submission.once is not None:
+        await idempotency.keep(
+            connection,
+            job.account,
+            submission.once,
+            task_id=job.id,
+            reply=reply,
+            now_ms=now_ms,
+        )
+    return Accepted(task=task, reply=reply)
+
+
+async def _conclude(connection: AsyncConnection, task: Task, now_ms: int) -> None:
+    """What else happens, in the same transaction, when a task ends."""
+    if task.state is not TaskState.SUCCEEDED:
+        await ledger.give_back(connection, task.id, now_ms=now_ms)
+
+
+async def _check_bounds(
+    connection: AsyncConnection, submission: Submission, bounds: Bounds
+) -> None:
+    job, key = submission.job, submission.caller.key
+    if key is not None and key.max_unfinished is not None:
+        query = statements.unfinished_of_key(job.account, key.id)
+        if (count := await connection.scalar(query) or 0) >= key.max_unfinished:
+            raise QueueFull(
+                f"{count} tasks of this key are unfinished, it may have {key.max_unfinished}"
+            )
     limits: list[tuple[str | None, int | None, int | None]]
     limits = [(None, bounds.tasks, bounds.images)]
     if bounds.account_tasks is not None or bounds.account_images is not None:
@@ -216,7 +290,8 @@ async def _check_bounds(connection: AsyncConnection, job: Job, bounds: Bounds) -
     for account, most_tasks, most_images in limits:
         count, images = (await connection.execute(statements.unfinished(account))).one()
         whose = "the queue" if account is None else "your share of the queue"
+        full = Overloaded if account is None else QueueFull
         if most_tasks is not None and count + 1 > most_tasks:
-            raise QueueFull(f"{whose} is full: {count} of {most_tasks} tasks are unfinished")
+            raise full(f"{whose} is full: {count} of {most_tasks} tasks are unfinished")
         if most_images is not None and images + len(job.seeds) > most_images:
-            raise QueueFull(f"{whose} is full: {images} of {most_images} pictures are unfinished")
+            raise full(f"{whose} is full: {images} of {most_images} pictures are unfinished")

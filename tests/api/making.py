@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import io
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from api.accounts import Caller
+from api.build import Services
+from api.orders import Order, Upload
 from api.store import Bounds, Store, Submission, migrate_sqlite, sqlite_database
-from api.tasks import Output
+from api.tasks import AS_CONFIGURED, Delivery, Output, Task
 from inference.job import ImageRequest, Job, Mode
 
 AMPLE = Bounds(tasks=100_000, images=1_000_000)
@@ -26,9 +32,18 @@ class Clock:
         return self.ms
 
 
+# Accounts that the tests of the store submit under, beside that of an open server.
+ACCOUNTS = ("me", "team", "x", "y", "you")
+
+
 def open_store(path: Path, clock: Clock | None = None) -> Store:
     """A store on a real SQLite file, migrated."""
     migrate_sqlite(path)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.executemany(
+            "INSERT OR IGNORE INTO accounts VALUES (?, 0, 0, 0, 'whsec_', NULL, NULL, 0)",
+            [(name,) for name in ACCOUNTS],
+        )
     return Store(sqlite_database(path), clock) if clock else Store(sqlite_database(path))
 
 
@@ -49,6 +64,30 @@ def job_of(task_id: str, *, count: int = 1, **changes: Any) -> Job:
         "strength": 0.8,
     }
     return Job(**(values | changes))
+
+
+async def inserted(store: Store, given: Submission, bounds: Bounds = AMPLE) -> Task:
+    """The new task."""
+    return (await store.accept(given, bounds)).task
+
+
+async def submitted(
+    services: Services,
+    request: ImageRequest,
+    *,
+    dialect: str = "darkroom",
+    account: str = "",
+    uploads: Sequence[Upload] = (),
+    priority: int = 0,
+    delivery: Delivery = AS_CONFIGURED,
+) -> Task:
+    """The task of an order, made through the use cases."""
+    if account:
+        await services.accounts.open(account)
+    order = Order(
+        request=request, dialect=dialect, uploads=uploads, priority=priority, delivery=delivery
+    )
+    return (await services.darkroom.submit(order, Caller(account))).task
 
 
 def submission(task_id: str, *, count: int = 1, **changes: Any) -> Submission:

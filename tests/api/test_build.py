@@ -17,6 +17,7 @@ from api.settings import Settings, SettingsError
 from inference.errors import CatalogError
 from inference.job import ImageRequest
 from tests.api.conftest import Serve
+from tests.api.making import submitted
 from tests.api.scripted import ScriptedEngine
 
 SECONDS = 30
@@ -80,7 +81,7 @@ async def test_requests_are_taken_before_the_engine_has_started(serve: Serve) ->
     async with serve(engine) as services:
         assert "starting" in (await healthy(services))["dispatcher"]
         wish = ImageRequest(model="paint", prompt="x")
-        task = await services.darkroom.submit(wish, dialect="darkroom")
+        task = await submitted(services, wish, dialect="darkroom")
         assert (await services.darkroom.wait(task.id, timeout_seconds=0.2)).state == "queued"
         engine.gate.set()
         assert (await services.darkroom.wait(task.id, timeout_seconds=SECONDS)).state == "succeeded"
@@ -98,7 +99,7 @@ async def test_an_engine_that_does_not_start_at_once_is_tried_again(serve: Serve
 
     async with serve(Stubborn()) as services:
         wish = ImageRequest(model="paint", prompt="x")
-        task = await services.darkroom.submit(wish, dialect="darkroom")
+        task = await submitted(services, wish, dialect="darkroom")
         assert (await services.darkroom.wait(task.id, timeout_seconds=SECONDS)).state == "succeeded"
 
 
@@ -150,7 +151,7 @@ async def test_logs_name_the_task_and_never_the_prompt(
 ) -> None:
     async with serve() as services:
         wish = ImageRequest(model="paint", prompt="canary in the prompt")
-        task = await services.darkroom.submit(wish, dialect="darkroom")
+        task = await submitted(services, wish, dialect="darkroom")
         await services.darkroom.wait(task.id, timeout_seconds=SECONDS)
     captured = capsys.readouterr()
     assert task.id in captured.out and "canary" not in captured.out + captured.err

@@ -235,16 +235,16 @@ class TestServe:
         said = darkroom("serve", "--port", 0, code=2).stderr
         assert "darkroom: models.yaml:1: " in said.splitlines()[-1]
 
-    def test_an_open_address_is_warned_about(
+    def test_an_open_address_needs_a_key(
         self, local: ScriptedEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Without listening there: the test's server is on loopback whatever it was asked."""
         on_loopback = cli_serve.bind("127.0.0.1", 0)
         monkeypatch.setattr(cli_serve, "bind", lambda host, port: on_loopback)
-        monkeypatch.setattr(cli_serve.Server, "run", lambda self, sockets: None)
         with on_loopback:
-            said = darkroom("serve", "--host", "0.0.0.0").stderr
-        assert "WARNING: 0.0.0.0 is not loopback: anybody who reaches this port can use" in said
+            said = darkroom("serve", "--host", "0.0.0.0", code=2).stderr
+        assert "0.0.0.0 is not loopback, and there is no API key yet" in said
+        assert "darkroom keys create NAME" in said
 
     @pytest.mark.parametrize(
         ("host", "loopback", "url"),
@@ -259,7 +259,7 @@ class TestServe:
         ],
     )
     def test_addresses(self, host: str, loopback: bool, url: str) -> None:
-        assert cli_serve.is_loopback(host) is loopback
+        assert Settings(host=host).is_loopback is loopback
         assert cli_serve.address(host, 8000) == url
 
     def test_flags_win_over_variables(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

@@ -15,6 +15,7 @@ from api.errors import Unavailable
 from api.tasks import Task, TaskState
 from inference.job import ImageRequest
 from tests.api.conftest import Serve
+from tests.api.making import submitted
 from tests.api.scripted import ScriptedEngine
 
 WISH = ImageRequest(model="paint", prompt="x" * 400, count=2)
@@ -44,7 +45,7 @@ def fill(path: Path) -> None:
 
 
 async def submit(services: Services) -> Task:
-    return await services.darkroom.submit(WISH, dialect="darkroom")
+    return await submitted(services, WISH, dialect="darkroom")
 
 
 async def test_a_full_disk_loses_nothing(

@@ -18,7 +18,7 @@ from api.tasks import Output, Task, TaskState
 from inference.errors import JobError, OutOfMemory
 from inference.job import ImageRequest, Job
 from tests.api.conftest import Serve
-from tests.api.making import encoded
+from tests.api.making import encoded, submitted
 from tests.api.scripted import ScriptedEngine, picture_of
 
 SECONDS = 30
@@ -26,7 +26,7 @@ SECONDS = 30
 
 async def submit(services: Services, count: int = 1, seed: int = 0) -> Task:
     wish = ImageRequest(model="paint", prompt="a red circle", count=count, seed=seed)
-    return await services.darkroom.submit(wish, dialect="darkroom")
+    return await submitted(services, wish, dialect="darkroom")
 
 
 async def ended(services: Services, task: Task) -> Task:

@@ -14,18 +14,18 @@ from api.errors import (
     BadRequest,
     NotFound,
     NotReady,
-    QueueFull,
+    Overloaded,
     TooLarge,
     Unavailable,
     UnsupportedMedia,
 )
+from api.orders import Upload
 from api.storage import LocalStorage
-from api.submit import Upload
 from api.tasks import Task, TaskState
 from inference.errors import BadValue, Unsupported
 from inference.job import ImageRequest, ImageRole
 from tests.api.conftest import Serve
-from tests.api.making import encoded
+from tests.api.making import encoded, submitted
 from tests.api.scripted import ScriptedEngine
 
 SECONDS = 30
@@ -48,7 +48,7 @@ def upload(role: ImageRole = ImageRole.SOURCE, data: bytes | None = None) -> Upl
 
 
 async def test_a_request_becomes_pictures(services: Services) -> None:
-    task = await services.darkroom.submit(WISH, dialect="modelmux")
+    task = await submitted(services, WISH, dialect="modelmux")
     assert (task.state, task.credits, task.dialect) == (TaskState.QUEUED, 9, "modelmux")
     assert len(task.id) == 21 and task.id.isalnum()
     done = await services.darkroom.wait(task.id, timeout_seconds=SECONDS)
@@ -61,8 +61,11 @@ async def test_input_pictures_reach_the_engine_rewritten(
     services: Services, engine: ScriptedEngine
 ) -> None:
     mask = upload(ImageRole.MASK, encoded(Image.new("L", (32, 16), 255)))
-    task = await services.darkroom.submit(
-        ImageRequest(model="paint", prompt="x"), dialect="darkroom", uploads=[upload(), mask]
+    task = await submitted(
+        services,
+        ImageRequest(model="paint", prompt="x"),
+        dialect="darkroom",
+        uploads=[upload(), mask],
     )
     assert task.job.mode == "inpaint"
     await services.darkroom.wait(task.id, timeout_seconds=SECONDS)
@@ -92,7 +95,7 @@ async def test_a_refusal_keeps_nothing(
 ) -> None:
     values = {"model": "paint", "prompt": "x"} | change
     with pytest.raises(error) as refused:
-        await services.darkroom.submit(ImageRequest(**values), dialect="darkroom")  # type: ignore[arg-type]
+        await submitted(services, ImageRequest(**values), dialect="darkroom")  # type: ignore[arg-type]
     assert refused.value.field == field  # type: ignore[attr-defined]
     assert kept(tmp_path) == (0, [])
 
@@ -105,7 +108,8 @@ async def test_a_bad_second_picture_takes_the_first_with_it(serve: Serve, tmp_pa
             (bytes(2001), TooLarge),
         ]:
             with pytest.raises(error) as refused:
-                await services.darkroom.submit(
+                await submitted(
+                    services,
                     ImageRequest(model="paint", prompt="x"),
                     dialect="darkroom",
                     uploads=[upload(), upload(ImageRole.MASK, mask)],
@@ -119,8 +123,8 @@ async def test_pictures_that_the_mode_does_not_take_are_not_even_read(
 ) -> None:
     two = [upload(data=b"not a picture"), upload(data=b"nor this")]
     with pytest.raises(Unsupported):
-        await services.darkroom.submit(
-            ImageRequest(model="paint", prompt="x"), dialect="darkroom", uploads=two
+        await submitted(
+            services, ImageRequest(model="paint", prompt="x"), dialect="darkroom", uploads=two
         )
     assert kept(tmp_path) == (0, [])
 
@@ -132,15 +136,18 @@ async def test_the_bound_holds_in_a_rush(
     async with serve(max_queue_tasks=20) as services:
         results = await asyncio.gather(
             *(
-                services.darkroom.submit(
-                    ImageRequest(model="paint", prompt="x"), dialect="darkroom", uploads=[upload()]
+                submitted(
+                    services,
+                    ImageRequest(model="paint", prompt="x"),
+                    dialect="darkroom",
+                    uploads=[upload()],
                 )
                 for _ in range(64)
             ),
             return_exceptions=True,
         )
         accepted = [result for result in results if isinstance(result, Task)]
-        refused = [result for result in results if isinstance(result, QueueFull)]
+        refused = [result for result in results if isinstance(result, Overloaded)]
         assert (len(accepted), len(refused)) == (20, 44)
         assert all(1 <= (full.retry_after_seconds or 0) <= 60 for full in refused)
         tasks, files = kept(tmp_path)
@@ -149,7 +156,7 @@ async def test_the_bound_holds_in_a_rush(
         for task in accepted:
             done = await services.darkroom.wait(task.id, timeout_seconds=SECONDS)
             assert done.state is TaskState.SUCCEEDED
-        await services.darkroom.submit(WISH, dialect="darkroom")
+        await submitted(services, WISH, dialect="darkroom")
 
 
 async def test_a_client_that_leaves_does_not_leave_half_a_task(
@@ -157,8 +164,11 @@ async def test_a_client_that_leaves_does_not_leave_half_a_task(
 ) -> None:
     for number in range(20):
         leaving = asyncio.create_task(
-            services.darkroom.submit(
-                ImageRequest(model="paint", prompt="x"), dialect="darkroom", uploads=[upload()]
+            submitted(
+                services,
+                ImageRequest(model="paint", prompt="x"),
+                dialect="darkroom",
+                uploads=[upload()],
             )
         )
         await asyncio.sleep(number / 1000)
@@ -173,7 +183,7 @@ async def test_a_full_disk_refuses_and_recovers(
 ) -> None:
     async with serve(disk_floor_bytes=2**62) as services:
         with pytest.raises(Unavailable, match="disk is full"):
-            await services.darkroom.submit(WISH, dialect="darkroom")
+            await submitted(services, WISH, dialect="darkroom")
         health = await services.darkroom.health()
         assert not health.ready and "bytes are free" in health.checks["disk"]
     async with serve() as services:
@@ -183,15 +193,18 @@ async def test_a_full_disk_refuses_and_recovers(
 
         monkeypatch.setattr(LocalStorage, "put", no_space)
         with pytest.raises(Unavailable):
-            await services.darkroom.submit(
-                ImageRequest(model="paint", prompt="x"), dialect="darkroom", uploads=[upload()]
+            await submitted(
+                services,
+                ImageRequest(model="paint", prompt="x"),
+                dialect="darkroom",
+                uploads=[upload()],
             )
         assert kept(tmp_path) == (0, [])
 
 
 async def test_other_accounts_see_nothing(services: Services) -> None:
     darkroom = services.darkroom
-    task = await darkroom.submit(WISH, dialect="darkroom", account="me")
+    task = await submitted(services, WISH, dialect="darkroom", account="me")
     assert (await darkroom.wait(task.id, timeout_seconds=SECONDS, account="me")).state.ended
     for use in (
         darkroom.get(task.id, account="you"),
@@ -211,7 +224,7 @@ async def test_a_picture_is_there_or_why_not_is_said(
     services: Services, engine: ScriptedEngine
 ) -> None:
     engine.gate.clear()
-    task = await services.darkroom.submit(WISH, dialect="darkroom")
+    task = await submitted(services, WISH, dialect="darkroom")
     with pytest.raises(NotReady):
         await services.darkroom.image(task.id, 0)
     for index in (-1, 3):
@@ -234,7 +247,7 @@ async def test_waiting_ends_with_the_task_or_the_time(
 ) -> None:
     loop = asyncio.get_running_loop()
     engine.gate.clear()
-    task = await services.darkroom.submit(WISH, dialect="darkroom")
+    task = await submitted(services, WISH, dialect="darkroom")
     started = loop.time()
     seen = await services.darkroom.wait(task.id, timeout_seconds=0.3)
     assert not seen.state.ended and 0.3 <= loop.time() - started < 2
@@ -251,9 +264,9 @@ async def test_waiting_ends_with_the_task_or_the_time(
 async def test_a_watcher_sees_the_whole_story(serve: Serve, engine: ScriptedEngine) -> None:
     engine.gate.clear()
     async with serve(images_in_flight=1) as services:
-        await services.darkroom.submit(WISH, dialect="darkroom")
-        second = await services.darkroom.submit(
-            ImageRequest(model="paint", prompt="x", count=2), dialect="darkroom"
+        await submitted(services, WISH, dialect="darkroom")
+        second = await submitted(
+            services, ImageRequest(model="paint", prompt="x", count=2), dialect="darkroom"
         )
         updates = services.darkroom.watch(second.id)
         first_word = await anext(updates)
@@ -270,7 +283,7 @@ async def test_a_watcher_sees_the_whole_story(serve: Serve, engine: ScriptedEngi
 
 
 async def test_watching_what_has_ended_tells_the_end(services: Services) -> None:
-    task = await services.darkroom.submit(WISH, dialect="darkroom")
+    task = await submitted(services, WISH, dialect="darkroom")
     await services.darkroom.wait(task.id, timeout_seconds=SECONDS)
     told = [update async for update in services.darkroom.watch(task.id)]
     assert [u.output.index if u.output else u.state for u in told] == [0, 1, 2, "succeeded"]
@@ -281,8 +294,8 @@ async def test_a_cancelled_queued_task_wakes_its_watchers(
 ) -> None:
     engine.gate.clear()
     async with serve(images_in_flight=1) as services:
-        await services.darkroom.submit(WISH, dialect="darkroom")
-        task = await services.darkroom.submit(WISH, dialect="darkroom")
+        await submitted(services, WISH, dialect="darkroom")
+        task = await submitted(services, WISH, dialect="darkroom")
         waiter = asyncio.create_task(services.darkroom.wait(task.id, timeout_seconds=60))
         await asyncio.sleep(0.1)
         await services.darkroom.cancel(task.id)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from sse_starlette import EventSourceResponse
 
 from api.body import read_body
 from api.dialects.base import DeskOf, Dialect, body_docs, parse
+from api.dialects.callers import AskerOf, CallerOf
 from api.dialects.darkroom import schema, translate
 from api.dialects.darkroom.events import to_stream
+from api.dialects.orders import ended_or_left, place
 from api.dialects.pictures import picture_response
 from api.tasks import TaskState
 
@@ -45,55 +47,59 @@ router = APIRouter(prefix=translate.PREFIX, tags=["darkroom"], responses=PROBLEM
     response_model=schema.Generation,
     openapi_extra=body_docs(schema.GenerationRequest, files=("image", "mask")),
 )
-async def submit(request: Request, desk: DeskOf) -> Response:
+async def submit(request: Request, desk: DeskOf, caller: AskerOf) -> Response:
     """Ask for pictures; answers at once with where to follow their making."""
     body = await read_body(request, desk.limits)
-    wire = parse(schema.GenerationRequest, body)
-    task = await desk.darkroom.submit(
-        translate.to_request(wire),
-        dialect=DIALECT.name,
-        uploads=translate.to_uploads(wire, body.files),
-        priority=wire.priority,
+    order = translate.to_order(
+        parse(schema.GenerationRequest, body), body.files, desk.base_url(request)
     )
-    told = translate.to_body(task, desk.link)
-    return JSONResponse(told, status_code=202, headers={"Location": told["links"]["self"]})
+    return await place(
+        request, desk, caller, body, order, lambda task: translate.to_created(task, desk.link)
+    )
 
 
 @router.get("/generations", response_model=schema.GenerationPage)
 async def list_generations(
     desk: DeskOf,
+    caller: CallerOf,
     state: schema.State | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> dict[str, Any]:
     """Generations, newest first."""
     page = await desk.darkroom.list(
-        state=TaskState(state) if state else None, limit=limit, cursor=cursor
+        account=caller.account,
+        state=TaskState(state) if state else None,
+        limit=limit,
+        cursor=cursor,
     )
     told = [translate.to_body(task, desk.link) for task in page.tasks]
     return {"generations": told, "next_cursor": page.next_cursor}
 
 
 @router.get("/generations/{task_id}", response_model=schema.Generation)
-async def read(task_id: TaskId, desk: DeskOf, wait: Wait = 0) -> dict[str, Any]:
+async def read(
+    task_id: TaskId, request: Request, desk: DeskOf, caller: CallerOf, wait: Wait = 0
+) -> dict[str, Any]:
     """A generation as it stands, or once it has ended within `wait` seconds."""
     if wait:
-        task = await desk.darkroom.wait(task_id, timeout_seconds=wait)
+        task = await ended_or_left(request, desk, caller, task_id, wait)
     else:
-        task = await desk.darkroom.get(task_id)
+        task = await desk.darkroom.get(task_id, account=caller.account)
     return translate.to_body(task, desk.link)
 
 
 @router.post("/generations/{task_id}/cancel", response_model=schema.Generation)
-async def cancel(task_id: TaskId, desk: DeskOf) -> dict[str, Any]:
+async def cancel(task_id: TaskId, desk: DeskOf, caller: CallerOf) -> dict[str, Any]:
     """Give a generation up; one that has ended stays as it is."""
-    return translate.to_body(await desk.darkroom.cancel(task_id), desk.link)
+    task = await desk.darkroom.cancel(task_id, account=caller.account)
+    return translate.to_body(task, desk.link)
 
 
 @router.delete("/generations/{task_id}", response_model=schema.Generation)
-async def delete(task_id: TaskId, desk: DeskOf) -> dict[str, Any]:
+async def delete(task_id: TaskId, desk: DeskOf, caller: CallerOf) -> dict[str, Any]:
     """The same as cancel."""
-    return await cancel(task_id, desk)
+    return await cancel(task_id, desk, caller)
 
 
 @router.get(
@@ -101,21 +107,24 @@ async def delete(task_id: TaskId, desk: DeskOf) -> dict[str, Any]:
     response_class=EventSourceResponse,
     responses={200: {"description": "server-sent events", "content": {"text/event-stream": {}}}},
 )
-async def events(task_id: TaskId, desk: DeskOf) -> EventSourceResponse:
+async def events(task_id: TaskId, desk: DeskOf, caller: CallerOf) -> EventSourceResponse:
     """What happens to a generation, as it happens; ends with done, failed or cancelled."""
-    await desk.darkroom.get(task_id)
+    account = caller.account
+    await desk.darkroom.get(task_id, account=account)
 
     async def body() -> dict[str, Any]:
-        return translate.to_body(await desk.darkroom.get(task_id), desk.link)
+        return translate.to_body(await desk.darkroom.get(task_id, account=account), desk.link)
 
-    stream = to_stream(desk.darkroom.watch(task_id), body)
+    stream = to_stream(desk.darkroom.watch(task_id, account=account), body)
     return EventSourceResponse(stream, ping=HEARTBEAT_SECONDS, sep="\n")
 
 
 @router.get("/generations/{task_id}/images/{index}", response_class=Response, responses=PICTURE)
-async def image(task_id: TaskId, index: Index, request: Request, desk: DeskOf) -> Response:
+async def image(
+    task_id: TaskId, index: Index, request: Request, desk: DeskOf, caller: CallerOf
+) -> Response:
     """A finished picture's bytes."""
-    stored = await desk.darkroom.image(task_id, index)
+    stored = await desk.darkroom.image(task_id, index, account=caller.account)
     return picture_response(request, stored, translate.file_name(task_id, stored.output))
 
 
@@ -126,24 +135,24 @@ async def file(
 ) -> Response:
     """A finished picture's bytes by signed link, which is all it needs."""
     desk.links.verify(request.url.path, request.query_params, method=request.method)
-    stored = await desk.darkroom.image(task_id, index)
+    stored = await desk.darkroom.linked_image(task_id, index)
     return picture_response(request, stored, name)
 
 
 @router.get("/models", response_model=schema.ModelList)
-async def models(desk: DeskOf) -> dict[str, Any]:
+async def models(desk: DeskOf, _: CallerOf) -> dict[str, Any]:
     """What is served, what each model can do, and how it stands."""
     return translate.to_models(desk.catalog, desk.engine_status())
 
 
 @router.get("/queue", response_model=schema.Queue)
-async def queue(desk: DeskOf) -> dict[str, Any]:
+async def queue(desk: DeskOf, _: CallerOf) -> dict[str, Any]:
     """How much waits and runs."""
     return translate.to_queue(await desk.darkroom.queue())
 
 
 @router.get("/devices", response_model=schema.DeviceList)
-async def devices(desk: DeskOf) -> dict[str, Any]:
+async def devices(desk: DeskOf, _: CallerOf) -> dict[str, Any]:
     """Devices, their workers and what they have loaded."""
     return translate.to_devices(desk.engine_status())
 

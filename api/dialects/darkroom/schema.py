@@ -11,6 +11,18 @@ Name = Annotated[str, Field(min_length=1, max_length=200)]
 Word = Annotated[str, Field(min_length=1, max_length=40)]
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 ModeName = Literal["generate", "img2img", "inpaint"]
+TagName = Literal["style", "character", "palette", "composition", "pose"]
+FormatName = Literal["png", "jpeg", "webp", "avif"]
+
+
+class Reference(BaseModel):
+    """A picture that is to guide, and what is to be taken from it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    image: Annotated[str, Field(description="as `image` of the request")]
+    tag: TagName
+    weight: Annotated[float, Field(ge=0, le=1)] = 0.5
 
 
 class GenerationRequest(BaseModel):
@@ -25,7 +37,8 @@ class GenerationRequest(BaseModel):
         ModeName | None, Field(description="left out: what the given pictures imply")
     ] = None
     image: Annotated[
-        str | None, Field(description="source picture, as base64 or a data URI; a file in a form")
+        str | None,
+        Field(description="source picture: base64, a data URI or an address; a file in a form"),
     ] = None
     mask: Annotated[
         str | None, Field(description="white or transparent where the picture is to be redrawn")
@@ -46,6 +59,21 @@ class GenerationRequest(BaseModel):
     strength: Annotated[
         float | None, Field(description="how far to leave the source picture, 0 to 1")
     ] = None
+    references: Annotated[list[Reference], Field(max_length=16)] = []
+    output_format: Annotated[
+        FormatName | None, Field(description="left out: as the server is set up")
+    ] = None
+    output_quality: Annotated[
+        int | None, Field(ge=1, le=100, description="of jpeg, webp and avif")
+    ] = None
+    destination: Annotated[
+        str | None,
+        Field(min_length=1, max_length=64, description="a place of the account's for copies"),
+    ] = None
+    webhook: Annotated[
+        str | None,
+        Field(min_length=1, max_length=2048, description="address to be told of the end"),
+    ] = None
     priority: Annotated[int, Field(ge=-100, le=100, description="higher ones are made first")] = 0
 
 
@@ -62,6 +90,7 @@ class Picture(BaseModel):
     media_type: str
     size_bytes: int
     sha256: str
+    destination_url: Annotated[str | None, Field(description="where the copy lies, if asked for")]
 
 
 class TaskError(BaseModel):

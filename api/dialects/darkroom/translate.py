@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, get_args
 
-from api.body import FilePart, decode_base64, short
-from api.dialects.base import ErrorBody, ErrorContext, status_of
+from api.body import FilePart, short
+from api.dialects.base import ErrorBody, ErrorContext, PictureLink, status_of
 from api.dialects.darkroom.schema import GenerationRequest, State
 from api.errors import ApiError, BadRequest, field_of, kind_of
-from api.submit import QueueStatus, Upload
-from api.tasks import Output, Task
+from api.idempotency import Reply
+from api.orders import Order, Remote, Upload, picture_of
+from api.submit import QueueStatus
+from api.tasks import Delivery, ImageFormat, Output, Task
 from inference.catalog import Catalog, ModelSpec
 from inference.errors import EngineError
-from inference.job import ImageRequest, ImageRole, Mode
+from inference.job import ImageRequest, ImageRole, Mode, ReferenceTag
 from inference.status import EngineStatus
 
 PREFIX = "/darkroom"
 PROBLEM_TYPE = "application/problem+json"
+WISHES = {
+    *("model", "prompt", "negative_prompt", "width", "height", "aspect_ratio", "resolution"),
+    *("quality", "count", "seed", "num_inference_steps", "guidance_scale", "strength"),
+}
 ROLES = {"image": ImageRole.SOURCE, "mask": ImageRole.MASK}
 STATES: tuple[str, ...] = get_args(State)
 
@@ -30,6 +36,13 @@ TITLES = {
     "unknown_model": "No such model",
     "not_found": "Nothing is here",
     "not_ready": "The picture is not made yet",
+    "unauthorized": "A key is needed",
+    "no_credits": "Not enough credits",
+    "gone": "The picture was deleted",
+    "idempotency_mismatch": "The idempotency key was used for another request",
+    "idempotency_running": "The first request with that idempotency key is still at work",
+    "rate_limited": "Too many requests",
+    "overloaded": "Too much is waiting already",
     "forbidden": "Not allowed",
     "method_not_allowed": "The path has no such method",
     "too_large": "The request is too large",
@@ -41,18 +54,49 @@ TITLES = {
 }
 
 
+def to_order(wire: GenerationRequest, files: Sequence[FilePart], base_url: str) -> Order:
+    """The neutral order, its pictures from fields and file parts; raises BadRequest."""
+    return Order(
+        request=to_request(wire),
+        dialect="darkroom",
+        uploads=[*to_uploads(wire, files), *to_references(wire)],
+        delivery=Delivery(
+            format=ImageFormat(wire.output_format) if wire.output_format else None,
+            quality=wire.output_quality,
+            destination=wire.destination,
+            webhooks=(wire.webhook,) if wire.webhook else (),
+            base_url=base_url,
+        ),
+        priority=wire.priority,
+    )
+
+
 def to_request(wire: GenerationRequest) -> ImageRequest:
-    """The neutral wish; its pictures travel beside it, see `to_uploads`."""
-    fields = wire.model_dump(exclude={"image", "mask", "mode", "priority"})
+    """The neutral wish; its pictures travel beside it."""
+    fields = wire.model_dump(include=WISHES)
     return ImageRequest(mode=Mode(wire.mode) if wire.mode else None, **fields)
 
 
+def to_references(wire: GenerationRequest) -> list[Upload]:
+    """The pictures that are to guide."""
+    return [
+        Upload(
+            role=ImageRole.REFERENCE,
+            field=f"references.{number}.image",
+            data=picture_of(reference.image, f"references.{number}.image"),
+            tag=ReferenceTag(reference.tag),
+            weight=reference.weight,
+        )
+        for number, reference in enumerate(wire.references)
+    ]
+
+
 def to_uploads(wire: GenerationRequest, files: Sequence[FilePart]) -> list[Upload]:
-    """The pictures of a request, from its fields and file parts; raises BadRequest."""
-    found: dict[str, bytes] = {}
+    """The source and the mask, from fields and file parts; raises BadRequest."""
+    found: dict[str, bytes | Remote] = {}
     for name, text in (("image", wire.image), ("mask", wire.mask)):
         if text is not None:
-            found[name] = decode_base64(text, name)
+            found[name] = picture_of(text, name)
     for part in files:
         if part.name not in ROLES:
             name = short(part.name)
@@ -63,8 +107,14 @@ def to_uploads(wire: GenerationRequest, files: Sequence[FilePart]) -> list[Uploa
     return [Upload(role=ROLES[name], field=name, data=data) for name, data in found.items()]
 
 
-def to_body(task: Task, link: Callable[[str], str]) -> dict[str, Any]:
-    """A `Generation`; `link` makes a signed URL of a path."""
+def to_created(task: Task, link: PictureLink) -> Reply:
+    """The reply to a creation."""
+    told = to_body(task, link)
+    return Reply(status=202, body=told, headers={"Location": told["links"]["self"]})
+
+
+def to_body(task: Task, link: PictureLink) -> dict[str, Any]:
+    """A `Generation`."""
     job = task.job
     here = f"{PREFIX}/generations/{task.id}"
     failed = task.error_kind is not None or task.error_message is not None
@@ -96,11 +146,11 @@ def to_body(task: Task, link: Callable[[str], str]) -> dict[str, Any]:
     }
 
 
-def to_picture(task: Task, output: Output, link: Callable[[str], str]) -> dict[str, Any]:
+def to_picture(task: Task, output: Output, link: PictureLink) -> dict[str, Any]:
     """A `Picture`."""
     return {
         "index": output.index,
-        "url": link(file_path(task.id, output)),
+        "url": link(file_path(task.id, output), output.key),
         "width": output.width,
         "height": output.height,
         "seed": output.seed,
@@ -109,6 +159,7 @@ def to_picture(task: Task, output: Output, link: Callable[[str], str]) -> dict[s
         "media_type": output.media_type,
         "size_bytes": output.size_bytes,
         "sha256": output.sha256,
+        "destination_url": output.destination_url,
     }
 
 

@@ -9,8 +9,10 @@ from fastapi.responses import Response
 
 from api.body import read_body
 from api.dialects.base import DeskOf, Dialect, body_docs, parse
+from api.dialects.callers import AskerOf, CallerOf, caller_of, key_in
 from api.dialects.modelmux import translate
 from api.dialects.modelmux.schema import Created, Ended, Error, GenerationRequest
+from api.dialects.orders import place
 from api.dialects.pictures import picture_response
 
 HistoryId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -23,15 +25,13 @@ router = APIRouter(tags=["modelmux"], responses={"default": {"model": Error}})
     response_model=Created,
     openapi_extra=body_docs(GenerationRequest, files=("image",)),
 )
-async def create(request: Request, desk: DeskOf) -> dict[str, Any]:
+async def create(request: Request, desk: DeskOf, caller: AskerOf) -> Response:
     """Enqueue a generation and answer at once; file parts of a form are reference pictures."""
     body = translate.without_nulls(await read_body(request, desk.limits))
-    task = await desk.darkroom.submit(
-        translate.to_request(parse(GenerationRequest, body)),
-        dialect=DIALECT.name,
-        uploads=translate.to_uploads(body.files),
+    order = translate.to_order(parse(GenerationRequest, body), body.files)
+    return await place(
+        request, desk, caller, body, order, lambda task: translate.to_created(task, desk.links.sign)
     )
-    return translate.to_body(task, desk.links.sign)
 
 
 @router.get(
@@ -39,15 +39,18 @@ async def create(request: Request, desk: DeskOf) -> dict[str, Any]:
     response_model=Created | Ended,
     response_model_exclude_none=True,
 )
-async def poll(history_id: HistoryId, desk: DeskOf) -> dict[str, Any]:
+async def poll(history_id: HistoryId, desk: DeskOf, caller: CallerOf) -> dict[str, Any]:
     """How a generation stands."""
-    return translate.to_body(await desk.darkroom.get(history_id), desk.links.sign)
+    task = await desk.darkroom.get(history_id, account=caller.account)
+    return translate.to_body(task, desk.links.sign)
 
 
 @router.get("/api/v1/generations/{history_id}/image", response_class=Response)
-async def image(history_id: HistoryId, request: Request, desk: DeskOf) -> Response:
+async def image(
+    history_id: HistoryId, request: Request, desk: DeskOf, caller: CallerOf
+) -> Response:
     """The picture's bytes; 404 while there are none."""
-    stored = await desk.darkroom.image(history_id, 0)
+    stored = await desk.darkroom.image(history_id, 0, account=caller.account)
     return picture_response(request, stored, f"{history_id}.png")
 
 
@@ -57,16 +60,14 @@ async def file(
 ) -> Response:
     """The same bytes, for whoever holds the signed key of `outputUrl`, or an API key."""
     signed, signature = translate.split_key(key)
-    if signature or not _has_api_key(request):
-        desk.links.verify(signed, signature)
     history_id = translate.task_id_of(signed)
-    stored = await desk.darkroom.image(history_id, 0)
+    if signature or key_in(request) is None:
+        desk.links.verify(signed, signature)
+        stored = await desk.darkroom.linked_image(history_id, 0)
+    else:
+        caller = await caller_of(request, desk)
+        stored = await desk.darkroom.image(history_id, 0, account=caller.account)
     return picture_response(request, stored, f"{history_id}.png")
-
-
-def _has_api_key(request: Request) -> bool:
-    bearer = request.headers.get("authorization", "").lower().startswith("bearer ")
-    return bearer or bool(request.headers.get("x-api-key"))
 
 
 DIALECT = Dialect(

@@ -12,7 +12,8 @@ from api.body import Body, FilePart, short
 from api.dialects.base import ErrorBody, ErrorContext, status_of
 from api.dialects.modelmux.schema import WITHOUT_QUALITY, GenerationRequest, Status
 from api.errors import ApiError, NotFound, kind_of
-from api.submit import Upload
+from api.idempotency import Reply
+from api.orders import Order, Upload
 from api.tasks import Task, TaskState
 from inference.errors import EngineError, Refused
 from inference.job import ImageRequest, ImageRole
@@ -34,7 +35,14 @@ CODES = {
     "unknown_model": "unsupported_model",
     "not_found": "not_found",
     "not_ready": "image_not_ready",
+    "unauthorized": "unauthorized",
+    "no_credits": "insufficient_credits",
     "forbidden": "forbidden",
+    "gone": "not_found",
+    "idempotency_mismatch": "idempotency_mismatch",
+    "idempotency_running": "idempotency_running",
+    "rate_limited": "rate_limited",
+    "overloaded": "rate_limited",
     "method_not_allowed": "method_not_allowed",
     "too_large": "payload_too_large",
     "unsupported_media": "unsupported_media_type",
@@ -42,6 +50,8 @@ CODES = {
     "unavailable": "unavailable",
     "closed": "unavailable",
 }
+# Where its table of statuses has another, or none.
+STATUS_BY_KIND = {"unknown_model": 400, "gone": 404, "overloaded": 429}
 CODES_BY_FIELD = {"model": "unsupported_model", "resolution": "unsupported_resolution"}
 
 
@@ -49,6 +59,16 @@ def without_nulls(body: Body) -> Body:
     """The body as if null fields had been left out."""
     values = {name: value for name, value in body.values.items() if value is not None}
     return Body(values=values, files=body.files, is_form=body.is_form)
+
+
+def to_order(wire: GenerationRequest, files: Sequence[FilePart]) -> Order:
+    """The neutral order."""
+    return Order(request=to_request(wire), dialect="modelmux", uploads=to_uploads(files))
+
+
+def to_created(task: Task, sign: Callable[[str], str]) -> Reply:
+    """The reply to a creation."""
+    return Reply(status=200, body=to_body(task, sign))
 
 
 def to_request(wire: GenerationRequest) -> ImageRequest:
@@ -109,8 +129,7 @@ def task_id_of(signed: str) -> str:
 def to_error(error: ApiError | EngineError, context: ErrorContext) -> ErrorBody:
     """The error object; whatever is wrong with a request's content is a 400 here."""
     kind, status = kind_of(error), status_of(error)
-    if kind == "unknown_model":
-        status = 400
+    status = STATUS_BY_KIND.get(kind, status)
     code = CODES.get(kind, "internal_error")
     if isinstance(error, Refused):
         code = CODES_BY_FIELD.get(error.field, code)

@@ -54,7 +54,7 @@ def wire(is_form: bool = False, **values: Any) -> schema.GenerationRequest:
     return parse(schema.GenerationRequest, Body(values=values, is_form=is_form))
 
 
-def link(path: str) -> str:
+def link(path: str, key: str) -> str:
     return f"{path}?signature=abc"
 
 

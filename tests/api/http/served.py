@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,9 +14,12 @@ from typing import Any
 import httpx2
 import uvicorn
 
+from api.accounts import Accounts, Key
 from api.app import create_app
 from api.build import Services, build
 from api.settings import Settings
+from api.store import migrate_sqlite, sqlite_database
+from api.store.accounts import AccountStore
 from tests.api.scripted import ScriptedEngine
 
 ROOT = Path(__file__).parents[3]
@@ -75,6 +79,23 @@ def serving(folder: Path, *, is_scripted: bool = True, **changes: Any) -> Iterat
     finally:
         server.should_exit = True
         thread.join(START_SECONDS)
+
+
+def make_key(folder: Path, account: str = "team", credits: int | None = None, **fields: Any) -> str:
+    """A new key for the server of a data folder, running or not."""
+
+    async def make() -> str:
+        migrate_sqlite(folder / "darkroom.db")
+        database = sqlite_database(folder / "darkroom.db")
+        try:
+            accounts = Accounts(AccountStore(database))
+            wanted = Key(id="", account=account, **fields)
+            _, text = await accounts.create_key(wanted, credits=credits)
+            return text
+        finally:
+            await database.close()
+
+    return asyncio.run(make())
 
 
 def until(holds: Callable[[], bool], seconds: float = START_SECONDS) -> None:

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from api.settings import Settings
-from tests.api.http.served import Served, serving
+from tests.api.http.served import Served, make_key, serving
 
 PROBLEM = "application/problem+json"
 
@@ -184,9 +184,12 @@ def test_a_public_name_is_answered_and_its_page_can_submit(tmp_path: Path) -> No
 
 
 def test_a_server_for_all_answers_to_any_name(tmp_path: Path) -> None:
+    key = make_key(tmp_path)
     with serving(tmp_path, host="0.0.0.0") as served:
         assert served.client.get("/livez", headers={"Host": "gpu7.lan:8000"}).status_code == 200
-        strange = {"Host": "gpu7.lan:8000", "Origin": "http://evil.example"}
+        named = {"Host": "gpu7.lan:8000", "Authorization": f"Bearer {key}"}
+        assert served.client.get("/darkroom/queue", headers=named).status_code == 200
+        strange = named | {"Origin": "http://evil.example"}
         assert served.client.post("/darkroom/generations", headers=strange).status_code == 403
 
 

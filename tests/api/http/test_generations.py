@@ -98,7 +98,7 @@ def test_a_full_queue_says_when_to_come_back(tmp_path: Path) -> None:
         served.script.gate.clear()
         assert served.client.post("/darkroom/generations", json={"prompt": "a"}).is_success
         reply = served.client.post("/darkroom/generations", json={"prompt": "a"})
-        assert (reply.status_code, reply.json()["type"]) == (429, "urn:darkroom:queue_full")
+        assert (reply.status_code, reply.json()["type"]) == (503, "urn:darkroom:overloaded")
         assert int(reply.headers["retry-after"]) >= 1
 
 

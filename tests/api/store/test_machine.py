@@ -16,7 +16,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from api.store import Claim, Holding
 from api.tasks import Task, TaskState
-from tests.api.making import AMPLE, Clock, open_store, output_of, submission
+from tests.api.making import AMPLE, Clock, inserted, open_store, output_of, submission
 
 LEASE_MS = 1_000
 
@@ -64,7 +64,7 @@ class Queue(RuleBasedStateMachine):
     @rule(count=st.integers(1, 3))
     def submit(self, count: int) -> None:
         name = next(self.names)
-        self.do(self.store.insert(submission(name, count=count), AMPLE))
+        self.do(inserted(self.store, submission(name, count=count), AMPLE))
         self.tasks[name] = Expected(count)
         self.clock.ms += 1
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy.dialects import sqlite
 
-from api.errors import BadRequest, QueueFull, Unavailable
+from api.errors import BadRequest, Overloaded, QueueFull, Unavailable
 from api.store import Bounds, Claim, Holding, Store, database, statements
 from api.tasks import Task, TaskState
-from tests.api.making import AMPLE, Clock, open_store, output_of, submission
+from tests.api.making import AMPLE, Clock, inserted, open_store, output_of, submission
 
 LEASE_MS = 1_000
 
@@ -48,7 +48,7 @@ async def read(store: Store, task_id: str) -> Task:
 
 async def test_what_is_kept_is_what_was_given(store: Store) -> None:
     given = submission("one", count=2, prompt="‮ 👩‍👩‍👧 \x7f é", account="team", priority=3)
-    task = await store.insert(given, AMPLE)
+    task = await inserted(store, given, AMPLE)
     assert task == await store.get("one")
     assert (task.job, task.request, task.credits) == (given.job, given.request, 6)
     assert (task.account, task.state, task.attempt) == ("team", TaskState.QUEUED, 0)
@@ -56,7 +56,7 @@ async def test_what_is_kept_is_what_was_given(store: Store) -> None:
 
 async def test_claims_go_by_priority_then_age(store: Store, clock: Clock) -> None:
     for name, priority in [("old", 0), ("new", 0), ("urgent", 5), ("idle", -1)]:
-        await store.insert(submission(name, priority=priority), AMPLE)
+        await inserted(store, submission(name, priority=priority), AMPLE)
         clock.ms += 1
     waiting = [await read(store, name) for name in ("urgent", "old", "new", "idle")]
     assert [await store.position(task) for task in waiting] == [0, 1, 2, 3]
@@ -67,14 +67,14 @@ async def test_claims_go_by_priority_then_age(store: Store, clock: Clock) -> Non
 
 async def test_sixty_four_workers_never_share_a_task(store: Store) -> None:
     for number in range(40):
-        await store.insert(submission(f"t{number}"), AMPLE)
+        await inserted(store, submission(f"t{number}"), AMPLE)
     claims = await asyncio.gather(*(store.claim(f"w{n}", lease_ms=LEASE_MS) for n in range(64)))
     taken = [claimed.task.id for claimed in claims if claimed]
     assert len(taken) == len(set(taken)) == 40
 
 
 async def test_a_late_worker_is_refused_everything(store: Store, clock: Clock) -> None:
-    await store.insert(submission("one"), AMPLE)
+    await inserted(store, submission("one"), AMPLE)
     late = await claim(store, "late")
     clock.ms += LEASE_MS + 1
     heir = await claim(store, "heir")
@@ -95,7 +95,7 @@ async def test_a_late_worker_is_refused_everything(store: Store, clock: Clock) -
 
 
 async def test_the_same_worker_with_an_old_attempt_is_late_too(store: Store, clock: Clock) -> None:
-    await store.insert(submission("one"), AMPLE)
+    await inserted(store, submission("one"), AMPLE)
     first = await claim(store, "a")
     clock.ms += LEASE_MS + 1
     await claim(store, "a")
@@ -104,7 +104,7 @@ async def test_the_same_worker_with_an_old_attempt_is_late_too(store: Store, clo
 
 
 async def test_a_heartbeat_keeps_a_task(store: Store, clock: Clock) -> None:
-    await store.insert(submission("one"), AMPLE)
+    await inserted(store, submission("one"), AMPLE)
     held = await claim(store)
     for _ in range(5):
         clock.ms += LEASE_MS - 1
@@ -113,7 +113,7 @@ async def test_a_heartbeat_keeps_a_task(store: Store, clock: Clock) -> None:
 
 
 async def test_nobody_claims_what_still_runs_here(store: Store, clock: Clock) -> None:
-    await store.insert(submission("one"), AMPLE)
+    await inserted(store, submission("one"), AMPLE)
     await claim(store)
     clock.ms += 10 * LEASE_MS
     assert await store.claim("a", lease_ms=LEASE_MS, running_here=["one"]) is None
@@ -121,7 +121,7 @@ async def test_nobody_claims_what_still_runs_here(store: Store, clock: Clock) ->
 
 
 async def test_nothing_succeeds_without_its_pictures(store: Store) -> None:
-    await store.insert(submission("one", count=2), AMPLE)
+    await inserted(store, submission("one", count=2), AMPLE)
     held = (await claim(store)).holding
     assert await store.add_output(held, output_of("one", 1))
     assert await store.finish(held, TaskState.SUCCEEDED) is None
@@ -134,7 +134,7 @@ async def test_nothing_succeeds_without_its_pictures(store: Store) -> None:
 
 @pytest.mark.parametrize("end", ["succeeded", "failed", "cancelled"])
 async def test_an_end_is_the_end(store: Store, clock: Clock, end: str) -> None:
-    await store.insert(submission("one"), AMPLE)
+    await inserted(store, submission("one"), AMPLE)
     held = (await claim(store)).holding
     await store.add_output(held, output_of("one", 0))
     ended = await store.finish(held, TaskState(end), error_kind="k", error_message="m")
@@ -150,7 +150,7 @@ async def test_an_end_is_the_end(store: Store, clock: Clock, end: str) -> None:
 
 async def test_cancel_ends_at_once_what_nobody_runs(store: Store, clock: Clock) -> None:
     for name in ("queued", "running", "lost"):
-        await store.insert(submission(name), AMPLE)
+        await inserted(store, submission(name), AMPLE)
         clock.ms += 1
     cancelled = await store.request_cancel("queued")
     assert cancelled is not None and cancelled.state is TaskState.CANCELLED
@@ -166,14 +166,14 @@ async def test_cancel_ends_at_once_what_nobody_runs(store: Store, clock: Clock) 
 
 
 async def test_a_heartbeat_hears_of_the_cancel(store: Store) -> None:
-    await store.insert(submission("one"), AMPLE)
+    await inserted(store, submission("one"), AMPLE)
     held = (await claim(store)).holding
     await store.request_cancel("one")
     assert await store.heartbeat([held], lease_ms=LEASE_MS) == {"one": True}
 
 
 async def test_what_is_given_back_costs_no_try(store: Store, clock: Clock) -> None:
-    await store.insert(submission("one"), AMPLE)
+    await inserted(store, submission("one"), AMPLE)
     for attempt in range(1, 4):
         held = await claim(store)
         assert (held.task.attempt, held.tries) == (attempt, 1)
@@ -188,7 +188,7 @@ async def test_what_is_given_back_costs_no_try(store: Store, clock: Clock) -> No
 
 
 async def test_a_boot_ends_every_lease(store: Store) -> None:
-    await store.insert(submission("one"), AMPLE)
+    await inserted(store, submission("one"), AMPLE)
     held = await claim(store)
     assert await store.expire_leases() == 1
     assert (await claim(store, "b")).tries == 2
@@ -207,39 +207,39 @@ async def test_a_boot_ends_every_lease(store: Store) -> None:
 async def test_bounds_are_exact_under_a_rush(store: Store, bounds: Bounds, accepted: int) -> None:
     results = await asyncio.gather(
         *(
-            store.insert(submission(f"t{n}", count=3, account="xy"[n % 2]), bounds)
+            inserted(store, submission(f"t{n}", count=3, account="xy"[n % 2]), bounds)
             for n in range(64)
         ),
         return_exceptions=True,
     )
     assert sum(isinstance(result, Task) for result in results) == accepted
-    assert all(isinstance(result, Task | QueueFull) for result in results)
+    assert all(isinstance(result, Task | QueueFull | Overloaded) for result in results)
     counts = await store.counts()
     assert (counts.queued_tasks, counts.images) == (accepted, 3 * accepted)
 
 
 async def test_ended_tasks_make_room(store: Store) -> None:
     bounds = Bounds(tasks=1, images=10)
-    await store.insert(submission("one"), bounds)
+    await inserted(store, submission("one"), bounds)
     held = await claim(store)
-    with pytest.raises(QueueFull, match="1 of 1"):
-        await store.insert(submission("two"), bounds)
+    with pytest.raises(Overloaded, match="1 of 1"):
+        await inserted(store, submission("two"), bounds)
     await store.finish(held.holding, TaskState.FAILED)
-    await store.insert(submission("two"), bounds)
+    await inserted(store, submission("two"), bounds)
 
 
 async def test_pages_cover_the_list_once(store: Store, clock: Clock) -> None:
     for number in range(25):
-        await store.insert(submission(f"t{number:02}", account="me"), AMPLE)
+        await inserted(store, submission(f"t{number:02}", account="me"), AMPLE)
         clock.ms += number % 3 == 0  # several in one millisecond
-    await store.insert(submission("other", account="you"), AMPLE)
+    await inserted(store, submission("other", account="you"), AMPLE)
     seen: list[str] = []
     cursor = None
     for round in itertools.count():
         page = await store.list(account="me", state=None, limit=7, cursor=cursor)
         seen += [task.id for task in page.tasks]
         # what comes later does not shift the pages
-        await store.insert(submission(f"late{round}", account="me"), AMPLE)
+        await inserted(store, submission(f"late{round}", account="me"), AMPLE)
         clock.ms += 1
         if (cursor := page.next_cursor) is None:
             break
@@ -259,10 +259,10 @@ async def test_a_foreign_cursor_is_refused(store: Store, cursor: str) -> None:
 
 async def test_a_cancelled_caller_does_not_cut_a_transaction(store: Store) -> None:
     for number in range(30):
-        caller = asyncio.create_task(store.insert(submission(f"t{number}"), AMPLE))
+        caller = asyncio.create_task(inserted(store, submission(f"t{number}"), AMPLE))
         await asyncio.sleep(number / 10_000)
         caller.cancel()
-    await store.insert(submission("last"), AMPLE)
+    await inserted(store, submission("last"), AMPLE)
     page = await store.list(account="", state=None, limit=100, cursor=None)
     assert "last" in {task.id for task in page.tasks}
     await store.check_writable()
@@ -273,14 +273,14 @@ async def test_a_locked_database_is_waited_for_then_refused(
 ) -> None:
     monkeypatch.setattr(database, "BUSY_SECONDS", 1)
     store = open_store(tmp_path / "locked.db")
-    await store.insert(submission("before"), AMPLE)
+    await inserted(store, submission("before"), AMPLE)
     other = sqlite3.connect(tmp_path / "locked.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(Unavailable) as refused:
-        await store.insert(submission("during"), AMPLE)
+        await inserted(store, submission("during"), AMPLE)
     assert refused.value.retry_after_seconds
     assert await store.get("before"), "reading goes on"
-    waiting = asyncio.create_task(store.insert(submission("waits"), AMPLE))
+    waiting = asyncio.create_task(inserted(store, submission("waits"), AMPLE))
     await asyncio.sleep(0.2)
     other.execute("ROLLBACK")
     await waiting
@@ -290,7 +290,7 @@ async def test_a_locked_database_is_waited_for_then_refused(
 
 
 async def test_no_statement_sorts_or_scans_the_queue(store: Store, tmp_path: Path) -> None:
-    await store.insert(submission("one"), AMPLE)
+    await inserted(store, submission("one"), AMPLE)
     task = await read(store, "one")
     plan = sqlite3.connect(tmp_path / "tasks.db")
     held = [Holding("one", "a", 1)]
@@ -312,7 +312,7 @@ async def test_no_statement_sorts_or_scans_the_queue(store: Store, tmp_path: Pat
 
 
 async def test_a_long_queue_is_quick(store: Store, clock: Clock, tmp_path: Path) -> None:
-    await store.insert(submission("first"), AMPLE)
+    await inserted(store, submission("first"), AMPLE)
     with sqlite3.connect(tmp_path / "tasks.db") as bulk:
         columns = [row[1] for row in bulk.execute("PRAGMA table_info(tasks)")]
         copied = ", ".join("n.id" if name == "id" else f"t.{name}" for name in columns)
@@ -324,7 +324,7 @@ async def test_a_long_queue_is_quick(store: Store, clock: Clock, tmp_path: Path)
     started = time.perf_counter()
     for number in range(20):
         clock.ms += 1
-        task = await store.insert(submission(f"t{number}"), AMPLE)
+        task = await inserted(store, submission(f"t{number}"), AMPLE)
         assert await store.position(task) == 10_001
         held = await claim(store)
         await store.finish(held.holding, TaskState.FAILED)

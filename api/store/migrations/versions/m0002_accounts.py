@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import sqlalchemy as sa
 from alembic import op
+
+from api.accounts import new_webhook_secret
 
 revision = "0002"
 down_revision = "0001"
@@ -23,7 +27,7 @@ def upgrade() -> None:
 
 
 def _accounts() -> None:
-    op.create_table(
+    made = op.create_table(
         "accounts",
         sa.Column("name", sa.String(64), primary_key=True),
         sa.Column("metered", sa.Boolean, nullable=False),
@@ -35,6 +39,20 @@ def _accounts() -> None:
         sa.Column("created_ms", sa.BigInteger, nullable=False),
         sa.CheckConstraint("(NOT metered) OR balance >= 0", name="no_overdraft"),
         sa.CheckConstraint("held >= 0", name="no_negative_hold"),
+    )
+    # Whoever uses a server without keys.
+    op.bulk_insert(
+        made,
+        [
+            {
+                "name": "",
+                "metered": False,
+                "balance": 0,
+                "held": 0,
+                "webhook_secret": new_webhook_secret(),
+                "created_ms": time.time_ns() // 1_000_000,
+            }
+        ],
     )
     op.create_table(
         "keys",

@@ -1,0 +1,298 @@
+"""Who calls: keys, what each may do, and the accounts that pay.
+
+A key is shown once and kept as its SHA-256 only. While there is no key at all, a server that only
+its own machine can reach is open; the first key closes it for good.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import secrets
+import string
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from api.errors import BadRequest, Forbidden, NotFound, Unauthorized
+
+if TYPE_CHECKING:
+    from api.store.accounts import AccountStore
+
+ALPHABET = string.digits + string.ascii_letters
+PREFIX = "dk_"
+KEY_BYTES = 32
+KEY_CHARS = 43
+CHECKSUM_CHARS = 6
+ID_CHARS = 10
+# What another process changed (a key revoked on the command line) is noticed after this long.
+CACHE_SECONDS = 1.0
+MAX_CACHED = 10_000
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+# How long receivers of webhooks may still verify with the secret that was replaced.
+OLD_SECRET_MS = 24 * 3600 * 1000
+
+
+class Scope(StrEnum):
+    """What a key is good for: asking for pictures, or managing the server as well."""
+
+    USE = "use"
+    ADMIN = "admin"
+
+
+class Period(StrEnum):
+    """The calendar unit, in UTC, that a spending limit counts within."""
+
+    DAY = "day"
+    MONTH = "month"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """What is known of a key; None is unlimited, `dialect` None is every API.
+
+    `spend_limit` is credits per `spend_period`, `max_unfinished` counts tasks.
+    """
+
+    id: str
+    account: str
+    label: str = ""
+    scopes: frozenset[Scope] = frozenset({Scope.USE})
+    dialect: str | None = None
+    rate_per_minute: int | None = None
+    max_unfinished: int | None = None
+    spend_limit: int | None = None
+    spend_period: Period = Period.MONTH
+    created_ms: int = 0
+    revoked_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """Who pays; `balance` can be spent, `held` is set aside for unfinished tasks.
+
+    An account that is not metered is never refused for want of credits; its use is still written
+    down, so its balance goes below zero.
+    """
+
+    name: str
+    metered: bool
+    balance: int
+    held: int
+    webhook_secret: str = field(repr=False)
+    old_webhook_secret: str | None = field(repr=False)
+    secret_changed_ms: int | None
+    created_ms: int
+
+    def webhook_secrets(self, now_ms: int) -> tuple[str, ...]:
+        """The secrets that messages are signed with now, newest first."""
+        changed = self.secret_changed_ms
+        if self.old_webhook_secret and changed is not None and now_ms < changed + OLD_SECRET_MS:
+            return self.webhook_secret, self.old_webhook_secret
+        return (self.webhook_secret,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One line of the ledger."""
+
+    id: int
+    kind: str
+    amount: int
+    held: int
+    task_id: str | None
+    key_id: str | None
+    note: str
+    created_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """On whose behalf a request is served; without a key, that of an open server."""
+
+    account: str = ""
+    key: Key | None = None
+
+    @property
+    def id(self) -> str:
+        """What rate limits count by."""
+        return self.key.id if self.key is not None else self.account
+
+    @property
+    def key_id(self) -> str | None:
+        """The key's id, if there is a key."""
+        return self.key.id if self.key is not None else None
+
+    def need(self, scope: Scope) -> None:
+        """Raise Forbidden unless the key has a scope; an open server asks for none."""
+        if self.key is not None and scope not in self.key.scopes:
+            raise Forbidden(f"this key lacks the scope {scope.value!r}")
+
+
+NOBODY = Caller()
+
+
+def new_key() -> str:
+    """A key's text: 256 random bits and a checksum, so that a mistyped one is known at a glance."""
+    number = int.from_bytes(secrets.token_bytes(KEY_BYTES))
+    body = _base62(number, KEY_CHARS)
+    return f"{PREFIX}{body}{_checksum(body)}"
+
+
+def new_key_id() -> str:
+    """A public id for a key, good for lists and logs."""
+    return "".join(secrets.choice(ALPHABET) for _ in range(ID_CHARS))
+
+
+def new_webhook_secret() -> str:
+    """A secret that webhooks are signed with, in the form of Standard Webhooks."""
+    return "whsec_" + base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
+
+
+def is_well_formed(text: str) -> bool:
+    """Whether a text can be a key of ours, without looking it up."""
+    body = text[len(PREFIX) : -CHECKSUM_CHARS]
+    return (
+        text.isascii()
+        and text.startswith(PREFIX)
+        and len(body) == KEY_CHARS
+        and text[-CHECKSUM_CHARS:] == _checksum(body)
+    )
+
+
+def hash_of(text: str) -> str:
+    """What is kept of a key, as hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_name(name: str, what: str = "account") -> str:
+    """The name, if it is fit to be one; raises BadRequest."""
+    if not NAME.fullmatch(name):
+        raise BadRequest(
+            f"{what} must be 1 to 64 of a-z, 0-9, - and _, and begin with a letter or digit",
+            field=what,
+        )
+    return name
+
+
+class Accounts:
+    """Finds out who calls, and manages keys and balances.
+
+    Keys are looked up by their hash: there is nothing to compare, so nothing to time.
+    """
+
+    def __init__(
+        self, store: AccountStore, *, now_seconds: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._store = store
+        self._now_seconds = now_seconds
+        self._known: dict[str, tuple[float, Key | None]] = {}
+        self._closed: bool = False
+        self._looked: float | None = None
+
+    async def caller(self, text: str | None) -> Caller:
+        """Who calls with this key; raises Unauthorized."""
+        if not await self.any_keys():
+            return NOBODY
+        if text is None:
+            raise Unauthorized("send a key, as Authorization: Bearer … or as x-api-key")
+        key = await self._find(text) if is_well_formed(text) else None
+        if key is None or key.revoked_ms is not None:
+            raise Unauthorized("this key is not known here, or was revoked")
+        return Caller(key.account, key)
+
+    async def any_keys(self) -> bool:
+        """Whether a key was ever made; from then on requests need one."""
+        now = self._now_seconds()
+        if not self._closed and (self._looked is None or now >= self._looked + CACHE_SECONDS):
+            self._closed = await self._store.any_keys()
+            self._looked = now
+        return self._closed
+
+    async def create_key(self, key: Key, *, credits: int | None = None) -> tuple[Key, str]:
+        """Keep a new key, its account too if that is new; the record, and the text to show once.
+
+        `credits` are granted to the account, which is metered from then on.
+        """
+        check_name(key.account)
+        text = new_key()
+        made = await self._store.add_key(key, hash_of(text), credits=credits)
+        self._forget()
+        return made, text
+
+    async def keys(self) -> list[Key]:
+        """Every key, the revoked ones too, newest first."""
+        return await self._store.keys()
+
+    async def revoke(self, key_id: str) -> Key:
+        """Make a key useless; raises NotFound."""
+        key = await self._store.revoke(key_id)
+        self._forget()
+        if key is None:
+            raise NotFound("there is no such key")
+        return key
+
+    async def accounts(self) -> list[Account]:
+        """Every account by name."""
+        return await self._store.accounts()
+
+    async def account(self, name: str) -> Account:
+        """One account; raises NotFound."""
+        found = await self._store.account(name)
+        if found is None:
+            raise NotFound("there is no such account")
+        return found
+
+    async def open(self, name: str) -> Account:
+        """The account, made without a meter if it is new."""
+        return await self._store.open_account(check_name(name))
+
+    async def grant(self, name: str, amount: int, note: str = "") -> Account:
+        """Add credits, or take some back; raises NotFound, or NoCredits below zero.
+
+        The account is metered from then on: what it used before is forgiven.
+        """
+        return await self._store.grant(name, amount, note)
+
+    async def unmeter(self, name: str) -> Account:
+        """Never refuse the account for want of credits again; raises NotFound."""
+        return await self._store.unmeter(name)
+
+    async def entries(self, name: str, *, limit: int = 50) -> list[Entry]:
+        """The newest lines of an account's ledger."""
+        return await self._store.entries(name, limit=limit)
+
+    async def rotate_webhook_secret(self, name: str) -> Account:
+        """A new secret for an account's webhooks; the old one signs too for a day."""
+        return await self._store.rotate_webhook_secret(name)
+
+    async def _find(self, text: str) -> Key | None:
+        digest, now = hash_of(text), self._now_seconds()
+        cached = self._known.get(digest)
+        if cached is not None and now < cached[0] + CACHE_SECONDS:
+            return cached[1]
+        key = await self._store.find_key(digest)
+        if len(self._known) >= MAX_CACHED:
+            self._known.clear()
+        self._known[digest] = now, key
+        return key
+
+    def _forget(self) -> None:
+        self._known.clear()
+        self._looked = None
+
+
+def _base62(number: int, chars: int) -> str:
+    digits = []
+    for _ in range(chars):
+        number, digit = divmod(number, len(ALPHABET))
+        digits.append(ALPHABET[digit])
+    return "".join(reversed(digits))
+
+
+def _checksum(body: str) -> str:
+    return _base62(zlib.crc32(body.encode()), CHECKSUM_CHARS)

@@ -1,0 +1,81 @@
+"""Who is behind a request, and whether it comes too often: the same in every dialect."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import APIKeyHeader, HTTPBearer
+
+from api.accounts import Caller, Scope
+from api.dialects.base import DeskOf, Dialect, owner_of
+from api.errors import Forbidden
+from api.limits import TooOften
+
+# Only for the OpenAPI document: the headers are read below, with more than one scheme.
+_DOCUMENTED = [
+    Depends(HTTPBearer(auto_error=False, scheme_name="bearer")),
+    Depends(APIKeyHeader(name="x-api-key", auto_error=False, scheme_name="api_key")),
+]
+SCHEMES = ("bearer", "key", "token")
+
+
+def key_in(request: Request) -> str | None:
+    """The API key that a request carries, in either header that clients use."""
+    scheme, _, text = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() in SCHEMES and text.strip():
+        return text.strip()
+    return request.headers.get("x-api-key") or None
+
+
+async def caller_of(
+    request: Request,
+    desk: DeskOf,
+    _bearer: Annotated[object, _DOCUMENTED[0]] = None,
+    _api_key: Annotated[object, _DOCUMENTED[1]] = None,
+) -> Caller:
+    """Who calls; raises Unauthorized, or Forbidden for a key of another dialect."""
+    caller = await desk.accounts.caller(key_in(request))
+    dialect = owner_of(desk.dialects, request.scope["path"])
+    if caller.key is not None and caller.key.dialect not in (None, dialect.name):
+        raise Forbidden(f"this key is for the paths of {caller.key.dialect} only")
+    return caller
+
+
+CallerOf = Annotated[Caller, Depends(caller_of)]
+
+
+async def asker_of(request: Request, desk: DeskOf, caller: CallerOf) -> Caller:
+    """Who asks for pictures, counted; raises RateLimited."""
+    caller.need(Scope.USE)
+    dialect = owner_of(desk.dialects, request.scope["path"])
+    rate, who = _rate(desk.rate_per_minute, caller, dialect)
+    if rate is None:
+        return caller
+    try:
+        allowance = desk.limiter.take(who, rate)
+    except TooOften as refused:
+        request.state.headers.update(dialect.rate_headers(refused.allowance))
+        raise
+    request.state.headers.update(dialect.rate_headers(allowance))
+    return caller
+
+
+AskerOf = Annotated[Caller, Depends(asker_of)]
+
+
+async def admin_of(caller: CallerOf) -> Caller:
+    """Who manages the server; raises Forbidden."""
+    caller.need(Scope.ADMIN)
+    return caller
+
+
+AdminOf = Annotated[Caller, Depends(admin_of)]
+
+
+def _rate(general: int | None, caller: Caller, dialect: Dialect) -> tuple[int | None, str]:
+    """The limit that holds for a caller, and the bucket it counts in."""
+    own = caller.key.rate_per_minute if caller.key is not None else None
+    if own is not None or general is not None:
+        return own or general, caller.id
+    return dialect.rate_per_minute, f"{caller.id} {dialect.name}"

@@ -1,0 +1,69 @@
+"""What a dialect hands in: the neutral wish with its pictures, and what is to become of it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from api.errors import BadRequest
+from api.tasks import AS_CONFIGURED, Delivery
+from inference.job import ImageRequest, ImageRole, ReferenceTag
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A picture that the server is to fetch; not checked yet."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """An input picture as it arrived: encoded bytes or an address, not yet checked.
+
+    `field` names its part; `tag` and `weight` are of a reference.
+    """
+
+    role: ImageRole
+    field: str
+    data: bytes | Remote
+    tag: ReferenceTag | None = None
+    weight: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """One request as its dialect understood it; the wish's `images` are made from `uploads`.
+
+    `webhook_field` is what the dialect calls the address to be told.
+    """
+
+    request: ImageRequest
+    dialect: str
+    uploads: Sequence[Upload] = ()
+    delivery: Delivery = AS_CONFIGURED
+    priority: int = 0
+    webhook_field: str = "webhook"
+
+
+def picture_of(text: str, field: str) -> bytes | Remote:
+    """The picture a text stands for: an http(s) address, a data URI or bare base64.
+
+    Raises BadRequest.
+    """
+    if text[:8].lower().startswith(("http://", "https://")):
+        return Remote(text)
+    if text[:5].lower() == "data:":
+        head, _, text = text.partition(",")
+        if not head.lower().endswith(";base64"):
+            raise BadRequest("a data URI must be ;base64", field=field)
+    try:
+        data = base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        message = f"{field} is neither an http(s) address nor a data URI nor base64"
+        raise BadRequest(message, field=field) from None
+    if not data:
+        raise BadRequest(f"{field} is empty", field=field)
+    return data

@@ -1,0 +1,216 @@
+"""How a request becomes a task: checked from the cheapest to the dearest, then kept whole."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+import string
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from api.accounts import Caller
+from api.checks import free_bytes
+from api.errors import BadRequest, Overloaded, QueueFull, Unavailable
+from api.idempotency import Once, Reply
+from api.inputs import PictureLimits, rewrite
+from api.orders import Order, Remote, Upload
+from api.storage import input_key
+from api.store import Accepted, Bounds, Submission
+from api.tasks import Task
+from api.uncut import Uncut
+from inference.job import ImageRequest, InputImage
+from inference.resolve import resolve
+
+if TYPE_CHECKING:
+    from api.dispatcher import Dispatcher
+    from api.settings import Settings
+    from api.storage import Storage
+    from api.store import Store
+    from inference.catalog import Catalog
+
+log = structlog.get_logger()
+
+ID_ALPHABET = string.ascii_letters + string.digits
+# 125 bits: nobody guesses a task, and clients of hosted providers expect ids of this length
+ID_CHARS = 21
+
+
+class Fetcher(Protocol):
+    """What goes out to addresses that a request names; `api.outbound.Outbound` is one."""
+
+    def check_url(self, text: str, *, field: str) -> str: ...
+
+    async def fetch(
+        self, url: str, *, field: str, max_bytes: int, timeout_seconds: float
+    ) -> bytes: ...
+
+
+class Reception:
+    """Accepts orders durably, or refuses them and keeps nothing."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        catalog: Catalog,
+        store: Store,
+        storage: Storage,
+        dispatcher: Dispatcher,
+        outbound: Fetcher,
+        pixels: Executor,
+    ) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._store = store
+        self._storage = storage
+        self._dispatcher = dispatcher
+        self._outbound = outbound
+        self._pixels = pixels
+        self._uncut = Uncut()
+        self._bounds = Bounds(
+            tasks=settings.max_queue_tasks,
+            images=settings.max_queue_images,
+            account_tasks=settings.max_account_tasks,
+            account_images=settings.max_account_images,
+        )
+
+    async def accept(
+        self,
+        order: Order,
+        caller: Caller,
+        *,
+        once: Once | None = None,
+        answer: Callable[[Task], Reply] | None = None,
+    ) -> Accepted:
+        """Keep a new task, or find the one that this order repeats; raises Refused or ApiError."""
+        if once is not None:
+            earlier = await self._store.earlier(caller.account, once)
+            if earlier is not None:
+                return earlier
+        submission = replace(self._submission(order, caller), once=once, answer=answer)
+        self._check_open()
+        try:
+            await self._store.check_bounds(submission, self._bounds)
+            accepted = await self._uncut.run(self._keep(submission, order.uploads))
+        except (QueueFull, Overloaded) as full:
+            full.retry_after_seconds = self._retry_after_seconds()
+            raise
+        if not accepted.is_replay:
+            self._log(accepted.task)
+            self._dispatcher.wake()
+        return accepted
+
+    async def settle(self) -> None:
+        """Wait for what was being accepted when no more is."""
+        await self._uncut.settle()
+
+    def _submission(self, order: Order, caller: Caller) -> Submission:
+        """Every value decided, nothing read or written yet."""
+        task_id = "".join(secrets.choice(ID_ALPHABET) for _ in range(ID_CHARS))
+        request = replace(order.request, images=_inputs(order.uploads, task_id))
+        _refuse_nul(request)
+        job = resolve(
+            self._catalog,
+            request,
+            job_id=task_id,
+            account=caller.account,
+            priority=order.priority,
+        )
+        for url in order.delivery.webhooks:
+            self._outbound.check_url(url, field=order.webhook_field)
+        for upload in order.uploads:
+            if isinstance(upload.data, Remote):
+                self._outbound.check_url(upload.data.url, field=upload.field)
+        return Submission(
+            dialect=order.dialect,
+            request=request,
+            job=job,
+            credits=self._catalog.price(request, job) * len(job.seeds),
+            delivery=order.delivery,
+            caller=caller,
+        )
+
+    async def _keep(self, submission: Submission, uploads: Sequence[Upload]) -> Accepted:
+        """Keep the input pictures, then the task; the pictures go again if that makes none."""
+        kept: list[str] = []
+        try:
+            for upload, image in zip(uploads, submission.request.images, strict=True):
+                data = await self._rewrite(upload.field, await self._bytes_of(upload))
+                kept.append(image.key)
+                await self._storage.put(image.key, data)
+            accepted = await self._store.accept(submission, self._bounds)
+            if accepted.is_replay:
+                await self._forget(kept)
+            return accepted
+        except BaseException:
+            await self._forget(kept)
+            raise
+
+    async def _forget(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            with suppress(Unavailable):
+                await self._storage.delete(key)
+
+    async def _bytes_of(self, upload: Upload) -> bytes:
+        if not isinstance(upload.data, Remote):
+            return upload.data
+        return await self._outbound.fetch(
+            upload.data.url,
+            field=upload.field,
+            max_bytes=self._settings.max_picture_bytes,
+            timeout_seconds=self._settings.fetch_seconds,
+        )
+
+    async def _rewrite(self, field: str, data: bytes) -> bytes:
+        limits = PictureLimits(
+            max_bytes=self._settings.max_picture_bytes,
+            max_megapixels=self._settings.max_picture_megapixels,
+        )
+        work = partial(rewrite, data, field=field, limits=limits)
+        return await asyncio.get_running_loop().run_in_executor(self._pixels, work)
+
+    def _check_open(self) -> None:
+        if self._dispatcher.closing:
+            raise Unavailable("the service is shutting down", retry_after_seconds=10)
+        if free_bytes(self._settings) < self._settings.disk_floor_bytes:
+            raise Unavailable("the disk is full; come back later", retry_after_seconds=60)
+
+    def _retry_after_seconds(self) -> int:
+        """About when one picture less will wait."""
+        return min(max(math.ceil(self._dispatcher.seconds_per_image or 1.0), 1), 60)
+
+    def _log(self, task: Task) -> None:
+        log.info(
+            "task_accepted",
+            task_id=task.id,
+            model=task.job.model,
+            images=len(task.job.seeds),
+            dialect=task.dialect,
+            account=task.account,
+        )
+
+
+def _inputs(uploads: Sequence[Upload], task_id: str) -> tuple[InputImage, ...]:
+    return tuple(
+        InputImage(
+            role=upload.role,
+            key=input_key(task_id, number),
+            tag=upload.tag,
+            weight=upload.weight,
+        )
+        for number, upload in enumerate(uploads)
+    )
+
+
+def _refuse_nul(request: ImageRequest) -> None:
+    # PostgreSQL stores no NUL in text, and no model wants one.
+    for field in ("prompt", "negative_prompt"):
+        if "\0" in (getattr(request, field) or ""):
+            raise BadRequest(f"{field} holds a NUL character", field=field)

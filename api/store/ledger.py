@@ -1,0 +1,146 @@
+"""Credits: every change of a balance is a line, written in the transaction that causes it.
+
+A task holds its price when it is accepted, is charged when it first runs, and gets the price back
+when it ends any other way than well. Each happens once: the line's task and kind are unique.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import ColumnElement, func, insert, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from api.accounts import Key, Period
+from api.errors import NoCredits
+from api.store.schema import accounts, ledger
+
+
+async def hold(
+    connection: AsyncConnection,
+    *,
+    account: str,
+    key: Key | None,
+    task_id: str,
+    credits: int,
+    now_ms: int,
+) -> None:
+    """Set a task's price aside; raises NoCredits, by the balance or by the key's spending limit."""
+    if credits == 0:
+        return
+    if key is not None:
+        await _check_spending(connection, key, credits, now_ms)
+    affordable = or_(~accounts.c.metered, accounts.c.balance >= credits)
+    await write_line(
+        connection,
+        account=account,
+        key_id=key.id if key is not None else None,
+        task_id=task_id,
+        kind="hold",
+        amount=-credits,
+        held=credits,
+        now_ms=now_ms,
+        only_if=affordable,
+    )
+
+
+async def charge(connection: AsyncConnection, task_id: str, *, now_ms: int) -> None:
+    """Turn what a task holds into what it costs, once."""
+    await _follow_up(connection, task_id, {"hold"}, "charge", now_ms=now_ms)
+
+
+async def give_back(connection: AsyncConnection, task_id: str, *, now_ms: int) -> None:
+    """Release what a task holds, or refund what it was charged, once."""
+    await _follow_up(connection, task_id, {"hold"}, "release", now_ms=now_ms)
+    await _follow_up(connection, task_id, {"hold", "charge"}, "refund", now_ms=now_ms)
+
+
+async def write_line(
+    connection: AsyncConnection,
+    *,
+    account: str,
+    kind: str,
+    amount: int,
+    now_ms: int,
+    held: int = 0,
+    key_id: str | None = None,
+    task_id: str | None = None,
+    note: str = "",
+    only_if: ColumnElement[bool] | None = None,
+) -> None:
+    """Change a balance and write down why; raises NoCredits if `only_if` does not hold."""
+    change = update(accounts).where(accounts.c.name == account)
+    if only_if is not None:
+        change = change.where(only_if)
+    moved = change.values(balance=accounts.c.balance + amount, held=accounts.c.held + held)
+    if (await connection.execute(moved)).rowcount == 0:
+        balance = await connection.scalar(
+            select(accounts.c.balance).where(accounts.c.name == account)
+        )
+        raise NoCredits(f"this costs {-amount} credits and the balance is {balance or 0}")
+    await connection.execute(
+        insert(ledger).values(
+            account=account,
+            key_id=key_id,
+            task_id=task_id,
+            kind=kind,
+            amount=amount,
+            held=held,
+            note=note[:200],
+            created_ms=now_ms,
+        )
+    )
+
+
+async def spent(connection: AsyncConnection, key_id: str, since_ms: int) -> int:
+    """What a key's tasks have cost or still hold since a moment."""
+    query = select(func.coalesce(func.sum(ledger.c.amount), 0)).where(
+        ledger.c.key_id == key_id, ledger.c.created_ms >= since_ms
+    )
+    return -int(await connection.scalar(query) or 0)
+
+
+def start_of(period: Period, now_ms: int) -> int:
+    """When the present day or month began, in UTC milliseconds."""
+    now = datetime.fromtimestamp(now_ms / 1000, UTC)
+    first = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    if period is Period.MONTH:
+        first = first.replace(day=1)
+    return int(first.timestamp() * 1000)
+
+
+async def _check_spending(connection: AsyncConnection, key: Key, credits: int, now_ms: int) -> None:
+    if key.spend_limit is None:
+        return
+    used = await spent(connection, key.id, start_of(key.spend_period, now_ms))
+    if used + credits > key.spend_limit:
+        left = max(key.spend_limit - used, 0)
+        raise NoCredits(
+            f"this costs {credits} credits; of the {key.spend_limit} that this key may spend a "
+            f"{key.spend_period.value}, {left} are left"
+        )
+
+
+# What each follow-up does with a price of n: to the balance, and to what is held.
+_MOVES = {"charge": (0, -1), "release": (1, -1), "refund": (1, 0)}
+
+
+async def _follow_up(
+    connection: AsyncConnection, task_id: str, after: set[str], kind: str, *, now_ms: int
+) -> None:
+    """Write a task's next line if its lines so far are exactly those of `after`."""
+    lines = (await connection.execute(select(ledger).where(ledger.c.task_id == task_id))).all()
+    if {line.kind for line in lines} != after:
+        return
+    first = next(line for line in lines if line.kind == "hold")
+    balance, held = _MOVES[kind]
+    await write_line(
+        connection,
+        account=first.account,
+        key_id=first.key_id,
+        task_id=task_id,
+        kind=kind,
+        amount=balance * first.held,
+        held=held * first.held,
+        now_ms=now_ms,
+    )
