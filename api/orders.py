@@ -37,7 +37,8 @@ class Upload:
 class Order:
     """One request as its dialect understood it; the wish's `images` are made from `uploads`.
 
-    `webhook_field` is what the dialect calls the address to be told.
+    `webhook_field` is what the dialect calls the address to be told. `id_chars` is how long an id
+    its clients expect: 21 are 125 bits, so that nobody guesses a task.
     """
 
     request: ImageRequest
@@ -46,6 +47,7 @@ class Order:
     delivery: Delivery = AS_CONFIGURED
     priority: int = 0
     webhook_field: str = "webhook"
+    id_chars: int = 21
 
 
 def picture_of(text: str, field: str) -> bytes | Remote:

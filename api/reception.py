@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 ID_ALPHABET = string.ascii_letters + string.digits
-# 125 bits: nobody guesses a task, and clients of hosted providers expect ids of this length
-ID_CHARS = 21
 
 
 class Fetcher(Protocol):
@@ -113,7 +111,7 @@ class Reception:
 
     def _submission(self, order: Order, caller: Caller) -> Submission:
         """Every value decided, nothing read or written yet."""
-        task_id = "".join(secrets.choice(ID_ALPHABET) for _ in range(ID_CHARS))
+        task_id = "".join(secrets.choice(ID_ALPHABET) for _ in range(order.id_chars))
         request = replace(order.request, images=_inputs(order.uploads, task_id))
         _refuse_nul(request)
         job = resolve(
