@@ -17,7 +17,7 @@ from collections.abc import (
     Sequence,
 )
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -66,7 +66,6 @@ class Outbound:
         self._threads = ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="lookup")
         self._resolve = resolve or self._look_up
         self._tls = tls or httpcore2.default_ssl_context()
-        self._network = GuardedNetwork(self.addresses_of)
 
     async def close(self) -> None:
         """Let go of the threads; nothing is connected between requests."""
@@ -170,16 +169,15 @@ class Outbound:
         fixed = {"host": target.authority, "user-agent": USER_AGENT, "connection": "close"}
         sent = list({**headers, **fixed}.items())
         # A connection of its own for each request: one that is kept was checked for another time.
+        network = GuardedNetwork(self.addresses_of)
         connection = httpcore2.AsyncHTTPConnection(
-            target.wire.origin, ssl_context=self._tls, network_backend=self._network
+            target.wire.origin, ssl_context=self._tls, network_backend=network
         )
         with _explaining(target.host, timeout_seconds):
-            async with (
-                asyncio.timeout(timeout_seconds),
-                connection,
-                connection.stream(method, target.wire, headers=sent, content=content) as reply,
-            ):
-                yield reply
+            async with aclosing(network), asyncio.timeout(timeout_seconds), connection:
+                sending = connection.stream(method, target.wire, headers=sent, content=content)
+                async with sending as reply:
+                    yield reply
 
 
 class GuardedNetwork(httpcore2.AsyncNetworkBackend):
@@ -188,6 +186,12 @@ class GuardedNetwork(httpcore2.AsyncNetworkBackend):
     def __init__(self, addresses_of: Callable[[str, int], Awaitable[Sequence[str]]]) -> None:
         self._addresses_of = addresses_of
         self._sockets = httpcore2.AnyIOBackend()
+        self._opened: list[httpcore2.AsyncNetworkStream] = []
+
+    async def aclose(self) -> None:
+        """Close what was opened: the library leaves it open if TLS is being set up when cut."""
+        for stream in self._opened:
+            await stream.aclose()
 
     async def connect_tcp(
         self,
@@ -201,7 +205,9 @@ class GuardedNetwork(httpcore2.AsyncNetworkBackend):
         failed: Exception = httpcore2.ConnectError()
         for address in (await self._addresses_of(host, port))[:MOST_ADDRESSES]:
             try:
-                return await self._sockets.connect_tcp(address, port, timeout=CONNECT_SECONDS)
+                stream = await self._sockets.connect_tcp(address, port, timeout=CONNECT_SECONDS)
+                self._opened.append(stream)
+                return stream
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failed = error
         raise failed
@@ -226,6 +232,8 @@ def _explaining(host: str, timeout_seconds: float) -> Iterator[None]:
     except httpcore2.ConnectError as error:
         if isinstance(error.__cause__, ssl.SSLCertVerificationError):
             raise Unreachable(f"{host} has a TLS certificate that is not valid") from None
+        if isinstance(error.__cause__, ssl.SSLError):
+            raise Unreachable(f"{host} does not speak TLS as it should") from None
         raise Unreachable(f"{host} refuses to be connected to") from None
     except (httpcore2.NetworkError, httpcore2.ProtocolError, OSError):
         raise Unreachable(f"{host} broke off, or did not speak HTTP") from None

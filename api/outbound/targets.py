@@ -25,12 +25,17 @@ class Target:
     scheme: str
     host: str
     port: int
-    authority: str
     path: str
 
     @property
+    def authority(self) -> str:
+        """Host and port as in a URL, the default port left out."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == PORTS[self.scheme] else f"{host}:{self.port}"
+
+    @property
     def origin(self) -> str:
-        """Scheme, host and port, the default port left out."""
+        """Scheme and authority."""
         return f"{self.scheme}://{self.authority}"
 
     @property
@@ -59,7 +64,7 @@ def parse(text: str) -> Target:
     try:
         url = httpx2.URL(text)
         scheme, host, port = url.scheme, url.raw_host.decode("ascii"), url.port
-        authority, path = url.netloc.decode("ascii"), url.raw_path.decode("ascii")
+        path = url.raw_path.decode("ascii")
     except (httpx2.InvalidURL, ValueError):
         raise Unreachable("must be a URL; this one cannot be read") from None
     if scheme not in PORTS:
@@ -71,7 +76,7 @@ def parse(text: str) -> Target:
     port = PORTS[scheme] if port is None else port
     if not 0 < port < 65536:
         raise Unreachable("must be a URL with a port between 1 and 65535")
-    return Target(scheme=scheme, host=host, port=port, authority=authority, path=path)
+    return Target(scheme=scheme, host=host, port=port, path=path)
 
 
 def origin_of(url: str) -> str:

@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -563,6 +564,29 @@ async def test_a_certificate_must_hold(certificate: Path, host: str, trusted: bo
 
 
 async def test_a_server_without_tls_is_told(outbound: Outbound) -> None:
-    async with Receiver([says(200)]) as receiver:
-        with pytest.raises(BadRequest, match="refuses to be connected to"):
-            await fetch(outbound, receiver.url.replace("http:", "https:"), seconds=2)
+    async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 X\r\n\r\n")
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(plain, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(BadRequest, match=r"127\.0\.0\.1 does not speak TLS"):
+            await fetch(outbound, f"https://127.0.0.1:{port}/")
+
+
+async def test_a_connection_that_is_cut_while_tls_is_set_up_is_closed(outbound: Outbound) -> None:
+    closed = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            await reader.read()
+        closed.set()
+        writer.close()
+
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(BadRequest, match="timed out"):
+            await fetch(outbound, f"https://127.0.0.1:{port}/", seconds=0.5)
+        async with asyncio.timeout(10):
+            await closed.wait()
