@@ -121,8 +121,10 @@ class Reception:
             account=caller.account,
             priority=order.priority,
         )
-        for url in order.delivery.webhooks:
+        webhooks = tuple(
             self._outbound.check_url(url, field=order.webhook_field)
+            for url in order.delivery.webhooks
+        )
         for upload in order.uploads:
             if isinstance(upload.data, Remote):
                 self._outbound.check_url(upload.data.url, field=upload.field)
@@ -131,7 +133,7 @@ class Reception:
             request=request,
             job=job,
             credits=self._catalog.price(request, job) * len(job.seeds),
-            delivery=order.delivery,
+            delivery=replace(order.delivery, webhooks=webhooks),
             caller=caller,
         )
 

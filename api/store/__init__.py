@@ -1,9 +1,9 @@
 """The durable record of tasks, in SQL."""
 
-from api.store.database import sqlite_database
+from api.store.database import sqlite_database, wall_clock_ms
 from api.store.migrate import MigrationError, migrate_sqlite
 from api.store.records import Accepted, Bounds, Claim, Counts, Holding, Submission
-from api.store.store import Store, wall_clock_ms
+from api.store.store import Store
 
 __all__ = [
     "Accepted",

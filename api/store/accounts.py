@@ -10,10 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.accounts import Account, Entry, Key, Period, Scope, new_key_id, new_webhook_secret
 from api.errors import NoCredits, NotFound
-from api.store.database import Database
+from api.store.database import Database, wall_clock_ms
 from api.store.ledger import write_line
 from api.store.schema import accounts, keys, ledger
-from api.store.store import wall_clock_ms
 
 
 class AccountStore:

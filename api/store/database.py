@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -67,6 +68,11 @@ async def _transact(engine: AsyncEngine, work: Work[T]) -> T:
         raise Unavailable(
             f"the database cannot be used now: {cause}", retry_after_seconds=BUSY_SECONDS
         ) from error
+
+
+def wall_clock_ms() -> int:
+    """Milliseconds since the epoch; leases outlive a process, so no monotonic clock will do."""
+    return time.time_ns() // 1_000_000
 
 
 def sqlite_database(path: Path) -> Database:

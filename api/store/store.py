@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -13,16 +12,12 @@ from api.errors import Overloaded, QueueFull
 from api.idempotency import Once, Reply
 from api.store import ledger, statements
 from api.store import once as idempotency
-from api.store.database import Database
+from api.store.database import Database, wall_clock_ms
+from api.store.outbox import insert_messages
 from api.store.records import Accepted, Bounds, Claim, Counts, Holding, Submission
 from api.store.rows import from_cursor, to_cursor, to_task
 from api.store.schema import QUEUED, outputs, tasks
 from api.tasks import Output, Task, TaskPage, TaskState
-
-
-def wall_clock_ms() -> int:
-    """Milliseconds since the epoch; leases outlive a process, so no monotonic clock will do."""
-    return time.time_ns() // 1_000_000
 
 
 class Store:
@@ -271,6 +266,8 @@ async def _conclude(connection: AsyncConnection, task: Task, now_ms: int) -> Non
     """What else happens, in the same transaction, when a task ends."""
     if task.state is not TaskState.SUCCEEDED:
         await ledger.give_back(connection, task.id, now_ms=now_ms)
+    if urls := task.delivery.webhooks:
+        await connection.execute(insert_messages(task.id, task.account, task.dialect, urls, now_ms))
 
 
 async def _check_bounds(
