@@ -2,6 +2,6 @@
 
 from api.outbound.addresses import is_public
 from api.outbound.client import Outbound, Reply, Resolver
-from api.outbound.targets import Unreachable, origin_of
+from api.outbound.targets import Unreachable
 
-__all__ = ["Outbound", "Reply", "Resolver", "Unreachable", "is_public", "origin_of"]
+__all__ = ["Outbound", "Reply", "Resolver", "Unreachable", "is_public"]

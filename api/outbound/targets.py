@@ -77,11 +77,3 @@ def parse(text: str) -> Target:
     if not 0 < port < 65536:
         raise Unreachable("must be a URL with a port between 1 and 65535")
     return Target(scheme=scheme, host=host, port=port, path=path)
-
-
-def origin_of(url: str) -> str:
-    """Scheme, host and port of a URL; of one that cannot be read, nothing."""
-    try:
-        return parse(url).origin
-    except Unreachable:
-        return ""
