@@ -10,7 +10,7 @@ from typing import Any
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
-from api.tasks import ImageFormat
+from api.tasks import Delivery, ImageFormat
 from inference.job import Job, Mode
 
 PREVIEW_MEDIA_TYPE = "image/webp"
@@ -65,6 +65,24 @@ class FileStyle:
     quality: int | None = None
     embed_parameters: bool = True
     mark_ai_origin: bool = True
+
+
+PLAIN_STYLE = FileStyle()
+
+
+def encode_as(
+    picture: Image.Image, job: Job, index: int, wanted: Delivery, style: FileStyle
+) -> EncodedPicture:
+    """Picture `index` of a job as the file that was wanted, or else in the server's style."""
+    return encode_output(
+        picture,
+        job,
+        index,
+        format=wanted.format or style.format,
+        quality=wanted.quality or style.quality,
+        embed_parameters=style.embed_parameters,
+        mark_ai_origin=style.mark_ai_origin,
+    )
 
 
 def encode_output(

@@ -12,8 +12,16 @@ from typing import Protocol, TypeVar
 
 import structlog
 
+from api.destinations import Deliver, DestinationFailed, deliver_nowhere
 from api.errors import Unavailable
-from api.outputs import PREVIEW_MEDIA_TYPE, EncodedPicture, encode_output, encode_preview
+from api.outputs import (
+    PLAIN_STYLE,
+    PREVIEW_MEDIA_TYPE,
+    EncodedPicture,
+    FileStyle,
+    encode_as,
+    encode_preview,
+)
 from api.storage import Storage, output_key
 from api.store import Claim, Store
 from api.tasks import Output, TaskState, TaskUpdate
@@ -61,6 +69,8 @@ class Workshop:
     storage: Storage
     updates: Updates
     pixels: Executor
+    style: FileStyle = PLAIN_STYLE
+    deliver: Deliver = deliver_nowhere
 
 
 class Run:
@@ -171,41 +181,56 @@ class Run:
                 self.image_seconds = event.seconds
                 await self._keep(event)
             case Failed():
-                self._fail(event)
+                self._fail(event.index, event.error)
             case Cancelled():
                 pass
         self._in_flight -= 1
         self._on_room()
 
-    def _fail(self, event: Failed) -> None:
+    def _fail(self, index: int, error: JobError) -> None:
         """One lost picture fails the task, so the others need not be made."""
-        self._log.warning("image_failed", index=event.index, kind=event.error.kind)
-        self._error = self._error or event.error
+        self._log.warning("image_failed", index=index, kind=error.kind)
+        self._error = self._error or error
         self._shop.engine.cancel(self.task.id)
 
     async def _keep(self, event: ImageDone) -> None:
-        """Encode and store a picture, then record it."""
-        job, index = self.task.job, event.index
-        encoded = await self._in_thread(encode_output, event.picture, job, index)
+        """Encode and store a picture, deliver its copy, then record it."""
+        job, index, shop = self.task.job, event.index, self._shop
+        wanted = self.task.delivery
+        encoded = await self._in_thread(encode_as, event.picture, job, index, wanted, shop.style)
         key = output_key(self.task.id, self.holding.attempt, index, encoded.extension)
-        output = _output(encoded, index=index, key=key, seed=job.seeds[index])
         await self._insist(lambda: self._put(key, encoded.data))
-        if not await self._insist(lambda: self._shop.store.add_output(self.holding, output)):
+        try:
+            copy_url = await self._deliver(index, encoded)
+        except DestinationFailed as error:
+            self._fail(index, error)
+            await self._discard(key)
+            return
+        output = _output(encoded, index=index, key=key, seed=job.seeds[index], copy_url=copy_url)
+        if not await self._insist(lambda: shop.store.add_output(self.holding, output)):
             self._log.warning("image_discarded", index=index)
             self.lose()
-            with suppress(Unavailable):
-                await self._shop.storage.delete(key)
+            await self._discard(key)
             return
         self._made.add(index)
         self._publish(TaskUpdate(task_id=self.task.id, state=TaskState.RUNNING, output=output))
+
+    async def _deliver(self, index: int, encoded: EncodedPicture) -> str | None:
+        if self.task.delivery.destination is None:
+            return None
+        return await self._insist(lambda: self._shop.deliver(self.task, index, encoded))
+
+    async def _discard(self, key: str) -> None:
+        """Drop a file that no row will name; what stays, the housekeeper finds."""
+        with suppress(Unavailable):
+            await self._shop.storage.delete(key)
 
     async def _put(self, key: str, data: bytes) -> None:
         try:
             await self._shop.storage.put(key, data)
         except Unavailable:
             # No row names the key yet; what may lie there half-written must not block the retry.
-            with suppress(Unavailable):
-                await self._shop.storage.delete(key)
+            await self._discard(key)
             raise
 
     async def _end(self) -> None:
@@ -251,7 +276,9 @@ class Run:
                 pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
 
 
-def _output(encoded: EncodedPicture, *, index: int, key: str, seed: int) -> Output:
+def _output(
+    encoded: EncodedPicture, *, index: int, key: str, seed: int, copy_url: str | None
+) -> Output:
     return Output(
         index=index,
         key=key,
@@ -261,6 +288,7 @@ def _output(encoded: EncodedPicture, *, index: int, key: str, seed: int) -> Outp
         seed=seed,
         size_bytes=len(encoded.data),
         sha256=encoded.sha256,
+        destination_url=copy_url,
     )
 
 

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
@@ -28,6 +27,9 @@ _TRIES_AGAIN = 2
 # After this long no further try is begun, so that a call ends within this and one time-out.
 _RETRY_SECONDS = 15
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_ENDPOINT = re.compile(
+    r"(?P<origin>https?://([A-Za-z0-9._-]{1,253}|\[[0-9a-fA-F:.]{2,45}\])(:(?P<port>\d{1,5}))?)/?"
+)
 _SEGMENT = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 _CODE = re.compile(r"<Code>([A-Za-z0-9]{1,64})</Code>")
 _CAUSES = {
@@ -65,12 +67,10 @@ def parse_s3_url(url: str) -> S3Place:
 
 def check_endpoint(endpoint: str) -> str:
     """The origin, without a slash at its end; raises ValueError if it is more or less than that."""
-    parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
-        raise ValueError("must start with http:// or https:// and name a host")
-    if parts.username is not None or parts.query or parts.fragment or parts.path.strip("/"):
-        raise ValueError("must hold a host and a port and nothing else")
-    return f"{parts.scheme}://{parts.netloc}"
+    found = _ENDPOINT.fullmatch(endpoint)
+    if found is None or not 0 < int(found["port"] or 443) < 65536:
+        raise ValueError("must be http:// or https://, a host and perhaps a port, nothing else")
+    return found["origin"]
 
 
 def s3_store(

@@ -303,7 +303,10 @@ async def test_a_server_killed_while_it_takes_pictures_is_waited_for(
 class Broken(BaseHTTPRequestHandler):
     """Takes the request and then does what the test says."""
 
-    status, body, seen = 500, b"", []  # type: ignore[var-annotated]
+    status: int
+    body: bytes
+    location: str | None
+    seen: list[tuple[str, str, dict[str, str]]]
 
     def answer(self) -> None:
         self.rfile.read(int(self.headers.get("content-length") or 0))
@@ -313,6 +316,8 @@ class Broken(BaseHTTPRequestHandler):
             return
         self.send_response(self.status)
         self.send_header("content-length", str(len(self.body)))
+        if self.location is not None:
+            self.send_header("location", self.location)
         self.end_headers()
         self.wfile.write(self.body)
 
@@ -323,13 +328,17 @@ class Broken(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def broken(status: int, body: bytes = b"") -> Iterator[tuple[str, list[Any]]]:
-    handler = type("Handler", (Broken,), {"status": status, "body": body, "seen": []})
+def broken(
+    status: int, body: bytes = b"", *, location: str | None = None
+) -> Iterator[tuple[str, list[Any]]]:
+    seen: list[Any] = []
+    answers = {"status": status, "body": body, "location": location, "seen": seen}
+    handler = type("Handler", (Broken,), answers)
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", handler.seen  # type: ignore[attr-defined]
+        yield f"http://127.0.0.1:{server.server_port}", seen
     finally:
         server.shutdown()
         server.server_close()
