@@ -131,7 +131,7 @@ class TestGenerateRemotely:
             (("--steps", 999), "num_inference_steps must lie between 1 and 50, not 999 (--steps)"),
             (("--ratio", "wide"), "'wide' is not a ratio like 16:9 (--ratio)"),
             (("--model", "nothing"), "no model 'nothing' here"),
-            (("--count", 99), "count must lie between 1 and 8"),
+            (("--count", 99), "count must lie between 1 and 10"),
             (("--image", "notes.txt"), "not a picture"),
         ],
     )
