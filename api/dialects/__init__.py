@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from api.dialects.base import Dialect
 from api.dialects.darkroom.routes import DIALECT as DARKROOM
+from api.dialects.modelbuffet.routes import DIALECT as MODELBUFFET
 from api.dialects.modelmux.routes import DIALECT as MODELMUX
 
-DIALECTS: tuple[Dialect, ...] = (DARKROOM, MODELMUX)
+DIALECTS: tuple[Dialect, ...] = (DARKROOM, MODELBUFFET, MODELMUX)

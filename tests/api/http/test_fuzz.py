@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx2
@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.api.http.served import Served
+from tests.api.http.served import Served, serving
 
 # All of a file's examples together are to stay within a minute on two cores.
 EXAMPLES = 50
@@ -36,6 +36,11 @@ OPERATIONS = (
     "GET /darkroom/generations/{task_id}/events",
     "GET /darkroom/generations/{task_id}/images/{index}",
     "GET /darkroom/files/{task_id}/{index}/{name}",
+    "POST /v1/images/generate",
+    "POST /v1/images/edit",
+    "GET /v1/images/generate/{generation_id}",
+    "GET /v1/generations/{generation_id}",
+    "GET /o/{generation_id}/{index}.{extension}",
     "POST /api/v1/generations",
     "GET /api/v1/generations/{history_id}",
     "GET /api/v1/generations/{history_id}/image",
@@ -50,6 +55,13 @@ ASKED = [
     *((operation, GenerationMode.POSITIVE) for operation in (*OPERATIONS, *BARE)),
     *((operation, GenerationMode.NEGATIVE) for operation in OPERATIONS),
 ]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    # The limit that a provider publishes would refuse most of the examples.
+    with serving(tmp_path_factory.mktemp("data"), rate_per_minute=100_000) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
