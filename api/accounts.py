@@ -6,33 +6,27 @@ its own machine can reach is open; the first key closes it for good.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
-import secrets
-import string
 import time
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from api.errors import BadRequest, Forbidden, NotFound, Unauthorized
+from api.keys import hash_of, is_well_formed, new_key
 
 if TYPE_CHECKING:
     from api.store.accounts import AccountStore
 
-ALPHABET = string.digits + string.ascii_letters
-PREFIX = "dk_"
-KEY_BYTES = 32
-KEY_CHARS = 43
-CHECKSUM_CHARS = 6
-ID_CHARS = 10
 # What another process changed (a key revoked on the command line) is noticed after this long.
 CACHE_SECONDS = 1.0
 MAX_CACHED = 10_000
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+MAX_LABEL_CHARS = 64
+# Far below what 64 bits hold, so that no sum of a ledger overflows.
+MAX_CREDITS = 10**12
+MAX_LIMIT = 10**9
 # How long receivers of webhooks may still verify with the secret that was replaced.
 OLD_SECRET_MS = 24 * 3600 * 1000
 
@@ -110,6 +104,15 @@ class Entry:
     created_ms: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """Credits that a key has used since its period began, which ends at `until_ms`."""
+
+    credits: int
+    since_ms: int
+    until_ms: int
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """On whose behalf a request is served; without a key, that of an open server."""
@@ -136,39 +139,6 @@ class Caller:
 NOBODY = Caller()
 
 
-def new_key() -> str:
-    """A key's text: 256 random bits and a checksum, so that a mistyped one is known at a glance."""
-    number = int.from_bytes(secrets.token_bytes(KEY_BYTES))
-    body = _base62(number, KEY_CHARS)
-    return f"{PREFIX}{body}{_checksum(body)}"
-
-
-def new_key_id() -> str:
-    """A public id for a key, good for lists and logs."""
-    return "".join(secrets.choice(ALPHABET) for _ in range(ID_CHARS))
-
-
-def new_webhook_secret() -> str:
-    """A secret that webhooks are signed with, in the form of Standard Webhooks."""
-    return "whsec_" + base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
-
-
-def is_well_formed(text: str) -> bool:
-    """Whether a text can be a key of ours, without looking it up."""
-    body = text[len(PREFIX) : -CHECKSUM_CHARS]
-    return (
-        text.isascii()
-        and text.startswith(PREFIX)
-        and len(body) == KEY_CHARS
-        and text[-CHECKSUM_CHARS:] == _checksum(body)
-    )
-
-
-def hash_of(text: str) -> str:
-    """What is kept of a key, as hex."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def check_name(name: str, what: str = "account") -> str:
     """The name, if it is fit to be one; raises BadRequest."""
     if not NAME.fullmatch(name):
@@ -177,6 +147,31 @@ def check_name(name: str, what: str = "account") -> str:
             field=what,
         )
     return name
+
+
+def check_key(key: Key) -> Key:
+    """The key, if all of it is fit to be kept; raises BadRequest."""
+    check_name(key.account)
+    if len(key.label) > MAX_LABEL_CHARS or not (key.label.isprintable() or not key.label):
+        message = f"label must be at most {MAX_LABEL_CHARS} printable characters"
+        raise BadRequest(message, field="label")
+    if not key.scopes:
+        raise BadRequest("a key needs a scope, use or admin", field="scopes")
+    for name, value, least, most in (
+        ("rate_per_minute", key.rate_per_minute, 1, MAX_LIMIT),
+        ("max_unfinished", key.max_unfinished, 1, MAX_LIMIT),
+        ("spend_limit", key.spend_limit, 0, MAX_CREDITS),
+    ):
+        if value is not None and not least <= value <= most:
+            raise BadRequest(f"{name} must lie between {least} and {most}", field=name)
+    return key
+
+
+def check_credits(amount: int, what: str = "amount") -> int:
+    """The number of credits, if it is one that is dealt in; raises BadRequest."""
+    if not -MAX_CREDITS <= amount <= MAX_CREDITS:
+        raise BadRequest(f"{what} must lie between -{MAX_CREDITS} and {MAX_CREDITS}", field=what)
+    return amount
 
 
 class Accounts:
@@ -216,9 +211,11 @@ class Accounts:
     async def create_key(self, key: Key, *, credits: int | None = None) -> tuple[Key, str]:
         """Keep a new key, its account too if that is new; the record, and the text to show once.
 
-        `credits` are granted to the account, which is metered from then on.
+        `credits` are granted to the account, which is metered from then on. Raises BadRequest.
         """
-        check_name(key.account)
+        check_key(key)
+        if credits is not None and check_credits(credits, "credits") < 0:
+            raise BadRequest("credits must not be negative", field="credits")
         text = new_key()
         made = await self._store.add_key(key, hash_of(text), credits=credits)
         self._forget()
@@ -254,9 +251,10 @@ class Accounts:
     async def grant(self, name: str, amount: int, note: str = "") -> Account:
         """Add credits, or take some back; raises NotFound, or NoCredits below zero.
 
-        The account is metered from then on: what it used before is forgiven.
+        The account is metered from then on: what it used before is forgiven. Without keys nobody
+        is asked to pay, so that account is never metered: BadRequest.
         """
-        return await self._store.grant(name, amount, note)
+        return await self._store.grant(check_name(name), check_credits(amount), note)
 
     async def unmeter(self, name: str) -> Account:
         """Never refuse the account for want of credits again; raises NotFound."""
@@ -265,6 +263,10 @@ class Accounts:
     async def entries(self, name: str, *, limit: int = 50) -> list[Entry]:
         """The newest lines of an account's ledger."""
         return await self._store.entries(name, limit=limit)
+
+    async def spent(self, key: Key) -> Spent:
+        """What a key's tasks have cost, or still hold, within its present period."""
+        return await self._store.spent(key)
 
     async def rotate_webhook_secret(self, name: str) -> Account:
         """A new secret for an account's webhooks; the old one signs too for a day."""
@@ -284,15 +286,3 @@ class Accounts:
     def _forget(self) -> None:
         self._known.clear()
         self._looked = None
-
-
-def _base62(number: int, chars: int) -> str:
-    digits = []
-    for _ in range(chars):
-        number, digit = divmod(number, len(ALPHABET))
-        digits.append(ALPHABET[digit])
-    return "".join(reversed(digits))
-
-
-def _checksum(body: str) -> str:
-    return _base62(zlib.crc32(body.encode()), CHECKSUM_CHARS)

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from sqlalchemy import Row, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.accounts import Account, Entry, Key, Period, Scope, new_key_id, new_webhook_secret
+from api.accounts import (
+    Account,
+    Accounts,
+    Entry,
+    Key,
+    Period,
+    Scope,
+    Spent,
+)
 from api.errors import NoCredits, NotFound
-from api.store.database import Database, wall_clock_ms
-from api.store.ledger import write_line
+from api.folder import DataFolder
+from api.keys import new_key_id, new_webhook_secret
+from api.store.database import Database, sqlite_database, wall_clock_ms
+from api.store.ledger import bounds_of, spent, write_line
+from api.store.migrate import migrate_sqlite
 from api.store.schema import accounts, keys, ledger
 
 
@@ -147,6 +160,16 @@ class AccountStore:
 
         return await self._database.read(work)
 
+    async def spent(self, key: Key) -> Spent:
+        """What a key's tasks have cost, or still hold, within its present period."""
+
+        async def work(connection: AsyncConnection) -> Spent:
+            since_ms, until_ms = bounds_of(key.spend_period, self._now_ms())
+            used = await spent(connection, key.id, since_ms)
+            return Spent(credits=used, since_ms=since_ms, until_ms=until_ms)
+
+        return await self._database.read(work)
+
     async def _open(self, connection: AsyncConnection, name: str, now_ms: int) -> None:
         known = select(accounts.c.name).where(accounts.c.name == name)
         if await connection.scalar(known) is None:
@@ -171,6 +194,20 @@ class AccountStore:
         return await self._database.write(work)
 
 
+@asynccontextmanager
+async def accounts_in(folder: DataFolder) -> AsyncIterator[Accounts]:
+    """The accounts of a data folder, for who needs no service; one may run on it meanwhile.
+
+    Raises MigrationError for a database that cannot be used.
+    """
+    await asyncio.to_thread(migrate_sqlite, folder.database)
+    database = sqlite_database(folder.database)
+    try:
+        yield Accounts(AccountStore(database))
+    finally:
+        await database.close()
+
+
 async def _read(connection: AsyncConnection, name: str) -> Account:
     found = await connection.execute(select(accounts).where(accounts.c.name == name))
     row = found.one_or_none()
@@ -183,7 +220,7 @@ async def _grant(
     connection: AsyncConnection, name: str, amount: int, note: str, now_ms: int
 ) -> None:
     account = await _read(connection, name)
-    if not account.metered:
+    if not account.metered and account.balance < 0:
         await write_line(
             connection,
             account=name,

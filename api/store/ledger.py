@@ -6,7 +6,7 @@ when it ends any other way than well. Each happens once: the line's task and kin
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import ColumnElement, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -93,26 +93,40 @@ async def write_line(
 
 
 async def spent(connection: AsyncConnection, key_id: str, since_ms: int) -> int:
-    """What a key's tasks have cost or still hold since a moment."""
-    query = select(func.coalesce(func.sum(ledger.c.amount), 0)).where(
-        ledger.c.key_id == key_id, ledger.c.created_ms >= since_ms
+    """What a key's tasks of since a moment have cost or still hold.
+
+    What a task got back counts in the period in which it was held, or a refund on the first of a
+    month would add to what may be spent in it.
+    """
+    back = ledger.alias()
+    given_back = select(back.c.id).where(
+        back.c.task_id == ledger.c.task_id, back.c.kind.in_(("release", "refund"))
     )
-    return -int(await connection.scalar(query) or 0)
+    query = select(func.coalesce(func.sum(ledger.c.held), 0)).where(
+        ledger.c.key_id == key_id,
+        ledger.c.created_ms >= since_ms,
+        ledger.c.kind == "hold",
+        ~given_back.exists(),
+    )
+    return int(await connection.scalar(query) or 0)
 
 
-def start_of(period: Period, now_ms: int) -> int:
-    """When the present day or month began, in UTC milliseconds."""
+def bounds_of(period: Period, now_ms: int) -> tuple[int, int]:
+    """When the present day or month began and when the next will, in UTC milliseconds."""
     now = datetime.fromtimestamp(now_ms / 1000, UTC)
     first = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    later = first + timedelta(days=1)
     if period is Period.MONTH:
         first = first.replace(day=1)
-    return int(first.timestamp() * 1000)
+        later = (first + timedelta(days=31)).replace(day=1)
+    return int(first.timestamp() * 1000), int(later.timestamp() * 1000)
 
 
 async def _check_spending(connection: AsyncConnection, key: Key, credits: int, now_ms: int) -> None:
     if key.spend_limit is None:
         return
-    used = await spent(connection, key.id, start_of(key.spend_period, now_ms))
+    since_ms, _ = bounds_of(key.spend_period, now_ms)
+    used = await spent(connection, key.id, since_ms)
     if used + credits > key.spend_limit:
         left = max(key.spend_limit - used, 0)
         raise NoCredits(
@@ -134,6 +148,8 @@ async def _follow_up(
         return
     first = next(line for line in lines if line.kind == "hold")
     balance, held = _MOVES[kind]
+    if balance and await _is_forgiven(connection, first.account, first.id):
+        balance = 0
     await write_line(
         connection,
         account=first.account,
@@ -144,3 +160,11 @@ async def _follow_up(
         held=held * first.held,
         now_ms=now_ms,
     )
+
+
+async def _is_forgiven(connection: AsyncConnection, account: str, line_id: int) -> bool:
+    """Whether what a line took has been given back already, when the account got its meter."""
+    query = select(ledger.c.id).where(
+        ledger.c.account == account, ledger.c.id > line_id, ledger.c.kind == "forgiven"
+    )
+    return await connection.scalar(query.limit(1)) is not None

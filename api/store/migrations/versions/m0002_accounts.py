@@ -7,7 +7,7 @@ import time
 import sqlalchemy as sa
 from alembic import op
 
-from api.accounts import new_webhook_secret
+from api.keys import new_webhook_secret
 
 revision = "0002"
 down_revision = "0001"
