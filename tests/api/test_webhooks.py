@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -696,3 +697,37 @@ async def test_the_log_holds_no_query_body_or_secret(office: Office) -> None:
     assert delivered["message_id"] == message.id
     assert (delivered["task_id"], delivered["status"]) == ("one", 200)
     assert delivered["origin"] == f"http://127.0.0.1:{receiver.port}"
+
+
+# What the documentation tells receivers to do
+
+
+def documented(name: str) -> Callable[[str, dict[str, str], bytes], bool]:
+    """A function out of docs/webhooks.md."""
+    page = Path(__file__).parents[2] / "docs" / "webhooks.md"
+    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S):
+        found: dict[str, Any] = {}
+        exec(block, found)
+        if name in found:
+            return found[name]  # type: ignore[no-any-return]
+    raise AssertionError(name)
+
+
+def luxe(secrets: Sequence[str], body: bytes, *, age_seconds: int = 0) -> dict[str, str]:
+    stamp = int(time.time()) - age_seconds
+    first, *more = [timestamped_signature(secret, stamp, body) for secret in secrets]
+    return {"luxe-signature": ",".join([first, *(one.partition(",")[2] for one in more)])}
+
+
+@pytest.mark.parametrize(("name", "sign"), [("verify_standard", signed), ("verify_luxe", luxe)])
+def test_the_documented_check_takes_what_we_sign_and_no_more(
+    name: str, sign: Callable[..., dict[str, str]]
+) -> None:
+    verify, old, new = documented(name), new_secret(), new_secret()
+    for secret in (old, new):
+        assert verify(secret, sign([new, old], b"{}"), b"{}")
+        assert verify(secret, sign([secret], b"{}"), b"{}")
+    assert not verify(old, sign([new], b"{}"), b"{}")
+    assert not verify(new, sign([new], b"{}"), b"{ }")
+    for age_seconds in (-600, 600):
+        assert not verify(new, sign([new], b"{}", age_seconds=age_seconds), b"{}")
