@@ -126,8 +126,11 @@ class Desk:
         return lambda path, key: self.presign(key) or base_url + self.links.sign(path)
 
 
-def desk_of(request: Request) -> Desk:
-    """The desk that `create_app` put into the application."""
+async def desk_of(request: Request) -> Desk:
+    """The desk that `create_app` put into the application.
+
+    A coroutine, or the framework would hand it to a thread for every request.
+    """
     desk: Desk = request.app.state.desk
     return desk
 

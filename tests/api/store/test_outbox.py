@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.errors import Unavailable
 from api.store import sqlite_database
@@ -277,9 +279,9 @@ async def test_old_settled_messages_are_forgotten(
 
 
 async def test_due_messages_are_found_by_their_index(database: Database) -> None:
-    async def plan(connection: object) -> str:
+    async def plan(connection: AsyncConnection) -> str:
         query = "EXPLAIN QUERY PLAN SELECT id FROM outbox WHERE next_ms <= 5 ORDER BY next_ms, id"
-        rows = await connection.exec_driver_sql(query)  # type: ignore[attr-defined]
+        rows = await connection.execute(text(query))
         return " ".join(str(row) for row in rows)
 
     assert "outbox_due" in await database.read(plan)
