@@ -6,5 +6,6 @@ from api.dialects.base import Dialect
 from api.dialects.darkroom.routes import DIALECT as DARKROOM
 from api.dialects.modelbuffet.routes import DIALECT as MODELBUFFET
 from api.dialects.modelmux.routes import DIALECT as MODELMUX
+from api.dialects.openai.routes import DIALECT as OPENAI
 
-DIALECTS: tuple[Dialect, ...] = (DARKROOM, MODELBUFFET, MODELMUX)
+DIALECTS: tuple[Dialect, ...] = (DARKROOM, MODELBUFFET, MODELMUX, OPENAI)

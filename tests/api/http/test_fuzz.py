@@ -45,11 +45,16 @@ OPERATIONS = (
     "GET /api/v1/generations/{history_id}",
     "GET /api/v1/generations/{history_id}/image",
     "GET /api/storage/file",
+    "POST /v1/images/generations",
+    "POST /v1/images/edits",
+    "POST /v1/images/variations",
+    "GET /v1/images/files/{task_id}/{index}.{extension}",
+    "GET /v1/models/{model_id}",
 )
 # These take nothing that could be wrong.
 BARE = (
     *("GET /darkroom/models", "GET /darkroom/queue", "GET /darkroom/devices"),
-    *("GET /livez", "GET /readyz"),
+    *("GET /livez", "GET /readyz", "GET /v1/models"),
 )
 ASKED = [
     *((operation, GenerationMode.POSITIVE) for operation in (*OPERATIONS, *BARE)),

@@ -1,0 +1,222 @@
+"""The routes of OpenAI Images; whoever asks waits for the pictures, or watches them come."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Request
+from fastapi.responses import JSONResponse, Response
+from sse_starlette import EventSourceResponse
+from starlette.requests import ClientDisconnect
+from starlette.types import Message
+
+from api.accounts import Caller
+from api.body import Body, read_body
+from api.dialects.base import Desk, DeskOf, Dialect, ErrorContext, body_docs, parse
+from api.dialects.callers import AskerOf, CallerOf
+from api.dialects.openai import schema, translate, uploads
+from api.dialects.openai.events import Told, to_stream
+from api.dialects.orders import RUNNING_RETRY_SECONDS, ended_or_left, once_of
+from api.dialects.pictures import picture_response
+from api.errors import BadRequest, IdempotencyRunning, NoCredits
+from api.idempotency import HEADER
+from api.orders import Order
+from api.tasks import Output, Task
+
+HEARTBEAT_SECONDS = 15
+# Clients repeat what ended in a 429 or a 5xx by themselves; here that would change nothing.
+NO_RETRY = {"x-should-retry": "false"}
+
+Wire = schema.GenerationRequest | schema.VariationRequest
+TaskId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+Index = Annotated[int, Path(ge=0, le=1000)]
+STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "all pictures at once, or as they are made with stream: true",
+        "content": {"text/event-stream": {}},
+    }
+}
+PICTURE: dict[int | str, dict[str, Any]] = {
+    200: {"description": "the picture", "content": {"image/png": {}}},
+    304: {"description": "the caller has it already"},
+}
+
+router = APIRouter(tags=["openai"], responses={"default": {"model": schema.Error}})
+
+
+@router.post(
+    "/v1/images/generations",
+    response_model=schema.ImagesResponse,
+    responses=STREAM,
+    openapi_extra=body_docs(schema.GenerationRequest, files=()),
+)
+async def generations(request: Request, desk: DeskOf, caller: AskerOf) -> Response:
+    """Make pictures of a prompt."""
+    return await generate(request, desk, caller, await read_body(request, desk.limits))
+
+
+async def generate(request: Request, desk: Desk, caller: Caller, body: Body) -> Response:
+    """Answer a generation whose body has been read."""
+    body = translate.without_nulls(body)
+    wire = parse(schema.GenerationRequest, body)
+    uploads.refuse_files(body.files)
+    order = translate.to_order(wire, [])
+    return await _answer(request, desk, caller, body, wire, order)
+
+
+@router.post(
+    "/v1/images/edits",
+    response_model=schema.ImagesResponse,
+    responses=STREAM,
+    openapi_extra=body_docs(schema.EditRequest, files=("image", "mask")),
+)
+async def edits(request: Request, desk: DeskOf, caller: AskerOf) -> Response:
+    """Change pictures by a prompt, within a mask if there is one."""
+    body = translate.without_nulls(await read_body(request, desk.limits))
+    wire = parse(schema.EditRequest, body)
+    order = translate.to_order(wire, uploads.of_edit(wire, body.files))
+    return await _answer(request, desk, caller, body, wire, order)
+
+
+@router.post(
+    "/v1/images/variations",
+    response_model=schema.ImagesResponse,
+    openapi_extra=body_docs(schema.VariationRequest, files=("image",)),
+)
+async def variations(request: Request, desk: DeskOf, caller: AskerOf) -> Response:
+    """Change a picture without words."""
+    body = translate.without_nulls(await read_body(request, desk.limits))
+    wire = parse(schema.VariationRequest, body)
+    order = translate.to_variation(wire, uploads.of_variation(wire, body.files))
+    return await _answer(request, desk, caller, body, wire, order)
+
+
+@router.head(f"{translate.FILES}/{{task_id}}/{{index}}.{{extension}}", include_in_schema=False)
+@router.get(
+    f"{translate.FILES}/{{task_id}}/{{index}}.{{extension}}",
+    response_class=Response,
+    responses=PICTURE,
+)
+async def file(
+    task_id: TaskId, index: Index, extension: str, request: Request, desk: DeskOf
+) -> Response:
+    """A finished picture's bytes by signed link, which is all it needs."""
+    desk.links.verify(request.url.path, request.query_params, method=request.method)
+    stored = await desk.darkroom.linked_image(task_id, index)
+    return picture_response(request, stored, f"{task_id}-{index}.{extension}")
+
+
+@router.get("/v1/models", response_model=schema.ModelList)
+async def models(desk: DeskOf, _: CallerOf) -> dict[str, Any]:
+    """Every name that a request may use."""
+    return translate.to_models(desk.catalog)
+
+
+@router.get("/v1/models/{model_id:path}", response_model=schema.Model)
+async def model(model_id: str, desk: DeskOf, _: CallerOf) -> dict[str, Any]:
+    """One of them; its name may hold slashes."""
+    return translate.to_model(desk.catalog, model_id)
+
+
+async def _answer(
+    request: Request, desk: Desk, caller: Caller, body: Body, wire: Wire, order: Order
+) -> Response:
+    with _final_refusals(request):
+        if isinstance(wire, schema.GenerationRequest) and wire.stream:
+            return await _stream(request, desk, caller, wire, order)
+        task = translate.made(await _ended(request, desk, caller, body, order))
+    images = [await _item(request, desk, caller, wire, task, one) for one in task.outputs]
+    return JSONResponse(translate.to_body(task, images, wire))
+
+
+async def _ended(request: Request, desk: Desk, caller: Caller, body: Body, order: Order) -> Task:
+    """The task once it has ended; raises ClientDisconnect or IdempotencyRunning.
+
+    A repeated order leads to the task of the first, from which the same answer is made again.
+    """
+    once = once_of(request, desk, body)
+    accepted = await desk.darkroom.submit(order, caller, once=once)
+    task = accepted.task
+    if not accepted.is_replay:
+        try:
+            return await ended_or_left(request, desk, caller, task.id, math.inf)
+        except ClientDisconnect:
+            # With a key the caller may come back for it; without one nobody can.
+            if once is None:
+                await desk.darkroom.cancel(task.id, account=caller.account)
+            raise
+    if not task.state.ended:
+        raise IdempotencyRunning(
+            "the first request with this idempotency key is still at work",
+            field=HEADER,
+            retry_after_seconds=RUNNING_RETRY_SECONDS,
+        )
+    request.state.headers["Idempotent-Replayed"] = "true"
+    return task
+
+
+async def _item(
+    request: Request, desk: Desk, caller: Caller, wire: Wire, task: Task, output: Output
+) -> dict[str, str]:
+    if wire.response_format == "url":
+        link = desk.link_at(desk.base_url(request))
+        return {"url": link(translate.file_path(task.id, output), output.key)}
+    stored = await desk.darkroom.image(task.id, output.index, account=caller.account)
+    return {"b64_json": base64.b64encode(stored.data).decode("ascii")}
+
+
+async def _stream(
+    request: Request, desk: Desk, caller: Caller, wire: schema.GenerationRequest, order: Order
+) -> Response:
+    if HEADER in request.headers:
+        message = f"a stream cannot be sent again; leave out {HEADER} or stream"
+        raise BadRequest(message, field=HEADER)
+    task = (await desk.darkroom.submit(order, caller)).task
+
+    async def read(index: int) -> bytes:
+        return (await desk.darkroom.image(task.id, index, account=caller.account)).data
+
+    async def now() -> Task:
+        return await desk.darkroom.get(task.id, account=caller.account)
+
+    async def left(_: Message) -> None:
+        await desk.darkroom.cancel(task.id, account=caller.account)
+
+    told = Told(
+        action="image_edit" if order.uploads else "image_generation",
+        task=task,
+        wire=wire,
+        context=ErrorContext(path=request.url.path, request_id=request.state.request_id),
+        read=read,
+        now=now,
+    )
+    return EventSourceResponse(
+        to_stream(desk.darkroom.watch(task.id, account=caller.account), told),
+        ping=HEARTBEAT_SECONDS,
+        sep="\n",
+        client_close_handler_callable=left,
+    )
+
+
+@contextmanager
+def _final_refusals(request: Request) -> Iterator[None]:
+    """Tell clients not to repeat what would fail again."""
+    try:
+        yield
+    except (NoCredits, translate.NotMade):
+        request.state.headers.update(NO_RETRY)
+        raise
+
+
+DIALECT = Dialect(
+    name="openai",
+    owns=("/v1",),
+    router=router,
+    to_error=translate.to_error,
+    alias="/openai",
+    rate_headers=translate.rate_headers,
+)
