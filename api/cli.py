@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from api import cli_accounts, cli_keys
+from api.cli_settings import settings_of
 from api.terminal import Failure, UsageError, out, say, stop
-
-if TYPE_CHECKING:
-    from api.settings import Settings
 
 app = typer.Typer(
     help="Pictures on your own GPUs, by the APIs your clients already speak.",
@@ -19,6 +18,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(cli_keys.app, name="keys")
+app.add_typer(cli_accounts.app, name="accounts")
 
 Models = Annotated[
     Path | None,
@@ -61,7 +63,7 @@ def serve(
 
     Every flag has a DARKROOM_ variable of the same name; the flag wins.
     """
-    settings = _settings(host=host, port=port, data_dir=data_dir, models=models)
+    settings = settings_of(host=host, port=port, data_dir=data_dir, models=models)
     from api.cli_serve import run
 
     try:
@@ -102,6 +104,10 @@ def generate(
         str | None,
         typer.Option(help="Server to ask. (default: http://127.0.0.1:8000 if one answers)"),
     ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(help="The server's key for you; a variable, DARKROOM_API_KEY, shows less."),
+    ] = None,
     models: Models = None,
 ) -> None:
     """Make pictures: on a running server, or here when none answers."""
@@ -125,7 +131,14 @@ def generate(
             mask=mask,
             strength=strength,
         )
-        run(wish, output, server=server, local_settings=lambda: _settings(models=models))
+        api_key = settings_of(api_key=key).api_key
+        run(
+            wish,
+            output,
+            server=server,
+            key=api_key.get_secret_value() if api_key is not None else None,
+            local_settings=lambda: settings_of(models=models),
+        )
     except UsageError as error:
         stop(error)
     except Failure as error:
@@ -142,40 +155,13 @@ def list_models(models: Models = None) -> None:
     from inference.catalog import load_catalog
     from inference.errors import CatalogError
 
-    settings = _settings(models=models)
+    settings = settings_of(models=models)
     try:
         catalog = load_catalog(settings.models)
     except CatalogError as error:
         stop(error)
     out().print(table(catalog))
     out().print(str(settings.models), markup=False, style="dim")
-
-
-def _settings(**flags: object) -> Settings:
-    """The settings, flags first; leaves with what is wrong with them, in the flags' terms."""
-    from api.settings import PREFIX, SettingsError, load_settings
-
-    given = {name: value for name, value in flags.items() if value is not None}
-    try:
-        settings = load_settings(**given)
-    except SettingsError as error:
-        message = str(error)
-        for name in given:
-            flag = name.replace("_", "-")
-            message = message.replace(f"{PREFIX}{name.upper()}=", f"--{flag} ")
-        stop(UsageError(message))
-    if "models" in settings.model_fields_set or settings.models.exists():
-        return settings
-    return settings.model_copy(update={"models": shipped_models()})
-
-
-def shipped_models() -> Path:
-    """The models.yaml that Darkroom ships: inside the wheel, or at the root of a checkout."""
-    import inference
-
-    package = Path(inference.__file__).parent
-    inside = package / "models.yaml"
-    return inside if inside.exists() else package.parent / "models.yaml"
 
 
 def main() -> None:

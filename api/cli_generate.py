@@ -20,11 +20,16 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
 def run(
-    wish: Wish, output: Path, *, server: str | None, local_settings: Callable[[], Settings]
+    wish: Wish,
+    output: Path,
+    *,
+    server: str | None,
+    key: str | None,
+    local_settings: Callable[[], Settings],
 ) -> None:
     """Make the pictures and write them; raises UsageError or Failure."""
     _check_output(output)
-    with closing(_updates(wish, server, local_settings)) as updates:
+    with closing(_updates(wish, server, key, local_settings)) as updates:
         for made in _shown(updates, wish.count):
             path = path_of(output, made.index, wish.count)
             width, height = write(made.data, path)
@@ -59,9 +64,11 @@ def _check_output(output: Path) -> None:
         raise UsageError(f"{output.parent}: no such folder", "output")
 
 
-def _updates(wish: Wish, server: str | None, local_settings: Callable[[], Settings]) -> Updates:
+def _updates(
+    wish: Wish, server: str | None, key: str | None, local_settings: Callable[[], Settings]
+) -> Updates:
     """From the server if one answers, else from an engine started here."""
-    found = cli_remote.find(server or DEFAULT_SERVER)
+    found = cli_remote.find(server or DEFAULT_SERVER, key)
     if found is not None:
         return found.make(wish)
     if server is not None:

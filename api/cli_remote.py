@@ -20,17 +20,26 @@ WAIT_SECONDS = 20
 LAST_EVENTS = ("done", "failed", "cancelled")
 
 
-def find(url: str) -> Remote | None:
-    """The Darkroom at a URL, or None when nothing there is one; raises UsageError."""
+def find(url: str, key: str | None = None) -> Remote | None:
+    """The Darkroom at a URL, or None when nothing there is one; raises UsageError.
+
+    One that refuses the key is one all the same: UsageError.
+    """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UsageError(f"{url!r} is not a URL like http://127.0.0.1:8000", "server")
     # a proxy of the environment cannot reach this machine's own loopback
-    client = httpx2.Client(base_url=url, trust_env=not _is_loopback(parts.hostname))
+    trusts_proxies = not _is_loopback(parts.hostname)
+    client = httpx2.Client(base_url=url, trust_env=trusts_proxies, headers=_headers(key))
     try:
         reply = client.get("/darkroom/models", timeout=GREET_SECONDS)
-        served = reply.json()["models"]
-        return Remote(client, url, served)
+        told = reply.json()
+        if reply.status_code in (401, 403) and str(told["type"]).startswith("urn:darkroom:"):
+            raise UsageError(f"{url}: {told['detail']}", "key")
+        return Remote(client, url, told["models"])
+    except UsageError:
+        client.close()
+        raise
     except (httpx2.HTTPError, ValueError, KeyError, TypeError):
         client.close()
         return None
@@ -134,6 +143,14 @@ def _body(wish: Wish) -> dict[str, Any]:
         return {"json": dict(wish.fields)}
     data = {name: str(value) for name, value in wish.fields.items()}
     return {"data": data, "files": {name: (name, part) for name, part in wish.pictures.items()}}
+
+
+def _headers(key: str | None) -> dict[str, str]:
+    if key is None:
+        return {}
+    if not (key.isascii() and key.isprintable()):
+        raise UsageError("a key is plain ASCII", "key")
+    return {"Authorization": f"Bearer {key}"}
 
 
 def _json(reply: httpx2.Response) -> Mapping[str, Any]:

@@ -32,6 +32,7 @@ class Settings(BaseSettings):
     `devices` are torch names ("cuda:0,cuda:1", "cpu"); empty means every CUDA device, else the CPU.
     `allowed_targets` are networks ("10.0.0.0/8") and host names that requests may make the server
     connect to although they are not public. `storage` is "local" or "s3://bucket/prefix".
+    `api_key` is what a command sends to a server.
     """
 
     model_config = SettingsConfigDict(
@@ -84,6 +85,7 @@ class Settings(BaseSettings):
     link_ttl_seconds: PositiveInt = 86_400
     disk_floor_bytes: Annotated[int, Field(ge=0)] = 256 * MIB
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    api_key: SecretStr | None = None
 
     @property
     def is_loopback(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NoReturn
 
 import typer
@@ -16,6 +17,11 @@ FLAGS = {
     "aspect_ratio": "--ratio",
     "num_inference_steps": "--steps",
     "guidance_scale": "--guidance",
+    "account": "the account's name",
+    "amount": "the amount",
+    "scopes": "--scope",
+    "rate_per_minute": "--rate",
+    "max_unfinished": "--concurrent",
 }
 
 
@@ -41,6 +47,15 @@ def notes() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+def lines(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines with aligned columns, whole however narrow the terminal is."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
 def say(line: str) -> None:
     """One plain line on stderr."""
     notes().print(line, markup=False)
@@ -57,5 +72,5 @@ def _flag(error: Exception) -> str:
     field = getattr(error, "field", None)
     if field is None:
         return ""
-    flag = FLAGS.get(field, f"--{field}")
+    flag = FLAGS.get(field, f"--{field.replace('_', '-')}")
     return "" if flag in str(error) else f" ({flag})"

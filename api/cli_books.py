@@ -1,0 +1,66 @@
+"""The accounts of a data folder, as commands see them; a server may run on it meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from api.cli_settings import settings_of
+from api.terminal import Failure, UsageError, lines, out, stop
+
+if TYPE_CHECKING:
+    from api.accounts import Accounts
+
+T = TypeVar("T")
+
+DataDir = Annotated[
+    Path | None, typer.Option(help="Folder of the server's database. (default: ./data)")
+]
+
+
+def on_books(data_dir: Path | None, work: Callable[[Accounts], Awaitable[T]]) -> T:
+    """The result of `work` on the accounts; leaves with a line about what is wrong."""
+    folder = settings_of(data_dir=data_dir).data_dir
+    try:
+        return asyncio.run(_run(folder, work))
+    except UsageError as error:
+        stop(error)
+    except Failure as error:
+        stop(error, code=1)
+
+
+def show(rows: list[list[str]]) -> None:
+    """A table on stdout."""
+    for line in lines(rows):
+        out().print(line, markup=False)
+
+
+def moment(epoch_ms: int | None) -> str:
+    """A time to the second, in UTC; empty for none."""
+    if epoch_ms is None:
+        return ""
+    return f"{datetime.fromtimestamp(epoch_ms / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+async def _run(path: Path, work: Callable[[Accounts], Awaitable[T]]) -> T:
+    from api.errors import ApiError, Unavailable, field_of
+    from api.folder import DataFolder
+    from api.store import MigrationError
+    from api.store.accounts import accounts_in
+
+    folder = DataFolder(path)
+    try:
+        folder.make()
+        async with accounts_in(folder) as accounts:
+            return await work(accounts)
+    except (OSError, MigrationError) as error:
+        raise UsageError(f"{path} cannot be used: {error}", "data_dir") from None
+    except Unavailable as error:
+        raise Failure(str(error)) from None
+    except ApiError as error:
+        raise UsageError(str(error), field_of(error)) from None
