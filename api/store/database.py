@@ -2,50 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from sqlalchemy import URL, Connection, CursorResult, Engine, Executable, create_engine, event
 from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import StaticPool
 
 from api.errors import Unavailable
 from api.uncut import Uncut
 
 T = TypeVar("T")
-Work = Callable[[AsyncConnection], Awaitable[T]]
+Work = Callable[[AsyncConnection], Coroutine[Any, Any, T]]
 
 BUSY_SECONDS = 5
+# A write that waited this long for those before it is refused rather than done.
+LONGEST_QUEUE_SECONDS = 2 * BUSY_SECONDS
 
 
-class InlineReader:
-    """Reads on the event loop itself, through one connection of its own.
+class Inline:
+    """What a unit of work uses of an AsyncConnection, without any waiting behind it.
 
-    For SQLite only: a read by key takes some 50 µs, and in WAL mode it waits for nobody. Handing
-    every statement to a thread and back was measured at 1.2 ms of CPU for one poll, with the engine
-    competing for the interpreter at each turn.
+    For SQLite: a statement takes some 50 µs, and handing each to a thread and back was measured at
+    1.2 ms of CPU for one poll, with the engine competing for the interpreter at each turn.
     """
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    async def run(self, work: Work[T]) -> T:
-        """The result of `work` on one consistent state; it is not interrupted."""
-        with _explaining(), self._engine.begin() as connection:
-            return await work(cast(AsyncConnection, _Inline(connection)))
-
-    def close(self) -> None:
-        """Disconnect."""
-        self._engine.dispose()
-
-
-class _Inline:
-    """What a unit of work uses of an AsyncConnection, without any waiting behind it."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -60,37 +46,66 @@ class _Inline:
 class Database:
     """Runs units of work, each in one transaction.
 
-    Raises Unavailable while the database is locked, full or out of reach.
+    A read runs on the event loop itself: in WAL mode it waits for nobody. Writes run one after the
+    other on a thread of their own, where they may wait for the disk. Raises Unavailable while the
+    database is locked, full or out of reach.
     """
 
-    def __init__(self, writer: AsyncEngine, reader: InlineReader) -> None:
+    def __init__(self, writer: Engine, reader: Engine) -> None:
         self._writer = writer
         self._reader = reader
-        # A client that hangs up cancels its handler; a transaction cut between two statements
-        # would leave the only writing connection in an unknown state.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="database")
+        # A client that hangs up cancels its handler; what it began to write is written.
         self._uncut = Uncut()
         self._closed = False
 
     async def write(self, work: Work[T]) -> T:
         """The result of `work` once it is committed; rolled back if it raises."""
         self._check_open()
-        return await self._uncut.run(_transact(self._writer, work))
+        return await self._uncut.run(self._on_thread(work))
 
     async def read(self, work: Work[T]) -> T:
         """The result of `work` on one consistent state."""
         self._check_open()
-        return await self._reader.run(work)
+        return _transact(self._reader, work)
 
     async def close(self) -> None:
         """Let what runs end, then close every connection; later work raises Unavailable."""
         self._closed = True
         await self._uncut.settle()
-        await self._writer.dispose()
-        self._reader.close()
+        # where it was opened: connections are used on one thread only
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._writer.dispose)
+        self._thread.shutdown()
+        self._reader.dispose()
+
+    async def _on_thread(self, work: Work[T]) -> T:
+        latest = time.monotonic() + LONGEST_QUEUE_SECONDS
+
+        def transact() -> T:
+            if time.monotonic() > latest:
+                raise Unavailable("the database is busy", retry_after_seconds=BUSY_SECONDS)
+            return _transact(self._writer, work)
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, transact)
 
     def _check_open(self) -> None:
         if self._closed:
             raise Unavailable("the service has stopped")
+
+
+def _transact(engine: Engine, work: Work[T]) -> T:
+    with _explaining(), engine.begin() as connection:
+        return _run(work(cast(AsyncConnection, Inline(connection))))
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that waits for nothing but an `Inline` connection."""
+    try:
+        work.send(None)
+    except StopIteration as ended:
+        return cast(T, ended.value)
+    work.close()
+    raise RuntimeError("a unit of work waited for something else than its connection")
 
 
 @contextmanager
@@ -99,17 +114,10 @@ def _explaining() -> Iterator[None]:
         yield
     except IntegrityError:
         raise
-    except (DBAPIError, PoolTimeoutError) as error:
-        cause = error.orig if isinstance(error, DBAPIError) else error
+    except DBAPIError as error:
         raise Unavailable(
-            f"the database cannot be used now: {cause}", retry_after_seconds=BUSY_SECONDS
+            f"the database cannot be used now: {error.orig}", retry_after_seconds=BUSY_SECONDS
         ) from error
-
-
-async def _transact(engine: AsyncEngine, work: Work[T]) -> T:
-    with _explaining():
-        async with engine.begin() as connection:
-            return await work(connection)
 
 
 def wall_clock_ms() -> int:
@@ -119,17 +127,14 @@ def wall_clock_ms() -> int:
 
 def sqlite_database(path: Path) -> Database:
     """The database in one file, which exists and has every table."""
-    url = URL.create("sqlite+aiosqlite", database=str(path))
-    plain = URL.create("sqlite", database=str(path))
+    url = URL.create("sqlite", database=str(path))
     # One writing connection: eight of them under busy_timeout were measured to starve one another
     # for seconds, and one is enough for 300 durable transactions a second.
-    writer = create_async_engine(
-        url, pool_size=1, max_overflow=0, pool_timeout=2 * BUSY_SECONDS, pool_reset_on_return=None
-    )
-    reader = create_engine(plain, poolclass=StaticPool)
-    _prepare(writer.sync_engine, begin="BEGIN IMMEDIATE", query_only=False)
+    writer = create_engine(url, poolclass=StaticPool, pool_reset_on_return=None)
+    reader = create_engine(url, poolclass=StaticPool, pool_reset_on_return=None)
+    _prepare(writer, begin="BEGIN IMMEDIATE", query_only=False)
     _prepare(reader, begin="BEGIN", query_only=True)
-    return Database(writer, InlineReader(reader))
+    return Database(writer, reader)
 
 
 def _prepare(engine: Engine, *, begin: str, query_only: bool) -> None:
