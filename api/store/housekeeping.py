@@ -1,0 +1,128 @@
+"""The SQL of cleaning up: a few rows at a time, found through an index, then changed by key.
+
+Whoever reads holds up the event loop, and whoever writes holds up all who write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, delete, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from api.storage.keys import INPUTS, task_of
+from api.store.database import Database, wall_clock_ms
+from api.store.schema import idempotency, outbox, outputs, tasks
+from api.tasks import TaskState
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """How many tasks lost their pictures, and the keys of those."""
+
+    tasks: int
+    keys: tuple[str, ...]
+
+
+class HousekeepingStore:
+    """What may go, by the database; every method raises Unavailable while that cannot be used."""
+
+    def __init__(self, database: Database, now_ms: Callable[[], int] = wall_clock_ms) -> None:
+        self._database = database
+        self._now_ms = now_ms
+
+    async def expire_files(self, *, ended_before_ms: int, limit: int) -> Expired:
+        """Mark the pictures of tasks that ended before then as deleted, the oldest first."""
+        old = (
+            select(tasks.c.id)
+            .where(tasks.c.files_deleted_ms.is_(None), tasks.c.finished_ms < ended_before_ms)
+            .order_by(tasks.c.finished_ms)
+            .limit(limit)
+        )
+
+        async def find(connection: AsyncConnection) -> Sequence[str]:
+            return (await connection.execute(old)).scalars().all()
+
+        found = await self._database.read(find)
+        if not found:
+            return Expired(0, ())
+        marked = (
+            update(tasks)
+            .where(tasks.c.id.in_(found), tasks.c.files_deleted_ms.is_(None))
+            .values(files_deleted_ms=self._now_ms())
+        )
+        named = select(outputs.c.key).where(outputs.c.task_id.in_(found))
+
+        async def mark(connection: AsyncConnection) -> Expired:
+            await connection.execute(marked)
+            return Expired(len(found), tuple((await connection.execute(named)).scalars()))
+
+        return await self._database.write(mark)
+
+    async def unneeded(self, keys: Collection[str], *, ended_before_ms: int) -> list[str]:
+        """Which of these objects nobody will ask for again.
+
+        Nothing of a task that has not ended is. Of one that has, a picture is unless a row names it
+        and it is not marked as deleted, and an input is if the end was before then.
+        """
+        ids = {task_of(key) for key in keys}
+        columns = tasks.c.id, tasks.c.state, tasks.c.finished_ms, tasks.c.files_deleted_ms
+        owners = select(*columns).where(tasks.c.id.in_(ids))
+        names = select(outputs.c.key).where(outputs.c.key.in_(keys))
+
+        async def work(connection: AsyncConnection) -> list[str]:
+            # Both in one transaction: a task that ends in between would seem to name no picture.
+            found = {row.id: row for row in await connection.execute(owners)}
+            named = set((await connection.execute(names)).scalars())
+            return [
+                key
+                for key in keys
+                if _is_unneeded(key, found.get(task_of(key)), key in named, ended_before_ms)
+            ]
+
+        return await self._database.read(work)
+
+    async def forget_idempotency(self, *, before_ms: int, limit: int) -> int:
+        """Drop that many keys that were first sent before then."""
+        columns = idempotency.c.account, idempotency.c.route, idempotency.c.key
+        old = idempotency.c.created_ms < before_ms
+        wanted = select(*columns).where(old).limit(limit)
+
+        async def find(connection: AsyncConnection) -> list[tuple[str, str, str]]:
+            return [(row[0], row[1], row[2]) for row in await connection.execute(wanted)]
+
+        found = await self._database.read(find)
+        gone = delete(idempotency).where(tuple_(*columns).in_(found), old)
+        return await self._change(gone) if found else 0
+
+    async def forget_messages(self, *, before_ms: int, limit: int) -> int:
+        """Drop that many webhooks that were made before then and need no more trying."""
+        # By their making: the schedule of tries ends within days of it.
+        done = outbox.c.next_ms.is_(None), outbox.c.state != "waiting"
+        old = select(outbox.c.id).where(*done, outbox.c.created_ms < before_ms)
+        wanted = old.order_by(outbox.c.created_ms).limit(limit)
+
+        async def find(connection: AsyncConnection) -> Sequence[str]:
+            return (await connection.execute(wanted)).scalars().all()
+
+        found = await self._database.read(find)
+        gone = delete(outbox).where(outbox.c.id.in_(found), *done)
+        return await self._change(gone) if found else 0
+
+    async def _change(self, statement: Any) -> int:
+        async def work(connection: AsyncConnection) -> int:
+            return int((await connection.execute(statement)).rowcount)
+
+        return await self._database.write(work)
+
+
+def _is_unneeded(key: str, task: Row[Any] | None, named: bool, ended_before_ms: int) -> bool:
+    if task is None:
+        return True
+    if not TaskState(task.state).ended:
+        return False
+    if key.startswith(f"{INPUTS}/"):
+        return bool(task.finished_ms < ended_before_ms)
+    return not named or task.files_deleted_ms is not None
