@@ -9,7 +9,7 @@ from fastapi.responses import Response
 
 from api.body import read_body
 from api.dialects.base import DeskOf, Dialect, body_docs, parse
-from api.dialects.callers import AskerOf, CallerOf, caller_of, key_in
+from api.dialects.callers import AskerOf, CallerOf, caller_of
 from api.dialects.modelmux import translate
 from api.dialects.modelmux.schema import Created, Ended, Error, GenerationRequest
 from api.dialects.orders import place
@@ -45,15 +45,17 @@ async def poll(history_id: HistoryId, desk: DeskOf, caller: CallerOf) -> dict[st
     return translate.to_body(task, desk.links.sign)
 
 
+@router.head("/api/v1/generations/{history_id}/image", include_in_schema=False)
 @router.get("/api/v1/generations/{history_id}/image", response_class=Response)
 async def image(
     history_id: HistoryId, request: Request, desk: DeskOf, caller: CallerOf
 ) -> Response:
     """The picture's bytes; 404 while there are none."""
     stored = await desk.darkroom.image(history_id, 0, account=caller.account)
-    return picture_response(request, stored, f"{history_id}.png")
+    return picture_response(request, stored, translate.file_name(history_id, stored.output))
 
 
+@router.head("/api/storage/file", include_in_schema=False)
 @router.get("/api/storage/file", response_class=Response)
 async def file(
     key: Annotated[str, Query(max_length=400)], request: Request, desk: DeskOf
@@ -61,13 +63,13 @@ async def file(
     """The same bytes, for whoever holds the signed key of `outputUrl`, or an API key."""
     signed, signature = translate.split_key(key)
     history_id = translate.task_id_of(signed)
-    if signature or key_in(request) is None:
+    if signature:
         desk.links.verify(signed, signature)
         stored = await desk.darkroom.linked_image(history_id, 0)
     else:
         caller = await caller_of(request, desk)
         stored = await desk.darkroom.image(history_id, 0, account=caller.account)
-    return picture_response(request, stored, f"{history_id}.png")
+    return picture_response(request, stored, translate.file_name(history_id, stored.output))
 
 
 DIALECT = Dialect(

@@ -14,11 +14,12 @@ from api.dialects.modelmux.schema import WITHOUT_QUALITY, GenerationRequest, Sta
 from api.errors import ApiError, NotFound, kind_of
 from api.idempotency import Reply
 from api.orders import Order, Upload
-from api.tasks import Task, TaskState
+from api.tasks import ImageFormat, Output, Task, TaskState
 from inference.errors import EngineError, Refused
 from inference.job import ImageRequest, ImageRole
 
 PROVIDER = "darkroom"
+ENDINGS = "|".join(one.extension for one in ImageFormat)
 
 STATUSES: dict[TaskState, Status] = {
     TaskState.QUEUED: "pending",
@@ -101,15 +102,21 @@ def to_body(task: Task, sign: Callable[[str], str]) -> dict[str, Any]:
         return common | {"creditsCharged": task.credits, "createdAt": task.created_ms}
     common["completedAt"] = task.finished_ms or task.created_ms
     if task.state is TaskState.SUCCEEDED:
-        return common | {"outputUrl": to_url(task.id, sign), "creditsUsed": task.credits}
+        url = to_url(task.id, task.outputs[0], sign)
+        return common | {"outputUrl": url, "creditsUsed": task.credits}
     reason = "cancelled" if task.state is TaskState.CANCELLED else "the generation failed"
     return common | {"errorMessage": task.error_message or reason, "creditsUsed": 0}
 
 
-def to_url(task_id: str, sign: Callable[[str], str]) -> str:
+def to_url(task_id: str, output: Output, sign: Callable[[str], str]) -> str:
     """Where the picture of a task is, relative to the root; the signature is part of the key."""
-    key = sign(f"generated/{task_id}/0.png")
+    key = sign(f"generated/{task_id}/{output.index}.{_ending(output)}")
     return f"/api/storage/file?{urlencode({'key': key}, safe='/')}"
+
+
+def file_name(task_id: str, output: Output) -> str:
+    """What a picture is to be saved as."""
+    return f"{task_id}.{_ending(output)}"
 
 
 def split_key(key: str) -> tuple[str, dict[str, str]]:
@@ -120,7 +127,7 @@ def split_key(key: str) -> tuple[str, dict[str, str]]:
 
 def task_id_of(signed: str) -> str:
     """The task whose picture a key names; raises NotFound."""
-    match = re.fullmatch(r"generated/([A-Za-z0-9_-]{1,64})/0\.png", signed)
+    match = re.fullmatch(rf"generated/([A-Za-z0-9_-]{{1,64}})/0\.(?:{ENDINGS})", signed)
     if match is None:
         raise NotFound("there is no such file")
     return match[1]
@@ -134,6 +141,10 @@ def to_error(error: ApiError | EngineError, context: ErrorContext) -> ErrorBody:
     if isinstance(error, Refused):
         code = CODES_BY_FIELD.get(error.field, code)
     return ErrorBody(status=status, body={"error": str(error), "code": code})
+
+
+def _ending(output: Output) -> str:
+    return ImageFormat(output.media_type.removeprefix("image/")).extension
 
 
 def _ratio(width: int, height: int) -> str:

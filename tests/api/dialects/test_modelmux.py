@@ -10,13 +10,31 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from api.body import Body, FilePart
-from api.dialects.base import ErrorContext, parse
+from api.dialects.base import ErrorContext, MethodNotAllowed, parse
 from api.dialects.modelmux import translate
 from api.dialects.modelmux.schema import Created, Ended, GenerationRequest
-from api.errors import ApiError, BadRequest, NotFound, NotReady, QueueFull, TooLarge, Unavailable
+from api.errors import (
+    ApiError,
+    BadRequest,
+    Forbidden,
+    Gone,
+    IdempotencyMismatch,
+    IdempotencyRunning,
+    NoCredits,
+    NotFound,
+    NotReady,
+    Overloaded,
+    QueueFull,
+    RateLimited,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+    UnsupportedMedia,
+)
 from api.tasks import Task
 from inference.errors import BadValue, EngineClosed, EngineError, UnknownModel, Unsupported
 from inference.job import ImageRequest, ImageRole
+from tests.api.dialects.conftest import OUTPUTS
 
 CONTEXT = ErrorContext(path="/api/v1/generations", request_id="r1")
 
@@ -95,6 +113,14 @@ def test_a_value_of_the_wrong_kind_is_named(values: dict[str, Any], field: str) 
     assert field in str(caught.value)
 
 
+def test_file_parts_keep_their_order() -> None:
+    files = [FilePart(name=name, data=name.encode()) for name in ("z", "image[]", "a", "image[]")]
+
+    order = translate.to_order(wire(prompt="a"), files)
+
+    assert [upload.data for upload in order.uploads] == [b"z", b"image[]", b"a", b"image[]"]
+
+
 def test_every_file_part_is_a_source() -> None:
     files = [FilePart(name="referenceImages[]", data=b"1"), FilePart(name="x" * 999, data=b"2")]
 
@@ -126,7 +152,7 @@ def test_a_task_of_another_dialect_gets_values_for_the_fields_it_never_named(
 
 
 def test_the_key_in_an_output_url_holds_its_signature() -> None:
-    url = translate.to_url("V1StGXR8Z5jdHi6BmyT", sign)
+    url = translate.to_url("V1StGXR8Z5jdHi6BmyT", OUTPUTS[0], sign)
 
     (key,) = parse_qs(urlsplit(url).query)["key"]
     signed, signature = translate.split_key(key)
@@ -136,7 +162,35 @@ def test_the_key_in_an_output_url_holds_its_signature() -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["", "generated/../../etc/passwd", "generated/a/1.png", "generated/a/0.png/x", "a/0.png"]
+    ("media_type", "ending"),
+    [("image/png", "png"), ("image/jpeg", "jpg"), ("image/webp", "webp"), ("image/avif", "avif")],
+)
+def test_names_end_as_the_stored_picture(
+    media_type: str, ending: str, task_in: Callable[[str], Task]
+) -> None:
+    output = replace(OUTPUTS[0], media_type=media_type)
+    task = replace(task_in("succeeded"), outputs=(output,))
+
+    url = translate.to_body(task, sign)["outputUrl"]
+
+    (key,) = parse_qs(urlsplit(url).query)["key"]
+    assert key == f"generated/{task.id}/0.{ending}?signature=abc"
+    assert translate.task_id_of(translate.split_key(key)[0]) == task.id
+    assert translate.file_name(task.id, output) == f"{task.id}.{ending}"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "",
+        "generated/a/0.gif",
+        "generated/a/0.jpeg",
+        "generated/a/0xpng",
+        "generated/../../etc/passwd",
+        "generated/a/1.png",
+        "generated/a/0.png/x",
+        "a/0.png",
+    ],
 )
 def test_other_keys_name_nothing(key: str) -> None:
     with pytest.raises(NotFound):
@@ -152,6 +206,16 @@ def test_other_keys_name_nothing(key: str) -> None:
         (Unsupported("model", "x"), 400, "unsupported_model"),
         (Unsupported("resolution", "x"), 400, "unsupported_resolution"),
         (BadValue("resolution", "x"), 400, "unsupported_resolution"),
+        (Unauthorized("x"), 401, "unauthorized"),
+        (NoCredits("x"), 402, "insufficient_credits"),
+        (Forbidden("x"), 403, "forbidden"),
+        (IdempotencyRunning("x"), 409, "idempotency_running"),
+        (IdempotencyMismatch("x"), 422, "idempotency_mismatch"),
+        (RateLimited("x"), 429, "rate_limited"),
+        (Overloaded("x"), 429, "rate_limited"),
+        (Gone("x"), 404, "not_found"),
+        (UnsupportedMedia("x"), 415, "unsupported_media_type"),
+        (MethodNotAllowed("x", allow="GET"), 405, "method_not_allowed"),
         (NotFound("x"), 404, "not_found"),
         (NotReady("x"), 404, "image_not_ready"),
         (TooLarge("x", field="resolution"), 413, "payload_too_large"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import httpx2
@@ -20,16 +21,19 @@ def png(side: int = 32) -> bytes:
     return file.getvalue()
 
 
-def create(client: httpx2.Client, **fields: Any) -> httpx2.Response:
-    return client.post(PATH, json={"prompt": "a red fox in fresh snow"} | fields, headers=KEY)
+def create(
+    client: httpx2.Client, *, headers: Mapping[str, str] = KEY, **fields: Any
+) -> httpx2.Response:
+    body = {"prompt": "a red fox in fresh snow"} | fields
+    return client.post(PATH, json=body, headers=dict(headers))
 
 
-def ended(served: Served, history_id: str) -> dict[str, Any]:
+def ended(served: Served, history_id: str, headers: Mapping[str, str] = KEY) -> dict[str, Any]:
     """The poll's reply once the status is final, asking as a client would."""
     told: dict[str, Any] = {}
 
     def is_final() -> bool:
-        reply = served.client.get(f"{PATH}/{history_id}", headers=KEY)
+        reply = served.client.get(f"{PATH}/{history_id}", headers=dict(headers))
         assert reply.status_code == 200
         told.clear()
         told.update(reply.json())
@@ -37,3 +41,9 @@ def ended(served: Served, history_id: str) -> dict[str, Any]:
 
     until(is_final)
     return told
+
+
+def account(served: Served, headers: Mapping[str, str]) -> dict[str, Any]:
+    """Balance and what is held, as the account itself is told."""
+    told = served.client.get("/darkroom/account", headers=dict(headers)).json()
+    return {"balance": told["balance"], "held": told["held"]}
