@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from api.clock import wall_clock_ms
 from api.errors import BadRequest, Forbidden, NotFound, Unauthorized
 from api.keys import hash_of, is_well_formed, new_key
 
@@ -267,6 +268,10 @@ class Accounts:
     async def spent(self, key: Key) -> Spent:
         """What a key's tasks have cost, or still hold, within its present period."""
         return await self._store.spent(key)
+
+    async def webhook_secrets(self, name: str) -> tuple[str, ...]:
+        """What messages to an account are signed with now, the newest first; raises NotFound."""
+        return (await self.account(name)).webhook_secrets(wall_clock_ms())
 
     async def rotate_webhook_secret(self, name: str) -> Account:
         """A new secret for an account's webhooks; the old one signs too for a day."""

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import structlog
 
 from api.accounts import Accounts
+from api.dialects import DIALECTS
 from api.dispatcher import Dispatcher
 from api.folder import DataFolder, FolderInUse
 from api.late_engine import LateEngine
-from api.links import Links, load_links
+from api.links import Links, PictureLink, load_links
 from api.outbound import Outbound
 from api.reception import Reception
 from api.run import EnginePort, Workshop
@@ -20,8 +21,11 @@ from api.settings import Settings, SettingsError
 from api.storage import LocalStorage, Storage
 from api.store import MigrationError, Store, migrate_sqlite, sqlite_database
 from api.store.accounts import AccountStore
+from api.store.outbox import Outbox
 from api.submit import Darkroom
+from api.tasks import Task
 from api.watch import Updates
+from api.webhooks import Courier
 from inference.catalog import Catalog, load_catalog
 from inference.settings import EngineSettings
 
@@ -50,6 +54,8 @@ class Services:
     darkroom: Darkroom
     accounts: Accounts
     outbound: Outbound
+    outbox: Outbox
+    courier: Courier
     folder: DataFolder
     pixels: ThreadPoolExecutor
 
@@ -71,6 +77,7 @@ class Services:
         taken_over = await self.store.expire_leases()
         log.info("started", data_dir=str(self.folder.path), tasks_taken_over=taken_over)
         self.dispatcher.start()
+        self.courier.start()
 
     def presign(self, key: str) -> str | None:
         """A link to a stored picture that the storage itself has signed, where it is to."""
@@ -80,6 +87,7 @@ class Services:
         """Take no more, finish or put back what runs, close the engine and the store."""
         await self.dispatcher.close()
         await self.darkroom.settle()
+        await self.courier.close()
         await self.outbound.close()
         await self._undo()
         log.info("stopped")
@@ -102,8 +110,10 @@ def build(settings: Settings, *, engine: EnginePort | None = None) -> Services:
         raise SettingsError(f"data_dir cannot be used: {error}") from None
     engine = engine or build_engine(catalog, settings)
     database = sqlite_database(folder.database)
-    store, updates = Store(database), Updates()
-    outbound = _outbound(settings)
+    store, accounts = Store(database), Accounts(AccountStore(database))
+    outbound, outbox = _outbound(settings), Outbox(database)
+    courier = _courier(outbox, outbound, store, accounts, links)
+    updates = Updates(on_end=courier.wake)
     pixels = ThreadPoolExecutor(PIXEL_THREADS, thread_name_prefix="pixels")
     workshop = Workshop(engine=engine, store=store, storage=storage, updates=updates, pixels=pixels)
     dispatcher = Dispatcher(workshop, settings)
@@ -133,10 +143,28 @@ def build(settings: Settings, *, engine: EnginePort | None = None) -> Services:
         storage=storage,
         dispatcher=dispatcher,
         darkroom=darkroom,
-        accounts=Accounts(AccountStore(database)),
+        accounts=accounts,
         outbound=outbound,
+        outbox=outbox,
+        courier=courier,
         folder=folder,
         pixels=pixels,
+    )
+
+
+def _courier(
+    outbox: Outbox, outbound: Outbound, store: Store, accounts: Accounts, links: Links
+) -> Courier:
+    def link_for(task: Task) -> PictureLink:
+        return lambda path, key: task.delivery.base_url + links.sign(path)
+
+    return Courier(
+        outbox,
+        outbound,
+        styles={one.name: one.webhooks for one in DIALECTS if one.webhooks is not None},
+        read_task=store.get,
+        secrets_of=accounts.webhook_secrets,
+        link_for=link_for,
     )
 
 

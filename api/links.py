@@ -14,6 +14,9 @@ from urllib.parse import urlencode
 
 from api.errors import Forbidden
 
+# The URL of a picture, from the path at which it is served and the key it is stored under.
+PictureLink = Callable[[str, str], str]
+
 SECRET_BYTES = 32
 PARAMETERS = ("expires", "key", "signature")
 # Within a twelfth of their time links to one thing are the same, so that browsers can cache it.

@@ -50,12 +50,15 @@ class Subscription:
 class Updates:
     """Fan-out of task updates to their watchers; but for `looked_at`, for the event loop only."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_end: Callable[[], None] = lambda: None) -> None:
+        self._on_end = on_end
         self._watchers: dict[str, set[Subscription]] = {}
         self._lookers: Counter[str] = Counter()
 
     def publish(self, update: TaskUpdate) -> None:
-        """Tell everyone who watches the task."""
+        """Tell everyone who watches the task, and whoever acts when one has ended."""
+        if update.state.ended:
+            self._on_end()
         for subscription in self._watchers.get(update.task_id, ()):
             subscription.push(update)
 

@@ -16,8 +16,9 @@ from api.accounts import Accounts
 from api.body import MULTIPART, Body, BodyLimits, short
 from api.errors import STATUS, ApiError, BadRequest, Unauthorized, kind_of
 from api.limits import Allowance, Limiter
-from api.links import Links
+from api.links import Links, PictureLink
 from api.submit import Darkroom
+from api.webhooks import WebhookStyle
 from inference.catalog import Catalog
 from inference.errors import EngineError
 from inference.status import EngineStatus
@@ -60,8 +61,6 @@ class ErrorContext:
 
 ToError = Callable[[ApiError | EngineError, ErrorContext], ErrorBody]
 RateHeaders = Callable[[Allowance], Mapping[str, str]]
-# The URL of a picture, from the path at which it is served and the key it is stored under.
-PictureLink = Callable[[str, str], str]
 
 
 def rate_headers(allowance: Allowance) -> dict[str, str]:
@@ -79,7 +78,8 @@ class Dialect:
 
     Its routes answer at their native paths and again below `alias`; `owns` are the native path
     prefixes on which even a wrong path is answered in its shape. `rate_per_minute` is the limit of
-    requests that the provider publishes, for callers that have no other.
+    requests that the provider publishes, for callers that have no other. Without `webhooks` it has
+    no field for an address to be told.
     """
 
     name: str
@@ -89,6 +89,7 @@ class Dialect:
     alias: str | None = None
     rate_headers: RateHeaders = rate_headers
     rate_per_minute: int | None = None
+    webhooks: WebhookStyle | None = None
 
     def prefix_of(self, path: str) -> str | None:
         """The longest of its prefixes that `path` lies below."""

@@ -1,6 +1,6 @@
 """The durable record of tasks, in SQL."""
 
-from api.store.database import sqlite_database, wall_clock_ms
+from api.store.database import sqlite_database
 from api.store.migrate import MigrationError, migrate_sqlite
 from api.store.records import Accepted, Bounds, Claim, Counts, Holding, Submission
 from api.store.store import Store
@@ -16,5 +16,4 @@ __all__ = [
     "Submission",
     "migrate_sqlite",
     "sqlite_database",
-    "wall_clock_ms",
 ]

@@ -19,10 +19,11 @@ from api.accounts import (
     Scope,
     Spent,
 )
+from api.clock import wall_clock_ms
 from api.errors import NoCredits, NotFound
 from api.folder import DataFolder
 from api.keys import new_key_id, new_webhook_secret
-from api.store.database import Database, sqlite_database, wall_clock_ms
+from api.store.database import Database, sqlite_database
 from api.store.ledger import bounds_of, spent, write_line
 from api.store.migrate import migrate_sqlite
 from api.store.schema import accounts, keys, ledger

@@ -120,11 +120,6 @@ def _explaining() -> Iterator[None]:
         ) from error
 
 
-def wall_clock_ms() -> int:
-    """Milliseconds since the epoch; leases outlive a process, so no monotonic clock will do."""
-    return time.time_ns() // 1_000_000
-
-
 def sqlite_database(path: Path) -> Database:
     """The database in one file, which exists and has every table."""
     url = URL.create("sqlite", database=str(path))

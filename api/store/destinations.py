@@ -10,7 +10,8 @@ from sqlalchemy import Row, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.store.database import Database, wall_clock_ms
+from api.clock import wall_clock_ms
+from api.store.database import Database
 from api.store.schema import destinations
 
 

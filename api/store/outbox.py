@@ -14,7 +14,8 @@ from typing import Any
 from sqlalchemy import Insert, Row, Update, and_, delete, func, insert, not_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.store.database import Database, wall_clock_ms
+from api.clock import wall_clock_ms
+from api.store.database import Database
 from api.store.schema import outbox
 
 BASE62 = string.digits + string.ascii_letters

@@ -8,11 +8,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, Update, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from api.clock import wall_clock_ms
 from api.errors import Overloaded, QueueFull
 from api.idempotency import Once, Reply
 from api.store import ledger, statements
 from api.store import once as idempotency
-from api.store.database import Database, wall_clock_ms
+from api.store.database import Database
 from api.store.outbox import insert_messages
 from api.store.records import Accepted, Bounds, Claim, Counts, Holding, Submission
 from api.store.rows import from_cursor, to_cursor, to_task

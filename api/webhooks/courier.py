@@ -12,9 +12,10 @@ from typing import TypeVar
 
 import structlog
 
+from api.clock import wall_clock_ms
 from api.errors import Unavailable
+from api.links import PictureLink
 from api.outbound import Outbound, Reply, Unreachable
-from api.store import wall_clock_ms
 from api.store.outbox import Message, Outbox
 from api.tasks import Task
 from api.webhooks.letters import Event, WebhookStyle
@@ -89,7 +90,7 @@ class Courier:
         styles: Mapping[str, WebhookStyle],
         read_task: Callable[[str], Awaitable[Task | None]],
         secrets_of: Callable[[str], Awaitable[tuple[str, ...]]],
-        link_for: Callable[[Task], Callable[[str], str]],
+        link_for: Callable[[Task], PictureLink],
         now_ms: Callable[[], int] = wall_clock_ms,
         jitter: Callable[[], float] = lambda: random.uniform(-JITTER, JITTER),
     ) -> None:

@@ -9,6 +9,7 @@ import secrets as randomness
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from api.links import PictureLink
 from api.tasks import Task
 
 # Of Standard Webhooks 1.0.0: at once, then after these, three days and three hours in all.
@@ -30,7 +31,7 @@ class Event:
     message_id: str
     task: Task
     secrets: tuple[str, ...]
-    link: Callable[[str], str]
+    link: PictureLink
     now_seconds: int
 
 

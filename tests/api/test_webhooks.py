@@ -20,10 +20,11 @@ import pytest
 import structlog
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from api.clock import wall_clock_ms
 from api.errors import Unavailable
 from api.outbound import Outbound, Reply
 from api.store import Store, sqlite_database
-from api.store.database import Database, wall_clock_ms
+from api.store.database import Database
 from api.store.outbox import Message, MessageState, Outbox, insert_messages
 from api.webhooks import (
     STANDARD_RETRY_SECONDS,
@@ -48,7 +49,7 @@ NOW = 1_700_000_000
 
 def write(event: Event) -> Letter:
     """The task's id, a link, and the time of the attempt."""
-    told = {"task": event.task.id, "link": event.link("/x"), "at": event.now_seconds}
+    told = {"task": event.task.id, "link": event.link("/x", "key"), "at": event.now_seconds}
     body = json.dumps(told).encode()
     headers = standard_headers(event.message_id, event.secrets, event.now_seconds, body)
     return Letter(body=body, headers={"content-type": "application/json"} | headers)
@@ -125,7 +126,7 @@ class Office:
             "styles": STYLES,
             "read_task": self.store.get,
             "secrets_of": secrets_of,
-            "link_for": lambda task: lambda path: f"{next(links)}/{task.id}{path}",
+            "link_for": lambda task: lambda path, key: f"{next(links)}/{task.id}{path}",
             "now_ms": self.now_ms,
             "jitter": lambda: 0.1,
         }
@@ -332,7 +333,7 @@ async def test_jitter_spreads_what_failed_together(office: Office) -> None:
             styles={"slow": slow},
             read_task=office.store.get,
             secrets_of=lambda account: asyncio.sleep(0, (SECRET,)),
-            link_for=lambda task: lambda path: path,
+            link_for=lambda task: lambda path, key: path,
         )
         started = wall_clock_ms()
         courier.start()

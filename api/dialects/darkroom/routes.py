@@ -11,8 +11,9 @@ from sse_starlette import EventSourceResponse
 from api.body import read_body
 from api.dialects.base import DeskOf, Dialect, body_docs, parse
 from api.dialects.callers import AskerOf, CallerOf
-from api.dialects.darkroom import schema, translate
+from api.dialects.darkroom import admin, schema, translate
 from api.dialects.darkroom.events import to_stream
+from api.dialects.darkroom.webhook import WEBHOOKS
 from api.dialects.orders import ended_or_left, place
 from api.dialects.pictures import picture_response
 from api.tasks import TaskState
@@ -39,6 +40,7 @@ PICTURE: dict[int | str, dict[str, Any]] = {
 }
 
 router = APIRouter(prefix=translate.PREFIX, tags=["darkroom"], responses=PROBLEM)
+router.include_router(admin.router)
 
 
 @router.post(
@@ -162,4 +164,5 @@ DIALECT = Dialect(
     owns=(translate.PREFIX,),
     router=router,
     to_error=translate.to_error,
+    webhooks=WEBHOOKS,
 )

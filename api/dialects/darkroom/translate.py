@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 from typing import Any, get_args
 
 from api.body import FilePart, short
-from api.dialects.base import ErrorBody, ErrorContext, PictureLink, status_of
+from api.dialects.base import ErrorBody, ErrorContext, status_of
 from api.dialects.darkroom.schema import GenerationRequest, State
 from api.errors import ApiError, BadRequest, field_of, kind_of
 from api.idempotency import Reply
+from api.links import PictureLink
 from api.orders import Order, Remote, Upload, picture_of
 from api.submit import QueueStatus
 from api.tasks import Delivery, ImageFormat, Output, Task

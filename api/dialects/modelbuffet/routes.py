@@ -21,6 +21,7 @@ from api.dialects.modelbuffet.schema import (
     Generation,
     Reference,
 )
+from api.dialects.modelbuffet.webhook import WEBHOOKS
 from api.dialects.orders import place, place_and_wait
 from api.dialects.pictures import picture_response
 from api.idempotency import Reply
@@ -156,4 +157,5 @@ DIALECT = Dialect(
     alias="/modelbuffet",
     rate_headers=_rate_headers,
     rate_per_minute=REQUESTS_PER_MINUTE,
+    webhooks=WEBHOOKS,
 )

@@ -8,11 +8,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from api.body import Body
-from api.dialects.base import ErrorBody, ErrorContext, PictureLink, status_of
+from api.dialects.base import ErrorBody, ErrorContext, status_of
 from api.dialects.modelbuffet.schema import EditRequest, GenerateRequest, Status
 from api.errors import ApiError, NotFound, UnsupportedMedia, field_of, kind_of
 from api.idempotency import Reply
 from api.limits import Allowance
+from api.links import PictureLink
 from api.orders import Order, Upload, picture_of
 from api.tasks import Delivery, ImageFormat, Output, Task, TaskState
 from inference.errors import EngineError

@@ -16,7 +16,7 @@ TIMEOUT_SECONDS = 10.0
 
 def write(event: Event) -> Letter:
     """The generation as it ended, signed with every secret of the account that still holds."""
-    told = to_body(event.task, lambda path, _: event.link(path))
+    told = to_body(event.task, event.link)
     body = json.dumps(to_message(event.task, told), separators=(",", ":")).encode()
     headers = {
         "Content-Type": "application/json",

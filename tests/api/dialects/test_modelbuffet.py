@@ -316,7 +316,7 @@ def event(task: Task, secrets: tuple[str, ...] = SECRETS[:1]) -> Event:
         message_id="m1",
         task=task,
         secrets=secrets,
-        link=lambda path: link(path, "k"),
+        link=lambda path, _: link(path, "k"),
         now_seconds=1714521600,
     )
 
