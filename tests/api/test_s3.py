@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 import secrets
 import socket
@@ -12,6 +13,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,15 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import httpx2
 import pytest
 
+from api.build import Services
 from api.errors import NotFound, Unavailable
 from api.settings import Settings
 from api.storage import LocalStorage, S3Storage, input_key, output_key, storage_of
 from api.storage.s3 import MAX_PRESIGN_SECONDS, check_endpoint, parse_s3_url
+from api.tasks import TaskState
+from tests.api.making import AMPLE, submission
 from tests.api.s3server import BUCKET, KEY_ID, SECRET, S3Server
+from tests.api.scripted import ScriptedEngine
 
 KEY = output_key("task1", 1, 0, "png")
 HOUR_MS = 3_600_000
@@ -298,6 +304,34 @@ async def test_a_server_killed_while_it_takes_pictures_is_waited_for(
         assert await storage.get(key) == data
     await storage.put(KEY, b"after")
     assert await storage.get(KEY) == b"after"
+
+
+async def test_no_task_succeeds_without_its_pictures(
+    s3_server: S3Server, storage: S3Storage, services: Services, engine: ScriptedEngine
+) -> None:
+    """The server is killed while pictures are stored; they wait, and are stored when it is back."""
+    engine._picture_seconds = 0.01
+    services.dispatcher._shop = replace(services.dispatcher._shop, storage=storage)
+    names = [f"task{number}" for number in range(20)]
+    for name in names:
+        await services.store.accept(replace(submission(name, count=4), credits=0), AMPLE)
+    services.dispatcher.wake()
+    async with asyncio.timeout(60):
+        while not await everything(storage):
+            await asyncio.sleep(0.01)
+    await asyncio.to_thread(s3_server.kill)
+    try:
+        found = [await services.store.get(name) for name in names]
+        assert not all(task is not None and task.state.ended for task in found), "too late"
+    finally:
+        await asyncio.to_thread(s3_server.start)
+    for name in names:
+        task = await services.darkroom.wait(name, timeout_seconds=60)
+        assert task.state is TaskState.SUCCEEDED, task
+        for output in task.outputs:
+            data = await storage.get(output.key)
+            assert hashlib.sha256(data).hexdigest() == output.sha256
+    assert len(await everything(storage)) == 80
 
 
 class Broken(BaseHTTPRequestHandler):
