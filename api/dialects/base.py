@@ -162,11 +162,37 @@ def parse(wire: type[Wire], body: Body) -> Wire:
 
 def body_docs(wire: type[BaseModel], *, files: tuple[str, ...]) -> dict[str, Any]:
     """The OpenAPI request body of a wire type that comes as JSON, or as a form with files."""
-    schema = wire.model_json_schema()
+    schema = whole_schema(wire)
     binary = {name: {"type": "string", "format": "binary"} for name in files}
     form = schema | {"properties": schema["properties"] | binary}
     content = {"application/json": {"schema": schema}, MULTIPART: {"schema": form}}
     return {"requestBody": {"required": True, "content": content}}
+
+
+def json_docs(wire: type[BaseModel]) -> dict[str, Any]:
+    """The OpenAPI request body of a wire type that comes as JSON only."""
+    content = {"application/json": {"schema": whole_schema(wire)}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def whole_schema(wire: type[BaseModel]) -> dict[str, Any]:
+    """A wire type's JSON schema with what it refers to put in place.
+
+    Inside an OpenAPI document its references would lead nowhere.
+    """
+    schema = wire.model_json_schema()
+    parts = schema.pop("$defs", {})
+
+    def filled(value: Any) -> Any:
+        if isinstance(value, list):
+            return [filled(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        if "$ref" in value:
+            return filled(parts[value["$ref"].rpartition("/")[2]])
+        return {name: filled(item) for name, item in value.items()}
+
+    return dict(filled(schema))
 
 
 def explain(error: ValidationError, known: tuple[str, ...]) -> BadRequest:

@@ -5,18 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Depends, Request
-from fastapi.security import APIKeyHeader, HTTPBearer
 
 from api.accounts import Caller, Scope
 from api.dialects.base import DeskOf, Dialect, owner_of
 from api.errors import Forbidden
 from api.limits import TooOften
 
-# Only for the OpenAPI document: the headers are read below, with more than one scheme.
-_DOCUMENTED = [
-    Depends(HTTPBearer(auto_error=False, scheme_name="bearer")),
-    Depends(APIKeyHeader(name="x-api-key", auto_error=False, scheme_name="api_key")),
-]
 SCHEMES = ("bearer", "key", "token")
 
 
@@ -28,12 +22,7 @@ def key_in(request: Request) -> str | None:
     return request.headers.get("x-api-key") or None
 
 
-async def caller_of(
-    request: Request,
-    desk: DeskOf,
-    _bearer: Annotated[object, _DOCUMENTED[0]] = None,
-    _api_key: Annotated[object, _DOCUMENTED[1]] = None,
-) -> Caller:
+async def caller_of(request: Request, desk: DeskOf) -> Caller:
     """Who calls; raises Unauthorized, or Forbidden for a key of another dialect."""
     caller = await desk.accounts.caller(key_in(request))
     dialect = owner_of(desk.dialects, request.scope["path"])
