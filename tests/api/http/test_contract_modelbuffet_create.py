@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import io
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -15,12 +14,9 @@ import httpx2
 import pytest
 from PIL import Image
 
-from inference.errors import PipelineFailed
 from inference.job import Job, ReferenceTag
 from inference.pipelines import FAMILIES
 from tests.api.http.modelbuffet import (
-    ASYNC,
-    EDIT,
     FIELDS,
     KEY,
     MODELS,
@@ -29,13 +25,10 @@ from tests.api.http.modelbuffet import (
     data_uri,
     done,
     generate,
-    is_generation_id,
     neutral,
 )
 from tests.api.http.modelbuffet import server as server
-from tests.api.http.served import Served, serving, until
-
-GENERATION = {"id", "status", "model", "credits_used", "duration_ms", "outputs"}
+from tests.api.http.served import Served, serving
 
 
 @pytest.fixture(scope="module")
@@ -239,151 +232,3 @@ def test_six_references_are_not_too_many__S0(client: httpx2.Client) -> None:
     assert six.json()["error"]["code"] == "unsupported_by_model"
     assert seven.json()["error"]["code"] == "invalid_request"
     assert "6" in seven.json()["error"]["message"]
-
-
-# 1.1 the reply
-
-
-def test_a_generation_has_all_fields_and_no_other__S0(client: httpx2.Client) -> None:
-    told = done(client, model="mystic-2-5-flexible", count=2)
-
-    assert set(told) == GENERATION
-    assert is_generation_id(told["id"])
-    assert (told["status"], told["model"]) == ("completed", "mystic-2-5-flexible")
-    assert isinstance(told["credits_used"], int)
-    assert isinstance(told["duration_ms"], int)
-    assert 0 <= told["duration_ms"] < 60_000
-    for index, output in enumerate(told["outputs"]):
-        assert set(output) == {"url", "width", "height", "seed"}
-        assert f"/o/{told['id']}/{index}.png" in output["url"]
-
-
-def test_four_pictures_are_32_credits__S0(client: httpx2.Client) -> None:
-    assert done(client, model="mystic-2-5-flexible")["credits_used"] == 32
-
-
-def test_a_creation_waits_for_its_pictures__S0(served: Served) -> None:
-    served.script.gate.clear()
-    replies: list[httpx2.Response] = []
-    orders_before = len(served.script.orders)
-    caller = threading.Thread(target=lambda: replies.append(generate(served.client)))
-    caller.start()
-    until(lambda: len(served.script.orders) > orders_before)
-
-    assert replies == []
-    served.script.gate.set()
-    caller.join()
-
-    assert (replies[0].status_code, replies[0].json()["status"]) == (200, "completed")
-
-
-# 1.2 asynchronous replies
-
-
-@pytest.mark.parametrize("path", [PATH, EDIT], ids=["INF generate", "INF edit"])
-def test_who_prefers_it_is_answered_at_once(served: Served, path: str) -> None:
-    served.script.gate.clear()
-
-    reply = served.client.post(path, json=FIELDS | {"image": data_uri()}, headers=KEY | ASYNC)
-
-    told = reply.json()
-    assert reply.status_code == 202
-    assert reply.headers["preference-applied"] == "respond-async"
-    assert set(told) == GENERATION
-    assert (told["status"] in ("queued", "processing"), told["outputs"]) == (True, [])
-    assert (told["credits_used"], told["duration_ms"]) == (0, 0)
-    served.script.gate.set()
-    until(lambda: read(served, told["id"])["status"] == "completed")
-
-
-def test_past_the_longest_wait_it_is_answered_as_it_stands__INF(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    with serving(tmp_path_factory.mktemp("data"), sync_wait_seconds=0.3) as served:
-        served.script.gate.clear()
-        reply = generate(served.client)
-        told = reply.json()
-
-        assert (reply.status_code, told["status"]) == (202, "processing")
-        assert told["outputs"] == []
-        assert "preference-applied" not in reply.headers
-        served.script.gate.set()
-        until(lambda: read(served, told["id"])["status"] == "completed")
-        assert len(read(served, told["id"])["outputs"]) == 4
-
-
-def read(served: Served, generation_id: str) -> dict[str, Any]:
-    told: dict[str, Any] = served.client.get(f"{PATH}/{generation_id}", headers=KEY).json()
-    return told
-
-
-# 1.2 a generation that failed
-
-
-def test_a_failed_generation_is_a_200_that_says_why__INF(served: Served) -> None:
-    served.script.fails = lambda job, index: PipelineFailed("the pipeline broke")
-
-    reply = generate(served.client)
-
-    told = reply.json()
-    assert reply.status_code == 200
-    assert set(told) == GENERATION | {"error"}
-    assert (told["status"], told["credits_used"], told["outputs"]) == ("failed", 0, [])
-    assert told["error"] == {"code": "pipeline_failed", "message": "the pipeline broke"}
-    assert read(served, told["id"]) == told
-
-
-def test_a_cancelled_generation_is_failed__INF(served: Served) -> None:
-    served.script.gate.clear()
-    generation_id = generate(served.client, headers=ASYNC).json()["id"]
-
-    served.client.post(f"/darkroom/generations/{generation_id[4:]}/cancel")
-
-    until(lambda: read(served, generation_id)["status"] == "failed")
-    told = read(served, generation_id)
-    assert (told["error"]["code"], told["credits_used"]) == ("cancelled", 0)
-
-
-# 1.2 the edit endpoint
-
-
-@pytest.mark.parametrize(
-    ("pictures", "mode"),
-    [
-        pytest.param({"image": data_uri()}, "img2img", id="INF data URI"),
-        pytest.param({"image": data_uri().partition(",")[2]}, "img2img", id="INF base64"),
-        pytest.param(
-            {"image": data_uri(), "mask": data_uri(16, "white")}, "inpaint", id="INF mask"
-        ),
-        pytest.param({"image": data_uri(), "mask": None}, "img2img", id="INF no mask"),
-    ],
-)
-def test_an_edit_changes_a_picture(
-    client: httpx2.Client, pictures: dict[str, str], mode: str
-) -> None:
-    reply = client.post(EDIT, json=FIELDS | {"count": 2} | pictures, headers=KEY)
-
-    told = reply.json()
-    assert reply.status_code == 200, reply.text
-    assert (told["status"], len(told["outputs"])) == ("completed", 2)
-    assert neutral(client, told["id"])["mode"] == mode
-
-
-def test_an_edit_fetches_its_picture__INF(served: Served) -> None:
-    (first,) = done(served.client, count=1, seed=200)["outputs"]
-
-    fields = FIELDS | {"count": 1, "image": first["url"]}
-    reply = served.client.post(EDIT, json=fields, headers=KEY)
-
-    assert reply.status_code == 200, reply.text
-    told = neutral(served.client, reply.json()["id"])
-    assert told["mode"] == "img2img"
-    given = next(data for key, data in served.script.pictures.items() if told["id"] in key)
-    with Image.open(io.BytesIO(given)) as picture:
-        assert (picture.size, picture.getpixel((0, 0))) == ((128, 128), (200, 0, 0))
-
-
-def test_a_generation_leaves_the_pictures_of_an_edit_alone__INF(client: httpx2.Client) -> None:
-    told = done(client, count=1, image="not a picture")
-
-    assert neutral(client, told["id"])["mode"] == "generate"
