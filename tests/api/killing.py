@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from http.client import HTTPException
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,36 @@ class Server:
         return self._process.wait(timeout=60)
 
 
+class Ear:
+    """A receiver of webhooks, on a thread: it answers 200 and keeps what it was sent."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[dict[str, str], bytes]] = []
+        ear = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                ear.heard.append(({name.lower(): one for name, one in self.headers.items()}, body))
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Say nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/told?by=darkroom"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def __enter__(self) -> Ear:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
 @dataclass
 class Order:
     """One accepted request and what its client has seen of it since."""
@@ -90,14 +121,20 @@ class Order:
 
 
 class Client(threading.Thread):
-    """Submits, polls and sometimes cancels, whether the server lives or not."""
+    """Submits, polls and sometimes cancels, whether the server lives or not.
 
-    def __init__(self, url: str, seed: int, *, most_open: int = 12) -> None:
+    A submission that was not answered is sent again with its idempotency key, until it is.
+    """
+
+    def __init__(self, url: str, seed: int, *, webhook: str, most_open: int = 12) -> None:
         super().__init__(daemon=True)
         self.orders: list[Order] = []
         self.leaving = threading.Event()
         self.broke: AssertionError | None = None
+        self.unanswered: dict[str, Any] | None = None
+        self.repeated = 0
         self._url = url
+        self._webhook = webhook
         self._random = random.Random(seed)
         self._most_open = most_open
 
@@ -114,20 +151,33 @@ class Client(threading.Thread):
 
     def act(self) -> None:
         """Perhaps submit, look at a few, rest a little."""
-        if len(self.open) < self._most_open and self._random.random() < 0.5:
-            self.submit()
+        if self.unanswered is not None:
+            self.repeated += 1
+            self.submit(self.unanswered)
+        elif len(self.open) < self._most_open and self._random.random() < 0.5:
+            self.submit(self.wish())
         for order in self._random.sample(self.open, min(4, len(self.open))):
             self.poll(order)
         time.sleep(self._random.uniform(0.02, 0.2))
 
-    def submit(self) -> None:
-        count, seed = self._random.randint(1, 3), self._random.randrange(2**32 - 3)
-        wish = {"model": "tiny", "prompt": "a red circle", "count": count, "seed": seed}
-        wish["num_inference_steps"] = self._random.choice((2, 10, 60))
-        answer = call(self._url, "POST", "/darkroom/generations", wish)
+    def wish(self) -> dict[str, Any]:
+        return {
+            "model": "tiny",
+            "prompt": "a red circle",
+            "count": self._random.randint(1, 3),
+            "seed": self._random.randrange(2**32 - 3),
+            "num_inference_steps": self._random.choice((2, 10, 60)),
+            "webhook": self._webhook,
+        }
+
+    def submit(self, wish: dict[str, Any]) -> None:
+        once = f"{wish['seed']}"
+        answer = call(self._url, "POST", "/darkroom/generations", wish, once=once)
+        self.unanswered = wish if answer is None else None
         if answer is not None:
             to_cancel = self._random.random() < 0.1
-            order = Order(answer["id"], count, seed, to_cancel, states=[answer["state"]])
+            order = Order(answer["id"], wish["count"], wish["seed"], to_cancel)
+            order.states.append(answer["state"])
             self.orders.append(order)
 
     def poll(self, order: Order) -> None:
@@ -141,13 +191,16 @@ class Client(threading.Thread):
             order.states.append(answer["state"])
 
 
-def call(url: str, method: str, path: str, body: object = None) -> Any:
+def call(url: str, method: str, path: str, body: object = None, once: str | None = None) -> Any:
     """The parsed answer of a 2xx; None if there was no whole answer. Any other status raises."""
+    headers = {"Content-Type": "application/json"}
+    if once is not None:
+        headers["Idempotency-Key"] = once
     request = urllib.request.Request(
         url + path,
         method=method,
         data=json.dumps(body).encode() if body is not None else None,
-        headers={"Content-Type": "application/json"},
+        headers=headers,
     )
     try:
         with urllib.request.urlopen(request, timeout=10) as response:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import random
 import signal
@@ -15,12 +16,14 @@ import sys
 import time
 import urllib.request
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from standardwebhooks import Webhook
 
-from tests.api.killing import ORDER, Client, Order, Server, call
+from tests.api.killing import ORDER, Client, Ear, Order, Server, call
 
 MODELS = """
 models:
@@ -31,8 +34,11 @@ models:
     max_sequence_length: 16
     sizes: [64x64]
     defaults: {{num_inference_steps: 3, guidance_scale: 1}}
+    price: 5
 """
 CLIENTS = 4
+PRICE = 5
+LAST = ("succeeded", "failed", "cancelled")
 
 
 def say(text: str) -> None:
@@ -59,14 +65,15 @@ def test_nothing_accepted_is_lost(tmp_path: Path, models: Path) -> None:
     kills = int(os.environ.get("KILLS", 30))
     say(f"KILL_SEED={seed} KILLS={kills}")
     chance = random.Random(seed)
-    with Server(tmp_path, models, max_attempts=1000, log_level="warning") as server:
-        states = kill_and_check(server, chance, kills)
+    settings = {"max_attempts": 1000, "log_level": "warning", "allowed_targets": "127.0.0.1"}
+    with Ear() as ear, Server(tmp_path, models, **settings) as server:
+        states = kill_and_check(server, ear, chance, kills)
     assert states["succeeded"] > kills // 2, "too little was made for the kills to mean anything"
 
 
-def kill_and_check(server: Server, chance: random.Random, kills: int) -> Counter[str]:
+def kill_and_check(server: Server, ear: Ear, chance: random.Random, kills: int) -> Counter[str]:
     """The whole story with one server; how many tasks ended in which state."""
-    clients = [Client(server.url, chance.randrange(2**32)) for _ in range(CLIENTS)]
+    clients = [Client(server.url, chance.randrange(2**32), webhook=ear.url) for _ in range(CLIENTS)]
     starts = [server.start()]
     for client in clients:
         client.start()
@@ -78,6 +85,8 @@ def kill_and_check(server: Server, chance: random.Random, kills: int) -> Counter
         client.leaving.set()
         client.join()
         assert client.broke is None, client.broke
+        while client.unanswered is not None:
+            client.submit(client.unanswered)
     orders = [order for client in clients for order in client.orders]
     finish(server.url, orders)
     states = Counter(order.states[-1] for order in orders)
@@ -85,8 +94,13 @@ def kill_and_check(server: Server, chance: random.Random, kills: int) -> Counter
     for order in orders:
         check(server.url, order)
     check_listing(server.url, orders)
+    everybody_told(ear, orders)
     assert server.end(signal.SIGTERM) == 0
+    repeated = sum(client.repeated for client in clients)
     check_files(server.data_dir, orders)
+    check_ledger(server.data_dir, orders)
+    check_messages(server.data_dir, ear, orders)
+    say(f"{repeated} submissions were sent again; {len(ear.heard)} webhooks came")
     return states
 
 
@@ -147,23 +161,73 @@ def check_listing(url: str, orders: list[Order]) -> None:
         if page["next_cursor"] is None:
             break
         cursor = f"&cursor={page['next_cursor']}"
-    assert len(listed) == len(set(listed))
-    # The others were accepted as the server died, and their clients never heard of it.
-    assert {order.id for order in orders} <= set(listed)
+    # Whoever was not answered asked again, so that nothing was accepted unheard or twice.
+    assert sorted(listed) == sorted(order.id for order in orders)
 
 
 def check_files(data_dir: Path, orders: list[Order]) -> None:
     """The database is whole, and every row's file is there."""
     database = sqlite3.connect(data_dir / "darkroom.db")
     assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    unfinished = "SELECT count(*) FROM tasks WHERE state IN ('queued', 'running')"
-    heard = {order.id for order in orders}
     rows = database.execute("SELECT task_id, key, size_bytes FROM outputs").fetchall()
     for task_id, key, size_bytes in rows:
         assert (data_dir / "objects" / key).stat().st_size == size_bytes, task_id
     attempts = database.execute("SELECT id, attempt FROM tasks").fetchall()
-    again = sum(attempt > 1 for task_id, attempt in attempts if task_id in heard)
-    (left,) = database.execute(unfinished).fetchone()
-    say(f"{len(rows)} pictures; {again} tasks took more than one attempt; {left} unheard-of left")
+    again = sum(attempt > 1 for _, attempt in attempts)
+    say(f"{len(rows)} pictures; {again} tasks took more than one attempt")
     assert again > 0, "no kill hit a running task"
+    database.close()
+
+
+def check_ledger(data_dir: Path, orders: list[Order]) -> None:
+    """Every task is charged once if it succeeded, and not at all if it did not."""
+    database = sqlite3.connect(data_dir / "darkroom.db")
+    lines = database.execute("SELECT task_id, kind, amount, held FROM ledger").fetchall()
+    kinds: dict[str, set[str]] = {order.id: set() for order in orders}
+    for task_id, kind, _, _ in lines:
+        assert kind not in kinds[task_id], f"{task_id} has two lines of {kind}"
+        kinds[task_id].add(kind)
+    for order in orders:
+        if order.states[-1] == "succeeded":
+            assert kinds[order.id] == {"hold", "charge"}, order
+        else:
+            assert kinds[order.id] in ({"hold", "release"}, {"hold", "charge", "refund"}), order
+    (balance, held) = database.execute(
+        "SELECT balance, held FROM accounts WHERE name = ''"
+    ).fetchone()
+    assert balance == sum(amount for _, _, amount, _ in lines)
+    assert held == sum(moved for _, _, _, moved in lines) == 0
+    paid = sum(order.count for order in orders if order.states[-1] == "succeeded")
+    assert balance == -PRICE * paid
+    database.close()
+
+
+def everybody_told(ear: Ear, orders: list[Order]) -> None:
+    """Wait until the end of every task has come by webhook."""
+    deadline = time.monotonic() + 60
+    accepted = {order.id for order in orders}
+    while accepted - {json.loads(body)["data"]["id"] for _, body in ear.heard}:
+        assert time.monotonic() < deadline, "a webhook does not come"
+        time.sleep(0.1)
+
+
+def check_messages(data_dir: Path, ear: Ear, orders: list[Order]) -> None:
+    """Each end was told under one id, signed, and as it stays."""
+    database = sqlite3.connect(data_dir / "darkroom.db")
+    (secret,) = database.execute("SELECT webhook_secret FROM accounts WHERE name = ''").fetchone()
+    last = {order.id: order.states[-1] for order in orders}
+    ids: dict[str, set[str]] = {}
+    for headers, body in ear.heard:
+        # Not `verify`: it minds the age too, and a run takes longer than that.
+        at = datetime.fromtimestamp(int(headers["webhook-timestamp"]), UTC)
+        signed = Webhook(secret).sign(headers["webhook-id"], at, body.decode())
+        assert headers["webhook-signature"] == signed
+        told = json.loads(body)
+        assert told["type"] == f"generation.{last[told['data']['id']]}"
+        assert told["data"]["state"] in LAST
+        ids.setdefault(told["data"]["id"], set()).add(headers["webhook-id"])
+    assert all(len(one) == 1 for one in ids.values())
+    states = database.execute("SELECT state FROM outbox").fetchall()
+    assert len(states) == len(orders)
+    assert set(states) <= {("delivered",), ("waiting",)}, "each was answered with 200"
     database.close()
