@@ -9,10 +9,10 @@ from contextlib import suppress
 
 import structlog
 
+from api.clock import wall_clock_ms
 from api.errors import Unavailable
 from api.idempotency import KEEP_MS
 from api.storage import INPUTS, OUTPUTS, Storage
-from api.store.database import wall_clock_ms
 from api.store.housekeeping import HousekeepingStore
 
 log = structlog.get_logger()

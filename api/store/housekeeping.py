@@ -12,8 +12,9 @@ from typing import Any
 from sqlalchemy import Row, delete, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from api.clock import wall_clock_ms
 from api.storage.keys import INPUTS, task_of
-from api.store.database import Database, wall_clock_ms
+from api.store.database import Database
 from api.store.schema import idempotency, outbox, outputs, tasks
 from api.tasks import TaskState
 

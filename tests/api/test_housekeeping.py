@@ -14,11 +14,12 @@ import pytest
 import structlog.testing
 
 from api.build import Services
+from api.clock import wall_clock_ms
 from api.errors import Unavailable
 from api.housekeeping import HOUR_MS, KEYS, LIST_PICTURES_EVERY_MS, ROWS, Housekeeper
 from api.storage import LocalStorage, Storage, input_key, output_key
 from api.store import Store, migrate_sqlite, sqlite_database
-from api.store.database import Database, wall_clock_ms
+from api.store.database import Database
 from api.store.housekeeping import HousekeepingStore
 from api.tasks import Task, TaskState
 from inference.job import ImageRole, InputImage
