@@ -15,6 +15,7 @@ from sse_starlette.sse import AppStatus
 from api.build import Services, build
 from api.cli_models import aliases, sizes
 from api.logs import configure_logging
+from api.punctual import Punctual
 from api.settings import Settings, SettingsError
 from api.terminal import UsageError, out, say
 from inference.catalog import Catalog
@@ -88,6 +89,7 @@ def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         lifespan="off",
+        http=Punctual,
         # its loggers hand on to ours
         log_config=None,
         log_level="info" if settings.log_level == "debug" else "warning",
