@@ -98,6 +98,12 @@ def test_no_request_breaks_the_server(
 
 def test_every_operation_is_asked(client: httpx2.Client) -> None:
     paths = client.get("/darkroom/openapi.json").json()["paths"]
-    described = [f"{method.upper()} {path}" for path in paths for method in paths[path]]
+    described = [
+        f"{method.upper()} {path}"
+        for path in paths
+        for method in paths[path]
+        # asked in test_fuzz_keys.py, where a first key may close the server
+        if not path.startswith(("/darkroom/admin", "/darkroom/account"))
+    ]
 
     assert sorted(described) == sorted((*OPERATIONS, *BARE))
