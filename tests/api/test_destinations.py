@@ -260,7 +260,7 @@ async def test_no_secret_and_no_signature_is_told(
     s3_server: S3Server, places: Destinations, caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    caplog.set_level("INFO")
+    caplog.set_level(0)
     await places.add(on(s3_server))
     await places.test("ann", "my-bucket")
     await places.deliver_for(task_for("my-bucket"), 0, PICTURE)
