@@ -20,13 +20,12 @@ KEY = {"Authorization": "Bearer sk_live_any"}
 ASYNC = {"Prefer": "respond-async"}
 FIELDS = {"model": "flux-2-max", "prompt": "a red fox in fresh snow"}
 
-# A model that makes each of the sizes that the ratios stand for.
+# A model that makes any size up to that of the largest ratio.
 MODELS = """
 models:
   wide:
     family: flux
     source: builtin:tiny-flux
-    sizes: [1024x1024, 1024x1280, 1024x1536, 1536x864, 1792x768, 864x1536]
     defaults: {num_inference_steps: 2, guidance_scale: 1, size: 1024x1024}
     limits: {count: 8, max_side: 2048}
     price: 8

@@ -33,7 +33,7 @@ from tests.api.http.served import Served, serving
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server whose model makes the sizes that the ratios stand for."""
+    """A server whose model makes any size that is asked."""
     folder = tmp_path_factory.mktemp("wide")
     (folder / "models.yaml").write_text(MODELS)
     with serving(folder / "data", models=folder / "models.yaml") as running:
