@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import math
 from collections.abc import Iterator
@@ -78,7 +79,9 @@ async def edits(request: Request, desk: DeskOf, caller: AskerOf) -> Response:
     """Change pictures by a prompt, within a mask if there is one."""
     body = translate.without_nulls(await read_body(request, desk.limits))
     wire = parse(schema.EditRequest, body)
-    order = translate.to_order(wire, uploads.of_edit(wire, body.files))
+    # in a thread: a header may hold 64 MB of compressed text before it tells the size
+    pictures = await asyncio.to_thread(uploads.of_edit, wire, body.files)
+    order = translate.to_order(wire, pictures)
     return await _answer(request, desk, caller, body, wire, order)
 
 

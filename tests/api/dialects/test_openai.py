@@ -355,7 +355,7 @@ async def events_of(updates: list[TaskUpdate], task: Task, wanted: int) -> list[
     )
     found = []
     async for event in to_stream(watch(), told):
-        found.append(json.loads(event.data))
+        found.append(json.loads(str(event.data)))
     return found
 
 

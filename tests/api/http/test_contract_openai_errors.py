@@ -135,7 +135,7 @@ def test_a_failure_is_an_internal_error(served: Served, error: Any, code: str) -
 
 def test_a_cancelled_request_is_an_internal_error__INF(served: Served) -> None:
     served.script.gate.clear()
-    send = {"json": {"prompt": PROMPT}, "headers": {"Idempotency-Key": "cancelled"}}
+    send: dict[str, Any] = {"json": {"prompt": PROMPT}, "headers": {"Idempotency-Key": "cancelled"}}
     with pytest.raises(httpx2.ReadTimeout):
         served.client.post(GENERATIONS, **send, timeout=0.5)
     task = newest(served)

@@ -382,7 +382,7 @@ def test_a_caller_who_leaves_cancels__INF(served: Served) -> None:
 
 def test_a_caller_who_leaves_and_may_come_back_does_not__INF(served: Served) -> None:
     served.script.gate.clear()
-    send = {"json": {"prompt": PROMPT}, "headers": {"Idempotency-Key": "leaves"}}
+    send: dict[str, Any] = {"json": {"prompt": PROMPT}, "headers": {"Idempotency-Key": "leaves"}}
 
     with pytest.raises(httpx2.ReadTimeout):
         served.client.post(GENERATIONS, **send, timeout=0.5)
