@@ -23,9 +23,12 @@ if TYPE_CHECKING:
 MAX_PRESIGN_SECONDS = 7 * 24 * 3600
 TIMEOUT_SECONDS = 30
 _CONNECT_SECONDS = 5
-_TRIES_AGAIN = 2
-# After this long no further try is begun, so that a call ends within this and one time-out.
-_RETRY_SECONDS = 15
+# No further try is begun after 15 s, so that a call ends within that and one time-out.
+_RETRIES: RetryConfig = {
+    "max_retries": 2,
+    "retry_timeout": timedelta(seconds=15),
+    "backoff": {"max_backoff": timedelta(seconds=2)},
+}
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _ENDPOINT = re.compile(
     r"(?P<origin>https?://([A-Za-z0-9._-]{1,253}|\[[0-9a-fA-F:.]{2,45}\])(:(?P<port>\d{1,5}))?)/?"
@@ -100,17 +103,9 @@ def s3_store(
         "connect_timeout": timedelta(seconds=min(_CONNECT_SECONDS, timeout_seconds)),
         "timeout": timedelta(seconds=timeout_seconds),
     }
-    retry: RetryConfig = {
-        "max_retries": _TRIES_AGAIN,
-        "retry_timeout": timedelta(seconds=_RETRY_SECONDS),
-        "backoff": {"max_backoff": timedelta(seconds=2)},
-    }
+    prefix = place.prefix or None
     return S3Store(
-        place.bucket,
-        prefix=place.prefix or None,
-        client_options=client,
-        retry_config=retry,
-        **options,
+        place.bucket, prefix=prefix, client_options=client, retry_config=_RETRIES, **options
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, delete, select, tuple_, update
+from sqlalchemy import delete, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.clock import wall_clock_ms
@@ -75,7 +75,7 @@ class HousekeepingStore:
 
         async def work(connection: AsyncConnection) -> list[str]:
             # Both in one transaction: a task that ends in between would seem to name no picture.
-            found = {row.id: row for row in await connection.execute(owners)}
+            found: dict[str, Any] = {row.id: row for row in await connection.execute(owners)}
             named = set((await connection.execute(names)).scalars())
             return [
                 key
@@ -119,7 +119,7 @@ class HousekeepingStore:
         return await self._database.write(work)
 
 
-def _is_unneeded(key: str, task: Row[Any] | None, named: bool, ended_before_ms: int) -> bool:
+def _is_unneeded(key: str, task: Any, named: bool, ended_before_ms: int) -> bool:
     if task is None:
         return True
     if not TaskState(task.state).ended:
