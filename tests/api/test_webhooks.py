@@ -474,10 +474,14 @@ async def test_a_receiver_gets_eight_at_a_time(
             assert stuck.most_open == stuck.connections == 8
 
 
-async def test_what_waits_for_room_is_delivered_in_its_turn(office: Office) -> None:
-    async with Receiver([says(200)]) as receiver, office.delivering() as courier:
+async def test_what_waits_for_room_is_delivered_in_its_turn(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As soon as there is room, that is: the poll would come too late."""
+    monkeypatch.setattr(courier, "POLL_SECONDS", 1000.0)
+    async with Receiver([says(200)]) as receiver, office.delivering() as delivering:
         await office.put(*(f"{receiver.url}/{n}" for n in range(100)))
-        courier.wake()
+        delivering.wake()
         found = await office.until(
             lambda all: all_are(all, MessageState.DELIVERED) and len(all) == 100
         )
