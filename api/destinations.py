@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -87,6 +88,7 @@ class Destinations:
         check_host: CheckHost,
         *,
         network: httpcore2.AsyncNetworkBackend | None = None,
+        tls: ssl.SSLContext | None = None,
         pauses_seconds: tuple[float, ...] = PAUSES_SECONDS,
         timeout_seconds: float = TIMEOUT_SECONDS,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -94,6 +96,8 @@ class Destinations:
         self._store = store
         self._check_host = check_host
         self._network = network
+        # Made once: to read the roots of trust takes 18 ms.
+        self._tls = tls or httpcore2.default_ssl_context()
         self._pauses_seconds = pauses_seconds
         self._timeout_seconds = timeout_seconds
         self._sleep = sleep
@@ -195,7 +199,7 @@ class Destinations:
             # A connection of its own each time: one that is kept was judged for another time.
             async with (
                 asyncio.timeout(self._timeout_seconds),
-                httpcore2.AsyncConnectionPool(network_backend=self._network) as pool,
+                httpcore2.AsyncConnectionPool(self._tls, network_backend=self._network) as pool,
                 pool.stream(method, url, headers=headers, content=data) as response,
             ):
                 return response.status, await _beginning_of(response)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
+import ssl
+import subprocess
 import traceback
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -290,6 +292,31 @@ async def test_no_redirect_is_followed(places: Destinations) -> None:
                     await places.deliver(place, "task1", 0, PICTURE)
                 assert len(seen) == 1
         assert reached == []
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+async def test_a_certificate_must_hold(
+    store: DestinationStore, guard: Guard, tmp_path: Path, trusted: bool
+) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+    command += " -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*command.split(), *files], check=True, capture_output=True)
+    serving = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    serving.load_cert_chain(certificate, key)
+    tls = ssl.create_default_context(cafile=str(certificate)) if trusted else None
+    places = Destinations(store, guard, tls=tls)
+    with broken(200, tls=serving) as (endpoint, seen):
+        port = endpoint.rpartition(":")[2]
+        place = await places.add(wanted(endpoint=f"https://localhost:{port}"))
+        if trusted:
+            await places.deliver(place, "task1", 0, PICTURE)
+            assert [method for method, *_ in seen] == ["PUT"]
+        else:
+            with pytest.raises(Unavailable, match="cannot be reached"):
+                await places.deliver(place, "task1", 0, PICTURE)
+            assert seen == []
 
 
 async def test_an_endless_reply_is_cut(places: Destinations) -> None:

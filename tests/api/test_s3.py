@@ -7,6 +7,7 @@ import hashlib
 import random
 import secrets
 import socket
+import ssl
 import string
 import threading
 import time
@@ -363,12 +364,18 @@ class Broken(BaseHTTPRequestHandler):
 
 @contextmanager
 def broken(
-    status: int, body: bytes = b"", *, location: str | None = None
+    status: int,
+    body: bytes = b"",
+    *,
+    location: str | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> Iterator[tuple[str, list[Any]]]:
     seen: list[Any] = []
     answers = {"status": status, "body": body, "location": location, "seen": seen}
     handler = type("Handler", (Broken,), answers)
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
