@@ -138,8 +138,8 @@ def test_a_cancelled_request_is_an_internal_error__INF(served: Served) -> None:
     send: dict[str, Any] = {"json": {"prompt": PROMPT}, "headers": {"Idempotency-Key": "cancelled"}}
     with pytest.raises(httpx2.ReadTimeout):
         served.client.post(GENERATIONS, **send, timeout=0.5)
-    task = newest(served)
-    served.client.post(task["links"]["cancel"])
+    until(lambda: newest(served)["state"] == "running")
+    served.client.post(newest(served)["links"]["cancel"])
     until(lambda: newest(served)["state"] == "cancelled")
 
     reply = served.client.post(GENERATIONS, **send)

@@ -386,6 +386,7 @@ def test_a_caller_who_leaves_and_may_come_back_does_not__INF(served: Served) -> 
 
     with pytest.raises(httpx2.ReadTimeout):
         served.client.post(GENERATIONS, **send, timeout=0.5)
+    until(lambda: newest(served)["state"] == "running")
     running = served.client.post(GENERATIONS, **send)
     served.script.gate.set()
     served.end(newest(served)["id"])
