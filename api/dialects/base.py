@@ -212,6 +212,8 @@ def complaint(
         return BadRequest(f"there is no field {name!r}; {hint}", field=name)
     if kind == "missing":
         return BadRequest(f"{name} is required", field=name)
+    if kind == "model_type":
+        message = "Input should be an object"
     text = message.removeprefix("Value error, ").removeprefix("Input ")
     return BadRequest(f"{name or 'the body'} {text[:1].lower()}{text[1:]}", field=name)
 

@@ -7,11 +7,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Request
 from fastapi.responses import Response
-from pydantic import BaseModel
 
 from api.accounts import Caller
 from api.body import Body, read_body
-from api.dialects.base import Desk, DeskOf, Dialect, parse
+from api.dialects.base import Desk, DeskOf, Dialect, json_docs, parse
 from api.dialects.callers import AskerOf, CallerOf
 from api.dialects.modelbuffet import translate
 from api.dialects.modelbuffet.schema import (
@@ -19,7 +18,6 @@ from api.dialects.modelbuffet.schema import (
     Error,
     GenerateRequest,
     Generation,
-    Reference,
 )
 from api.dialects.modelbuffet.webhook import WEBHOOKS
 from api.dialects.orders import place, place_and_wait
@@ -47,14 +45,6 @@ PICTURE: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _json_docs(wire: type[BaseModel]) -> dict[str, Any]:
-    """The OpenAPI request body of a wire type, its references spelled out where they stand."""
-    schema = wire.model_json_schema()
-    schema.pop("$defs")
-    schema["properties"]["references"]["items"] = Reference.model_json_schema()
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
-
-
 router = APIRouter(tags=["modelbuffet"], responses={"default": {"model": Error}})
 
 
@@ -62,7 +52,7 @@ router = APIRouter(tags=["modelbuffet"], responses={"default": {"model": Error}}
     "/v1/images/generate",
     response_model=Generation,
     responses=CREATED,
-    openapi_extra=_json_docs(GenerateRequest),
+    openapi_extra=json_docs(GenerateRequest),
 )
 async def generate(
     request: Request, desk: DeskOf, caller: AskerOf, prefer: Prefer = None
@@ -77,7 +67,7 @@ async def generate(
     "/v1/images/edit",
     response_model=Generation,
     responses=CREATED,
-    openapi_extra=_json_docs(EditRequest),
+    openapi_extra=json_docs(EditRequest),
 )
 async def edit(request: Request, desk: DeskOf, caller: AskerOf, prefer: Prefer = None) -> Response:
     """Change a picture, as a whole or where a mask says."""
