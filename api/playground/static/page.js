@@ -4,24 +4,63 @@ const byId = (id) => document.getElementById(id);
 const RATIOS = ["1:1", "4:3", "3:4", "3:2", "2:3", "16:9", "9:16"];
 const STRIP_LENGTH = 24;
 const REFRESH_MS = 5000;
+const RETRY_MS = 2000;
+// Where the key is kept: in this tab, and no longer than it.
+const KEY = "darkroom-key";
 // The last preview is as sharp as latents get; the first one is noise.
 const MAX_BLUR_PX = 14;
 
 let models = [];
-let current = null; // the generation being made: {links, events}, both known once it is accepted
+let current = null; // the generation being made: {links, stop}, both known once it is accepted
 
 class Refused extends Error {}
 
-async function ask(path, options) {
-  let response;
-  try {
-    response = await fetch(path, options);
-  } catch {
-    throw new Refused("The server cannot be reached.");
-  }
+async function request(path, options = {}) {
+  const key = sessionStorage.getItem(KEY);
+  const headers = { ...options.headers, ...(key && { Authorization: `Bearer ${key}` }) };
+  const response = await fetch(path, { ...options, headers }).catch(() => {
+    throw new Error("The server cannot be reached.");
+  });
+  if (response.ok) return response;
   const body = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Refused(body.detail ?? `The server answered ${response.status}.`);
-  return body;
+  const problem = body.detail ?? `The server answered ${response.status}.`;
+  // not for a reply that comes after another key was put in
+  if (response.status === 401 && sessionStorage.getItem(KEY) === key) lock(key ? problem : "");
+  throw new Refused(problem);
+}
+
+const ask = async (path, options) => (await request(path, options)).json();
+
+// --- the key ------------------------------------------------------------------------------
+
+const isLocked = () => !byId("key-form").hidden;
+
+function lock(problem) {
+  sessionStorage.removeItem(KEY);
+  byId("key-note").textContent = problem;
+  if (isLocked()) return;
+  byId("key-form").hidden = false;
+  document.querySelector("main").hidden = true;
+  byId("last").hidden = true;
+  byId("queue").textContent = "";
+  byId("key").focus();
+}
+
+async function useKey(text) {
+  // what else is typed or pasted cannot be sent as a header
+  if (!/^[\x21-\x7e]+$/.test(text)) return lock("That is not a key.");
+  sessionStorage.setItem(KEY, text);
+  try {
+    await ask("/darkroom/models");
+  } catch (error) {
+    return lock(error.message);
+  }
+  byId("key").value = "";
+  byId("key-form").hidden = true;
+  document.querySelector("main").hidden = false;
+  byId("prompt").focus();
+  refresh();
+  showStrip();
 }
 
 // --- the form -----------------------------------------------------------------------------
@@ -163,28 +202,59 @@ async function generate() {
   }
 }
 
-function follow(generation) {
-  const events = new EventSource(generation.links.events);
-  const ratio = generation.width / generation.height;
-  current = { links: generation.links, events };
-  const on = (name, act) => events.addEventListener(name, (event) => act(JSON.parse(event.data)));
-  on("queued", ({ position }) => say(position ? `waiting behind ${position}` : "waiting"));
-  on("running", () => say("starting"));
-  on("step", ({ step, steps }) => {
+// Not by EventSource, which cannot send a key.
+async function follow(generation) {
+  const mine = { links: generation.links, stop: new AbortController() };
+  const acts = actsOf(generation.width / generation.height);
+  current = mine;
+  while (current === mine) {
+    try {
+      const response = await request(mine.links.events, { signal: mine.stop.signal });
+      for await (const [name, told] of eventsOf(response)) {
+        if (current !== mine) return;
+        acts[name]?.(told);
+      }
+    } catch (error) {
+      if (current === mine && error instanceof Refused) end(error.message);
+    }
+    if (current !== mine) return;
+    say("connection lost, trying again");
+    await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+  }
+}
+
+const actsOf = (ratio) => ({
+  queued: ({ position }) => say(position ? `waiting behind ${position}` : "waiting"),
+  running: () => say("starting"),
+  step: ({ step, steps }) => {
     byId("progress").value = step / steps;
     say(`step ${step} of ${steps}`);
-  });
-  on("preview", ({ step, steps, image }) => {
+  },
+  preview: ({ step, steps, image }) => {
     byId("picture").alt = "";
     showImage(image, ratio, MAX_BLUR_PX * (1 - step / steps));
-  });
-  on("done", (ended) => finish(ended));
-  on("failed", (ended) => end(ended.error?.message ?? "The generation failed."));
-  on("cancelled", () => end("", "cancelled"));
-  events.onerror = () => {
-    if (events.readyState === EventSource.CLOSED) end("The server stopped answering.");
-    else say("connection lost, trying again");
-  };
+  },
+  done: (ended) => finish(ended),
+  failed: (ended) => end(ended.error?.message ?? "The generation failed."),
+  cancelled: () => end("", "cancelled"),
+});
+
+async function* eventsOf(response) {
+  const decoder = new TextDecoder();
+  const reader = response.body.getReader();
+  let text = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    text += decoder.decode(value, { stream: true });
+    const blocks = text.replaceAll("\r\n", "\n").split("\n\n");
+    text = blocks.pop();
+    for (const block of blocks) {
+      const name = /^event: (.*)$/m.exec(block);
+      const data = /^data: (.*)$/m.exec(block);
+      if (name && data) yield [name[1], JSON.parse(data[1])];
+    }
+  }
 }
 
 async function finish(generation) {
@@ -195,7 +265,7 @@ async function finish(generation) {
 }
 
 function end(problem, told = "") {
-  current?.events?.close();
+  current?.stop?.abort();
   current = null;
   setWorking(false);
   complain(problem);
@@ -275,7 +345,7 @@ async function showServer() {
 }
 
 async function refresh() {
-  if (document.hidden) return;
+  if (document.hidden || isLocked()) return;
   await Promise.all([showServer(), showQueue()]).catch((error) => {
     byId("queue").textContent = error.message;
   });
@@ -284,6 +354,10 @@ async function refresh() {
 byId("form").addEventListener("submit", (event) => {
   event.preventDefault();
   if (!current) generate();
+});
+byId("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  useKey(byId("key").value.trim());
 });
 byId("prompt").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {

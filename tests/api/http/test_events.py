@@ -98,10 +98,12 @@ def test_a_watcher_who_leaves_leaves_nothing_behind(
     watching: list[str] = []
     watch = Darkroom.watch
 
-    async def counted(self: Darkroom, task_id: str) -> AsyncIterator[TaskUpdate]:
+    async def counted(
+        self: Darkroom, task_id: str, *, account: str = ""
+    ) -> AsyncIterator[TaskUpdate]:
         watching.append(task_id)
         try:
-            async for update in watch(self, task_id):
+            async for update in watch(self, task_id, account=account):
                 yield update
         finally:
             watching.remove(task_id)

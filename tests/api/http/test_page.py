@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from api.accounts import Scope
 from inference.errors import PipelineFailed
-from tests.api.http.served import Served
+from tests.api.http.served import Served, make_key, serving
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ARGUMENTS = [
@@ -34,9 +38,9 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture
-def page(browser: Browser, served: Served) -> Iterator[Page]:
-    """The page, opened; at the end nothing may have gone wrong or gone out."""
+@contextmanager
+def opened(browser: Browser, url: str, *expected: str) -> Iterator[Page]:
+    """The page; at the end nothing may have gone wrong but what is expected, nor gone out."""
     requests: list[str] = []
     errors: list[str] = []
     page = browser.new_page()
@@ -46,14 +50,20 @@ def page(browser: Browser, served: Served) -> Iterator[Page]:
     page.add_init_script(
         "addEventListener('securitypolicyviolation', e => console.error('CSP', e.blockedURI))"
     )
-    page.goto(served.url)
-    expect(page.locator("#model")).to_have_value("tiny-flux")
+    page.goto(url)
     yield page
     page.close()
-    outside = [url for url in requests if not url.startswith((served.url + "/", "data:"))]
+    outside = [one for one in requests if not one.startswith((url + "/", "data:"))]
     assert outside == []
-    refusals = ("status of 400", "status of 429")
-    assert [error for error in errors if not any(one in error for one in refusals)] == []
+    assert [error for error in errors if not any(one in error for one in expected)] == []
+
+
+@pytest.fixture
+def page(browser: Browser, served: Served) -> Iterator[Page]:
+    """The page of a server that asks for no key."""
+    with opened(browser, served.url, "status of 400", "status of 429") as page:
+        expect(page.locator("#model")).to_have_value("tiny-flux")
+        yield page
 
 
 def test_a_prompt_becomes_a_picture(page: Page, served: Served) -> None:
@@ -135,9 +145,9 @@ def test_a_hostile_prompt_is_only_text(page: Page) -> None:
 
 
 def test_an_error_is_shown_in_the_servers_words(page: Page, served: Served) -> None:
-    page.get_by_label("Prompt").fill("a" * 2001)
+    page.get_by_label("Prompt").fill("a" * 32001)
     page.get_by_role("button", name="Generate").click()
-    expect(page.get_by_role("alert")).to_have_text("prompt has more than 2000 characters")
+    expect(page.get_by_role("alert")).to_have_text("prompt has more than 32000 characters")
 
     served.script.fails = lambda job, index: PipelineFailed("the pipeline broke")
     page.get_by_label("Prompt").fill("a failure")
@@ -191,6 +201,132 @@ def test_a_model_that_failed_tells_why(page: Page, served: Served) -> None:
 
     expect(page.get_by_text("could not be loaded: no such <b>file</b>")).to_be_visible()
     expect(page.get_by_label("Model")).to_have_text("tiny-flux — failed")
+
+
+# --- with a key
+
+
+def new_key(folder: Path, account: str = "team", **fields: Any) -> str:
+    """A key made on another thread: the browser's driver has a loop on this one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(make_key, folder, account, **fields).result()
+
+
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, str]]:
+    """A server that asks for a key, and the key."""
+    folder = tmp_path_factory.mktemp("keyed")
+    key = new_key(folder)
+    with serving(folder) as running:
+        yield running, key
+
+
+@pytest.fixture
+def locked(browser: Browser, keyed: tuple[Served, str]) -> Iterator[Page]:
+    """The page of that server."""
+    with opened(browser, keyed[0].url, "status of 401", "status of 403") as page:
+        expect(page.get_by_label("This server asks for a key")).to_be_focused()
+        yield page
+    keyed[0].script.gate.set()
+
+
+def put_in(page: Page, key: str) -> None:
+    page.get_by_label("This server asks for a key").fill(key)
+    page.get_by_role("button", name="Use key").click()
+
+
+def stored(page: Page) -> dict[str, Any]:
+    """What the page keeps, by the place where it keeps it."""
+    found: dict[str, Any] = page.evaluate(
+        "() => ({session: {...sessionStorage}, local: {...localStorage}, cookie: document.cookie})"
+    )
+    return found
+
+
+def test_a_key_is_asked_for_and_sent_with_everything(
+    locked: Page, keyed: tuple[Served, str]
+) -> None:
+    served, key = keyed
+    sent: list[tuple[str, str | None]] = []
+    locked.on(
+        "request",
+        lambda request: sent.append((request.url, request.headers.get("authorization"))),
+    )
+    expect(locked.get_by_label("Prompt")).to_be_hidden()
+    put_in(locked, f" {key}\n")
+    expect(locked.locator("#model")).to_have_value("tiny-flux")
+    expect(locked.get_by_label("This server asks for a key")).to_be_hidden()
+    served.script.gate.clear()
+
+    locked.get_by_label("Prompt").fill("with a key")
+    locked.get_by_label("Prompt").press("Enter")
+    expect(locked.get_by_role("status")).to_have_text(re.compile("step 0 of 2|starting"))
+    served.script.gate.set()
+
+    expect(locked.get_by_role("img", name="with a key")).to_be_visible()
+    expect(locked.get_by_role("button", name="with a key, seed")).to_have_count(1)
+    asked = [(url, given) for url, given in sent if "/darkroom/files/" not in url]
+    asked = [(url, given) for url, given in asked if url.startswith("http")]
+    assert {given for _, given in asked} == {f"Bearer {key}"}
+    assert any(url.endswith("/events") for url, _ in asked)
+    pictures = [given for url, given in sent if "/darkroom/files/" in url]
+    assert set(pictures) == {None}, "a signed link needs no key"
+    assert stored(locked) == {"session": {"darkroom-key": key}, "local": {}, "cookie": ""}
+    assert key not in locked.url and key not in locked.content()
+
+
+def test_a_key_outlives_a_reload_and_not_the_tab(
+    locked: Page, keyed: tuple[Served, str], browser: Browser
+) -> None:
+    put_in(locked, keyed[1])
+    expect(locked.locator("#model")).to_have_value("tiny-flux")
+    locked.reload()
+    expect(locked.locator("#model")).to_have_value("tiny-flux")
+
+    with opened(browser, keyed[0].url, "status of 401") as another:
+        expect(another.get_by_label("This server asks for a key")).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("dk_nonsense", "this key is not known here, or was revoked"),
+        ("é or so", "That is not a key."),
+    ],
+)
+def test_a_wrong_key_is_told_and_another_may_be_put_in(
+    locked: Page, keyed: tuple[Served, str], wrong: str, told: str
+) -> None:
+    put_in(locked, wrong)
+    expect(locked.get_by_role("alert").filter(has_text=told)).to_be_visible()
+    assert stored(locked)["session"] == {}
+
+    put_in(locked, keyed[1])
+
+    expect(locked.locator("#model")).to_have_value("tiny-flux")
+
+
+def test_a_key_for_another_api_is_told(locked: Page, keyed: tuple[Served, str]) -> None:
+    folder = keyed[0].services.settings.data_dir
+    put_in(locked, new_key(folder, "other", dialect="modelmux"))
+    told = "this key is for the paths of modelmux only"
+    expect(locked.get_by_role("alert").filter(has_text=told)).to_be_visible()
+
+
+def test_a_key_that_is_revoked_is_asked_for_again(locked: Page, keyed: tuple[Served, str]) -> None:
+    served, _ = keyed
+    scopes = frozenset(Scope)
+    headers = {"x-api-key": new_key(served.services.settings.data_dir, "gone", scopes=scopes)}
+    put_in(locked, headers["x-api-key"])
+    expect(locked.locator("#model")).to_have_value("tiny-flux")
+    own = served.client.get("/darkroom/account", headers=headers).json()["key"]["id"]
+    served.client.delete(f"/darkroom/admin/keys/{own}", headers=headers)
+
+    locked.get_by_label("Prompt").fill("too late")
+    locked.get_by_role("button", name="Generate").click()
+
+    expect(locked.get_by_label("This server asks for a key")).to_be_visible()
+    assert stored(locked)["session"] == {}
 
 
 def test_every_control_has_a_name(page: Page) -> None:
