@@ -41,7 +41,7 @@ class Storage(Protocol):
     def list(self, prefix: str, *, before_ms: int) -> AsyncIterator[str]:
         """Keys under `INPUTS` or `OUTPUTS` written before that time, in any order."""
 
-    async def presign(self, key: str, ttl_seconds: int) -> str | None:
+    def presign(self, key: str, ttl_seconds: int) -> str | None:
         """A link to the object that needs no credentials; None where the medium has none."""
 
     async def check(self) -> None:

@@ -85,7 +85,7 @@ class LocalStorage:
         except OSError as error:
             raise _unavailable("list", error) from error
 
-    async def presign(self, key: str, ttl_seconds: int) -> str | None:
+    def presign(self, key: str, ttl_seconds: int) -> str | None:
         """None: a folder is no server."""
         check_key(key)
         return None
