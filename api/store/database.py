@@ -125,8 +125,11 @@ def sqlite_database(path: Path) -> Database:
     url = URL.create("sqlite", database=str(path))
     # One writing connection: eight of them under busy_timeout were measured to starve one another
     # for seconds, and one is enough for 300 durable transactions a second.
-    writer = create_engine(url, poolclass=StaticPool, pool_reset_on_return=None)
-    reader = create_engine(url, poolclass=StaticPool, pool_reset_on_return=None)
+    # A statement that fails ends up in the log, and its parameters are prompts and secrets.
+    writer, reader = (
+        create_engine(url, poolclass=StaticPool, pool_reset_on_return=None, hide_parameters=True)
+        for _ in range(2)
+    )
     _prepare(writer, begin="BEGIN IMMEDIATE", query_only=False)
     _prepare(reader, begin="BEGIN", query_only=True)
     return Database(writer, reader)
