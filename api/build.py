@@ -9,18 +9,25 @@ from dataclasses import dataclass
 import structlog
 
 from api.accounts import Accounts
+from api.destinations import Destinations
 from api.dialects import DIALECTS
 from api.dispatcher import Dispatcher
+from api.errors import Unavailable
 from api.folder import DataFolder, FolderInUse
+from api.housekeeping import Housekeeper
 from api.late_engine import LateEngine
-from api.links import Links, PictureLink, load_links
+from api.links import Links, PictureLink, Presign, load_links
 from api.outbound import Outbound
+from api.outbound.client import GuardedNetwork
+from api.outputs import FileStyle
 from api.reception import Reception
 from api.run import EnginePort, Workshop
 from api.settings import Settings, SettingsError
-from api.storage import LocalStorage, Storage
+from api.storage import Storage, storage_of
 from api.store import MigrationError, Store, migrate_sqlite, sqlite_database
 from api.store.accounts import AccountStore
+from api.store.destinations import DestinationStore
+from api.store.housekeeping import HousekeepingStore
 from api.store.outbox import Outbox
 from api.submit import Darkroom
 from api.tasks import Task
@@ -48,6 +55,7 @@ class Services:
     catalog: Catalog
     engine: EnginePort
     links: Links
+    presign: Presign
     store: Store
     storage: Storage
     dispatcher: Dispatcher
@@ -56,6 +64,8 @@ class Services:
     outbound: Outbound
     outbox: Outbox
     courier: Courier
+    destinations: Destinations
+    housekeeper: Housekeeper
     folder: DataFolder
     pixels: ThreadPoolExecutor
 
@@ -78,15 +88,18 @@ class Services:
         log.info("started", data_dir=str(self.folder.path), tasks_taken_over=taken_over)
         self.dispatcher.start()
         self.courier.start()
-
-    def presign(self, key: str) -> str | None:
-        """A link to a stored picture that the storage itself has signed, where it is to."""
-        return None
+        self.housekeeper.start()
+        try:
+            await self.storage.check()
+        except Unavailable as error:
+            # A start refuses nothing for it: pictures wait until the storage is back.
+            log.warning("storage_fails", reason=str(error))
 
     async def stop(self) -> None:
         """Take no more, finish or put back what runs, close the engine and the store."""
         await self.dispatcher.close()
         await self.darkroom.settle()
+        await self.housekeeper.close()
         await self.courier.close()
         await self.outbound.close()
         await self._undo()
@@ -105,17 +118,28 @@ def build(settings: Settings, *, engine: EnginePort | None = None) -> Services:
     try:
         folder.make()
         links = load_links(folder.link_keys, ttl_seconds=settings.link_ttl_seconds)
-        storage = LocalStorage(folder.objects)
+        storage = storage_of(settings, folder.objects)
     except (OSError, ValueError) as error:
         raise SettingsError(f"data_dir cannot be used: {error}") from None
     engine = engine or build_engine(catalog, settings)
     database = sqlite_database(folder.database)
     store, accounts = Store(database), Accounts(AccountStore(database))
     outbound, outbox = _outbound(settings), Outbox(database)
-    courier = _courier(outbox, outbound, store, accounts, links)
+    network = GuardedNetwork(outbound.addresses_of)
+    destinations = Destinations(DestinationStore(database), outbound.check_host, network=network)
+    presign = _presign(settings, storage)
+    courier = _courier(outbox, outbound, store, accounts, links, presign)
     updates = Updates(on_end=courier.wake)
     pixels = ThreadPoolExecutor(PIXEL_THREADS, thread_name_prefix="pixels")
-    workshop = Workshop(engine=engine, store=store, storage=storage, updates=updates, pixels=pixels)
+    workshop = Workshop(
+        engine=engine,
+        store=store,
+        storage=storage,
+        updates=updates,
+        pixels=pixels,
+        style=_style(settings),
+        deliver=destinations.deliver_for,
+    )
     dispatcher = Dispatcher(workshop, settings)
     reception = Reception(
         settings=settings,
@@ -124,6 +148,7 @@ def build(settings: Settings, *, engine: EnginePort | None = None) -> Services:
         storage=storage,
         dispatcher=dispatcher,
         outbound=outbound,
+        destinations=destinations,
         pixels=pixels,
     )
     darkroom = Darkroom(
@@ -139,6 +164,7 @@ def build(settings: Settings, *, engine: EnginePort | None = None) -> Services:
         catalog=catalog,
         engine=engine,
         links=links,
+        presign=presign,
         store=store,
         storage=storage,
         dispatcher=dispatcher,
@@ -147,16 +173,31 @@ def build(settings: Settings, *, engine: EnginePort | None = None) -> Services:
         outbound=outbound,
         outbox=outbox,
         courier=courier,
+        destinations=destinations,
+        housekeeper=Housekeeper(
+            HousekeepingStore(database), storage, retention_hours=settings.output_retention_hours
+        ),
         folder=folder,
         pixels=pixels,
     )
 
 
+def _presign(settings: Settings, storage: Storage) -> Presign:
+    if settings.links != "presigned":
+        return lambda key: None
+    return lambda key: storage.presign(key, settings.link_ttl_seconds)
+
+
 def _courier(
-    outbox: Outbox, outbound: Outbound, store: Store, accounts: Accounts, links: Links
+    outbox: Outbox,
+    outbound: Outbound,
+    store: Store,
+    accounts: Accounts,
+    links: Links,
+    presign: Presign,
 ) -> Courier:
     def link_for(task: Task) -> PictureLink:
-        return lambda path, key: task.delivery.base_url + links.sign(path)
+        return lambda path, key: presign(key) or task.delivery.base_url + links.sign(path)
 
     return Courier(
         outbox,
@@ -165,6 +206,15 @@ def _courier(
         read_task=store.get,
         secrets_of=accounts.webhook_secrets,
         link_for=link_for,
+    )
+
+
+def _style(settings: Settings) -> FileStyle:
+    return FileStyle(
+        format=settings.output_format,
+        quality=settings.output_quality,
+        embed_parameters=settings.embed_parameters,
+        mark_ai_origin=settings.mark_ai_origin,
     )
 
 

@@ -16,6 +16,8 @@ from api.errors import Forbidden
 
 # The URL of a picture, from the path at which it is served and the key it is stored under.
 PictureLink = Callable[[str, str], str]
+# A link that the storage itself has signed, from the key; None where it is not to.
+Presign = Callable[[str], str | None]
 
 SECRET_BYTES = 32
 PARAMETERS = ("expires", "key", "signature")

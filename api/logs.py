@@ -39,6 +39,8 @@ def configure_logging(level: str) -> None:
     root.setLevel(_number(level))
     # at every start it tells that it found nothing to do
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    # at info it tells whole addresses, signatures included
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
     # at debug it tells whole events, previews and signed links among them
     logging.getLogger("sse_starlette").setLevel(logging.INFO)
 

@@ -17,7 +17,7 @@ import structlog
 
 from api.accounts import Caller
 from api.checks import free_bytes
-from api.errors import BadRequest, Overloaded, QueueFull, Unavailable
+from api.errors import BadRequest, NotFound, Overloaded, QueueFull, Unavailable
 from api.idempotency import Once, Reply
 from api.inputs import PictureLimits, rewrite
 from api.orders import Order, Remote, Upload
@@ -29,6 +29,7 @@ from inference.job import ImageRequest, InputImage
 from inference.resolve import resolve
 
 if TYPE_CHECKING:
+    from api.destinations import Destinations
     from api.dispatcher import Dispatcher
     from api.settings import Settings
     from api.storage import Storage
@@ -62,6 +63,7 @@ class Reception:
         storage: Storage,
         dispatcher: Dispatcher,
         outbound: Fetcher,
+        destinations: Destinations,
         pixels: Executor,
     ) -> None:
         self._settings = settings
@@ -70,6 +72,7 @@ class Reception:
         self._storage = storage
         self._dispatcher = dispatcher
         self._outbound = outbound
+        self._destinations = destinations
         self._pixels = pixels
         self._uncut = Uncut()
         self._bounds = Bounds(
@@ -94,6 +97,7 @@ class Reception:
                 return earlier
         submission = replace(self._submission(order, caller), once=once, answer=answer)
         self._check_open()
+        await self._check_destination(submission)
         try:
             await self._store.check_bounds(submission, self._bounds)
             accepted = await self._uncut.run(self._keep(submission, order.uploads))
@@ -175,6 +179,19 @@ class Reception:
         )
         work = partial(rewrite, data, field=field, limits=limits)
         return await asyncio.get_running_loop().run_in_executor(self._pixels, work)
+
+    async def _check_destination(self, submission: Submission) -> None:
+        name = submission.delivery.destination
+        if name is None:
+            return
+        try:
+            await self._destinations.get(submission.caller.account, name)
+        except NotFound:
+            known = await self._destinations.list(submission.caller.account)
+            names = ", ".join(one.name for one in known) or "none yet"
+            raise BadRequest(
+                f"this account has no such destination; it has: {names}", field="destination"
+            ) from None
 
     def _check_open(self) -> None:
         if self._dispatcher.closing:

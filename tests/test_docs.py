@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -89,15 +90,32 @@ def test_the_models_in_the_documents_are_valid(tmp_path: Path) -> None:
         assert load_catalog(path).models
 
 
+def commands() -> dict[str, Any]:
+    """Every command by its name, those of a group as `group command`."""
+    found = {}
+    groups = [("", typer.main.get_command(app))]
+    for prefix, group in groups:
+        for name, command in group.commands.items():  # type: ignore[attr-defined]
+            if "commands" in vars(command):
+                groups.append((f"{prefix}{name} ", command))
+            else:
+                found[prefix + name] = command
+    return found
+
+
 def flags() -> list[tuple[str, str]]:
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     return [
         (name, flag)
-        for name, command in commands.items()
+        for name, command in commands().items()
         for parameter in command.params
         for flag in parameter.opts
         if flag.startswith("-") and flag != "--help"
     ]
+
+
+def test_every_command_is_documented_and_no_other() -> None:
+    told = re.findall(r"^### `darkroom ([a-z ]+?)(?: [A-Z ]+)?`$", TEXTS["docs/settings.md"], re.M)
+    assert sorted(told) == sorted(commands())
 
 
 @pytest.mark.parametrize(("command", "flag"), flags())

@@ -16,7 +16,7 @@ from api.accounts import Accounts
 from api.body import MULTIPART, Body, BodyLimits, short
 from api.errors import STATUS, ApiError, BadRequest, Unauthorized, kind_of
 from api.limits import Allowance, Limiter
-from api.links import Links, PictureLink
+from api.links import Links, PictureLink, Presign
 from api.submit import Darkroom
 from api.webhooks import WebhookStyle
 from inference.catalog import Catalog
@@ -106,7 +106,7 @@ class Desk:
     catalog: Catalog
     engine_status: Callable[[], EngineStatus]
     links: Links
-    presign: Callable[[str], str | None]
+    presign: Presign
     limiter: Limiter
     limits: BodyLimits
     dialects: tuple[Dialect, ...]

@@ -79,6 +79,8 @@ Index(
     sqlite_where=UNFINISHED,
     postgresql_where=UNFINISHED,
 )
+KEPT = tasks.c.files_deleted_ms.is_(None)
+Index("tasks_kept", tasks.c.finished_ms, sqlite_where=KEPT, postgresql_where=KEPT)
 Index("tasks_listed", tasks.c.account, tasks.c.created_ms, tasks.c.id)
 
 outputs = Table(
@@ -185,6 +187,8 @@ outbox = Table(
     CheckConstraint("state IN ('waiting', 'delivered', 'failed')", name="known_outbox_state"),
 )
 Index("outbox_due", outbox.c.next_ms)
+SETTLED = outbox.c.next_ms.is_(None)
+Index("outbox_settled", outbox.c.created_ms, sqlite_where=SETTLED, postgresql_where=SETTLED)
 Index("outbox_of_task", outbox.c.task_id)
 
 # Places of an account's own that get copies of its pictures.

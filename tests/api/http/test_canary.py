@@ -128,6 +128,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         assert found, log.read_text()
         with httpx2.Client(base_url=found[1], timeout=60, trust_env=False) as client:
             talk(Talk(run, client), data)
+            until(lambda: "webhook_postponed" in log.read_text())
         server.send_signal(signal.SIGTERM)
         server.wait(60)
     finally:

@@ -19,6 +19,10 @@ def upgrade() -> None:
     op.add_column("tasks", sa.Column("delivery", sa.Text, nullable=False, server_default="{}"))
     op.add_column("tasks", sa.Column("files_deleted_ms", sa.BigInteger))
     op.add_column("outputs", sa.Column("destination_url", sa.Text))
+    kept = sa.text("files_deleted_ms IS NULL")
+    op.create_index(
+        "tasks_kept", "tasks", ["finished_ms"], sqlite_where=kept, postgresql_where=kept
+    )
     _accounts()
     _ledger()
     _idempotency()
@@ -129,6 +133,14 @@ def _outbox() -> None:
         ),
     )
     op.create_index("outbox_due", "outbox", ["next_ms"])
+    settled = sa.text("next_ms IS NULL")
+    op.create_index(
+        "outbox_settled",
+        "outbox",
+        ["created_ms"],
+        sqlite_where=settled,
+        postgresql_where=settled,
+    )
     op.create_index("outbox_of_task", "outbox", ["task_id"])
 
 
