@@ -40,6 +40,7 @@ log = structlog.get_logger()
 
 # Encoding takes the interpreter from the engine's thread; more threads would only take more of it.
 PIXEL_THREADS = 2
+STORAGE_SECONDS = 5
 
 NO_KEYS = (
     "{host} is not loopback, and there is no API key yet, so anybody could use this server. "
@@ -89,11 +90,15 @@ class Services:
         self.dispatcher.start()
         self.courier.start()
         self.housekeeper.start()
+        await self._look_at_storage()
+
+    async def _look_at_storage(self) -> None:
+        """Tell early of a storage that fails; no start is refused for it, pictures can wait."""
         try:
-            await self.storage.check()
-        except Unavailable as error:
-            # A start refuses nothing for it: pictures wait until the storage is back.
-            log.warning("storage_fails", reason=str(error))
+            async with asyncio.timeout(STORAGE_SECONDS):
+                await self.storage.check()
+        except (Unavailable, TimeoutError) as error:
+            log.warning("storage_fails", reason=str(error) or f"no answer in {STORAGE_SECONDS} s")
 
     async def stop(self) -> None:
         """Take no more, finish or put back what runs, close the engine and the store."""
@@ -118,9 +123,12 @@ def build(settings: Settings, *, engine: EnginePort | None = None) -> Services:
     try:
         folder.make()
         links = load_links(folder.link_keys, ttl_seconds=settings.link_ttl_seconds)
-        storage = storage_of(settings, folder.objects)
     except (OSError, ValueError) as error:
         raise SettingsError(f"data_dir cannot be used: {error}") from None
+    try:
+        storage = storage_of(settings, folder.objects)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"storage cannot be used: {error}") from None
     engine = engine or build_engine(catalog, settings)
     database = sqlite_database(folder.database)
     store, accounts = Store(database), Accounts(AccountStore(database))
