@@ -196,7 +196,7 @@ def test_a_picture_is_as_large_as_it_is_looked_at__V(ai: openai.OpenAI) -> None:
         pytest.param(
             {"prompt": "a"},
             [("image", png()), ("markup", png(mode="RGBA"))],
-            *(400, "markup", "mask"),
+            *(400, "markup", "not honoured"),
             id="INF markup is not honoured",
         ),
         pytest.param(

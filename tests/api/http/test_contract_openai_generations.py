@@ -387,6 +387,9 @@ def test_a_caller_who_leaves_and_may_come_back_does_not__INF(served: Served) -> 
     with pytest.raises(httpx2.ReadTimeout):
         served.client.post(GENERATIONS, **send, timeout=0.5)
     until(lambda: newest(served)["state"] == "running")
+    # time enough for the server to see that nobody listens, and to do the wrong thing
+    time.sleep(0.5)
+    assert not newest(served)["cancel_requested"]
     running = served.client.post(GENERATIONS, **send)
     served.script.gate.set()
     served.end(newest(served)["id"])
