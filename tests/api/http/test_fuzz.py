@@ -49,12 +49,11 @@ OPERATIONS = (
     "POST /v1/images/edits",
     "POST /v1/images/variations",
     "GET /v1/images/files/{task_id}/{index}.{extension}",
-    "GET /v1/models/{model_id}",
 )
 # These take nothing that could be wrong.
 BARE = (
     *("GET /darkroom/models", "GET /darkroom/queue", "GET /darkroom/devices"),
-    *("GET /livez", "GET /readyz", "GET /v1/models"),
+    *("GET /livez", "GET /readyz", "GET /v1/models", "GET /v1/models/{model_id}"),
 )
 ASKED = [
     *((operation, GenerationMode.POSITIVE) for operation in (*OPERATIONS, *BARE)),
