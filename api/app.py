@@ -17,6 +17,7 @@ from starlette.routing import Match
 from api import openapi, probes
 from api.body import BodyLimits
 from api.build import Services
+from api.deliveries import Deliveries
 from api.dialects import DIALECTS
 from api.dialects.base import (
     Desk,
@@ -72,6 +73,8 @@ def _desk(services: Services, dialects: tuple[Dialect, ...]) -> Desk:
     return Desk(
         darkroom=services.darkroom,
         accounts=services.accounts,
+        destinations=services.destinations,
+        deliveries=Deliveries(services.darkroom, services.outbox, services.courier.wake),
         catalog=services.catalog,
         engine_status=services.engine.status,
         links=services.links,

@@ -17,13 +17,15 @@ import obstore
 import structlog
 from obstore.exceptions import BaseError
 
-from api.errors import BadRequest, NotFound, Unavailable
+from api.errors import BadRequest, Conflict, NotFound, Unavailable
 from api.outbound import Unreachable
 from api.outputs import EncodedPicture
 from api.storage.s3 import cause_of, check_endpoint, code_in, parse_s3_url, s3_store
 from api.store.destinations import Destination, DestinationStore
 from api.tasks import Task
 from inference.errors import JobError
+
+__all__ = ["Deliver", "Destination", "DestinationFailed", "Destinations", "deliver_nowhere"]
 
 log = structlog.get_logger()
 
@@ -103,12 +105,22 @@ class Destinations:
         self._sleep = sleep
 
     async def add(self, destination: Destination) -> Destination:
-        """Keep a new one, as it will be used; raises BadRequest, naming the field."""
-        checked = _checked(destination)
-        await self._check_host(_endpoint_of(checked), field="endpoint")
+        """Keep a new one, as it will be used.
+
+        Raises BadRequest, naming the field; as Conflict where the name is taken.
+        """
+        checked = await self._judged(destination)
         if not await self._store.insert(checked):
-            raise BadRequest(f"there is a destination {checked.name!r} already", field="name")
+            raise Conflict(f"there is a destination {checked.name!r} already", field="name")
         log.info("destination_added", account=checked.account, destination=checked.name)
+        return checked
+
+    async def replace(self, destination: Destination) -> Destination:
+        """Keep another place or key under a name; raises as `add` does, NotFound for a new name."""
+        checked = await self._judged(destination)
+        if not await self._store.replace(checked):
+            raise _missing(checked.name)
+        log.info("destination_replaced", account=checked.account, destination=checked.name)
         return checked
 
     async def list(self, account: str) -> tuple[Destination, ...]:
@@ -119,13 +131,13 @@ class Destinations:
         """The one of that name; raises NotFound."""
         found = await self._store.get(account, name)
         if found is None:
-            raise NotFound(f"there is no destination {name!r}", field="destination")
+            raise _missing(name)
         return found
 
     async def remove(self, account: str, name: str) -> None:
         """Forget one, not what lies there; raises NotFound."""
         if not await self._store.delete(account, name):
-            raise NotFound(f"there is no destination {name!r}", field="destination")
+            raise _missing(name)
         log.info("destination_removed", account=account, destination=name)
 
     async def test(self, account: str, name: str) -> None:
@@ -171,6 +183,11 @@ class Destinations:
             await self._sleep(pause_seconds)
         raise AssertionError("the last try returns or raises")
 
+    async def _judged(self, destination: Destination) -> Destination:
+        checked = _checked(destination)
+        await self._check_host(_endpoint_of(checked), field="endpoint")
+        return checked
+
     async def _send(
         self,
         destination: Destination,
@@ -207,6 +224,10 @@ class Destinations:
             raise Unavailable(str(error)) from None
         except _NO_ANSWER:
             raise Unavailable("it cannot be reached") from None
+
+
+def _missing(name: str) -> NotFound:
+    return NotFound(f"there is no destination {name!r}", field="destination")
 
 
 async def _beginning_of(response: httpcore2.Response) -> bytes:

@@ -7,6 +7,7 @@ ApiError
 ├── Forbidden            a link that does not hold, a key that may not do this
 ├── NotFound             no such task, image or file
 ├── NotReady             the picture is not made yet
+├── Conflict             the name is taken
 ├── Gone                 the picture was deleted when its time was up
 ├── TooLarge             body, part or picture over a limit
 ├── UnsupportedMedia     not a body or picture type that is taken
@@ -68,6 +69,12 @@ class NotReady(ApiError):
     """The task exists; its picture does not, yet or ever."""
 
     kind = "not_ready"
+
+
+class Conflict(BadRequest):
+    """The name is taken already; not in STATUS, since only our own API has names to give."""
+
+    kind = "conflict"
 
 
 class Gone(ApiError):

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ValidationError
 
 from api.accounts import Accounts
 from api.body import MULTIPART, Body, BodyLimits, short
+from api.deliveries import Deliveries
+from api.destinations import Destinations
 from api.errors import STATUS, ApiError, BadRequest, Unauthorized, kind_of
 from api.limits import Allowance, Limiter
 from api.links import Links, PictureLink, Presign
@@ -103,6 +105,8 @@ class Desk:
 
     darkroom: Darkroom
     accounts: Accounts
+    destinations: Destinations
+    deliveries: Deliveries
     catalog: Catalog
     engine_status: Callable[[], EngineStatus]
     links: Links

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Row, delete, insert, select
+from sqlalchemy import Row, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.clock import wall_clock_ms
-from api.store.database import Database
+from api.store.database import Database, sqlite_database
 from api.store.schema import destinations
+
+if TYPE_CHECKING:
+    from api.folder import DataFolder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +67,29 @@ class DestinationStore:
             return False
         return True
 
+    async def replace(self, destination: Destination) -> bool:
+        """Keep another place and key under a name; False if the account has none of that name."""
+        changed = (
+            update(destinations)
+            .where(
+                destinations.c.account == destination.account,
+                destinations.c.name == destination.name,
+            )
+            .values(
+                url=destination.url,
+                endpoint=destination.endpoint,
+                region=destination.region,
+                access_key_id=destination.access_key_id,
+                secret_access_key=destination.secret,
+                public_url=destination.public_url,
+            )
+        )
+
+        async def work(connection: AsyncConnection) -> bool:
+            return (await connection.execute(changed)).rowcount > 0
+
+        return await self._database.write(work)
+
     async def list(self, account: str) -> tuple[Destination, ...]:
         """All of an account's, by name."""
         wanted = select(destinations).where(destinations.c.account == account)
@@ -95,6 +122,16 @@ class DestinationStore:
             return (await connection.execute(gone)).rowcount > 0
 
         return await self._database.write(work)
+
+
+@asynccontextmanager
+async def destinations_in(folder: DataFolder) -> AsyncIterator[DestinationStore]:
+    """The destinations of a data folder whose database is there; a service may run on it."""
+    database = sqlite_database(folder.database)
+    try:
+        yield DestinationStore(database)
+    finally:
+        await database.close()
 
 
 def _to_destination(row: Row[Any]) -> Destination:

@@ -53,6 +53,11 @@ class Message:
     created_ms: int
 
     @property
+    def is_out(self) -> bool:
+        """Whether it is being delivered at this moment, as far as is known."""
+        return self.state is MessageState.WAITING and self.last_error == UNDER_WAY
+
+    @property
     def origin(self) -> str:
         """Scheme, host and port of the receiver."""
         return _origin(self.url)

@@ -11,7 +11,7 @@ from sse_starlette import EventSourceResponse
 from api.body import read_body
 from api.dialects.base import DeskOf, Dialect, body_docs, parse
 from api.dialects.callers import AskerOf, CallerOf
-from api.dialects.darkroom import admin, schema, translate
+from api.dialects.darkroom import admin, deliveries, destinations, schema, translate
 from api.dialects.darkroom.events import to_stream
 from api.dialects.darkroom.webhook import WEBHOOKS
 from api.dialects.orders import ended_or_left, place
@@ -41,6 +41,8 @@ PICTURE: dict[int | str, dict[str, Any]] = {
 
 router = APIRouter(prefix=translate.PREFIX, tags=["darkroom"], responses=PROBLEM)
 router.include_router(admin.router)
+router.include_router(destinations.router)
+router.include_router(deliveries.router)
 
 
 @router.post(

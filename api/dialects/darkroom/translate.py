@@ -36,6 +36,7 @@ TITLES = {
     "unsupported": "The model cannot do that",
     "unknown_model": "No such model",
     "not_found": "Nothing is here",
+    "conflict": "The name is taken",
     "not_ready": "The picture is not made yet",
     "unauthorized": "A key is needed",
     "no_credits": "Not enough credits",
@@ -53,6 +54,8 @@ TITLES = {
     "closed": "No work is taken right now",
     "internal": "Something went wrong here",
 }
+# Names are given in our own API alone.
+STATUS_BY_KIND = {"conflict": 409}
 
 
 def to_order(wire: GenerationRequest, files: Sequence[FilePart], base_url: str) -> Order:
@@ -231,7 +234,8 @@ def to_devices(status: EngineStatus) -> dict[str, Any]:
 
 def to_error(error: ApiError | EngineError, context: ErrorContext) -> ErrorBody:
     """A `Problem`."""
-    kind, status = kind_of(error), status_of(error)
+    kind = kind_of(error)
+    status = STATUS_BY_KIND.get(kind, status_of(error))
     body: dict[str, Any] = {
         "type": f"urn:darkroom:{kind}",
         "title": TITLES.get(kind, "The request cannot be served"),

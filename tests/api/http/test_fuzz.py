@@ -36,6 +36,13 @@ OPERATIONS = (
     "GET /darkroom/generations/{task_id}/events",
     "GET /darkroom/generations/{task_id}/images/{index}",
     "GET /darkroom/files/{task_id}/{index}/{name}",
+    "GET /darkroom/generations/{task_id}/webhooks",
+    "POST /darkroom/generations/{task_id}/webhooks/{message_id}/resend",
+    "POST /darkroom/destinations",
+    "GET /darkroom/destinations/{name}",
+    "PUT /darkroom/destinations/{name}",
+    "DELETE /darkroom/destinations/{name}",
+    "POST /darkroom/destinations/{name}/test",
     "POST /v1/images/generate",
     "POST /v1/images/edit",
     "GET /v1/images/generate/{generation_id}",
@@ -53,6 +60,7 @@ OPERATIONS = (
 # These take nothing that could be wrong.
 BARE = (
     *("GET /darkroom/models", "GET /darkroom/queue", "GET /darkroom/devices"),
+    "GET /darkroom/destinations",
     *("GET /livez", "GET /readyz", "GET /v1/models", "GET /v1/models/{model_id}"),
 )
 ASKED = [

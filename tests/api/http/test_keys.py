@@ -201,6 +201,9 @@ def test_one_accounts_generations_are_nothing_to_another(
 
     asked = 0
     for method, path, _ in operations(served):
+        # that takes a message too: test_deliveries.py
+        if path.endswith("/resend"):
+            continue
         if path in KEYLESS or not set(re.findall(r"\{(\w+)\}", path)) & set(ids):
             continue
         asked += 1
