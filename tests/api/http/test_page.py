@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from api.accounts import Scope
 from inference.errors import PipelineFailed
@@ -106,6 +106,34 @@ def test_a_preview_shows_before_the_picture(page: Page, served: Served) -> None:
 
     assert sources[0] == "data:image/webp"
     assert sources[-1].startswith("http://127.0.0")
+
+
+def test_events_that_break_off_are_asked_for_again(browser: Browser, served: Served) -> None:
+    """Once before the first of them, once in their midst."""
+    served.script.gate.clear()
+    asked = 0
+
+    def answer(route: Route) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            route.abort()
+        elif asked == 2:
+            body = 'event: queued\ndata: {"position": 3}\n\nevent: step\nda'
+            route.fulfill(body=body, content_type="text/event-stream")
+        else:
+            route.continue_()
+
+    with opened(browser, served.url, "net::ERR_FAILED") as page:
+        expect(page.locator("#model")).to_have_value("tiny-flux")
+        page.route("**/events", answer)
+        page.get_by_label("Prompt").fill("a broken stream")
+        page.get_by_role("button", name="Generate").click()
+        expect(page.get_by_role("status")).to_have_text("connection lost, trying again")
+        expect(page.get_by_role("status")).to_have_text(re.compile("step 0 of 2|starting"))
+        served.script.gate.set()
+        expect(page.get_by_role("img", name="a broken stream")).to_be_visible()
+    assert asked == 3
 
 
 def test_choices_reach_the_server(page: Page, served: Served) -> None:
