@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from api import cli_accounts, cli_keys
+from api import cli_accounts, cli_destinations, cli_keys
 from api.cli_settings import settings_of
 from api.terminal import Failure, UsageError, out, say, stop
 
@@ -21,6 +21,7 @@ app = typer.Typer(
 
 app.add_typer(cli_keys.app, name="keys")
 app.add_typer(cli_accounts.app, name="accounts")
+app.add_typer(cli_destinations.app, name="destinations")
 
 Models = Annotated[
     Path | None,
