@@ -1,0 +1,223 @@
+"""Destinations over HTTP: each account's own, told without secrets, tested on a real server."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.api.http.served import Served, make_key, serving
+from tests.api.s3server import BUCKET, KEY_ID, SECRET, S3Server
+
+HERE = "/darkroom/destinations"
+PLACE = {
+    "url": f"s3://{BUCKET}/ann",
+    "endpoint": "http://127.0.0.1:1",
+    "region": "eu-1",
+    "access_key_id": KEY_ID,
+    "secret_access_key": SECRET,
+    "public_url": "https://cdn.example/ann",
+}
+AWS = ("s3.us-east-1.amazonaws.com",)
+TOLD = {name: value for name, value in PLACE.items() if name != "secret_access_key"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    make_key(folder, "first")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Served]:
+    """It may connect to loopback, and finds AWS without asking anybody."""
+    with serving(folder, allowed_targets=("127.0.0.1",)) as running:
+        outbound = running.services.outbound
+        look_up = outbound._resolve
+
+        async def resolve(host: str, port: int) -> Sequence[str]:
+            return ["93.184.215.14"] if host in AWS else await look_up(host, port)
+
+        outbound._resolve = resolve
+        yield running
+
+
+@pytest.fixture
+def headers(folder: Path) -> dict[str, str]:
+    """A key of an account that nobody else has."""
+    return key_of(folder, f"a{secrets.token_hex(6)}")
+
+
+def key_of(folder: Path, account: str, **fields: Any) -> dict[str, str]:
+    return {"Authorization": f"Bearer {make_key(folder, account, **fields)}"}
+
+
+def add(client: httpx2.Client, headers: dict[str, str], **fields: Any) -> httpx2.Response:
+    body = PLACE | {"name": "site"} | fields
+    given = {name: value for name, value in body.items() if value is not ...}
+    return client.post(HERE, json=given, headers=headers)
+
+
+def listed(client: httpx2.Client, headers: dict[str, str]) -> list[dict[str, Any]]:
+    told: list[dict[str, Any]] = client.get(HERE, headers=headers).json()["destinations"]
+    return told
+
+
+def test_a_destination_is_kept_and_told_without_its_secret(
+    client: httpx2.Client, headers: dict[str, str]
+) -> None:
+    made = add(client, headers)
+    other = add(client, headers, name="another", endpoint=..., region=..., public_url=...)
+
+    assert (made.status_code, other.status_code) == (201, 201), (made.text, other.text)
+    assert made.json() == {"name": "site"} | TOLD
+    plain = {"endpoint": None, "region": "us-east-1", "public_url": None}
+    assert other.json() == {"name": "another"} | TOLD | plain
+    assert made.headers["location"] == f"{HERE}/site"
+    assert client.get(made.headers["location"], headers=headers).json() == made.json()
+    assert listed(client, headers) == [other.json(), made.json()]
+    for reply in (
+        made,
+        client.get(HERE, headers=headers),
+        client.get(f"{HERE}/site", headers=headers),
+    ):
+        assert SECRET not in reply.text and "secret" not in reply.text
+
+
+def test_a_name_that_is_taken_is_a_409_and_changes_nothing(
+    client: httpx2.Client, headers: dict[str, str]
+) -> None:
+    add(client, headers)
+
+    again = add(client, headers, url="s3://elsewhere/x")
+
+    assert (again.status_code, again.json()["type"]) == (409, "urn:darkroom:conflict")
+    assert (again.json()["status"], again.json()["field"]) == (409, "name")
+    assert [one["url"] for one in listed(client, headers)] == [PLACE["url"]]
+
+
+def test_a_put_replaces_every_field(
+    server: Served, client: httpx2.Client, headers: dict[str, str], folder: Path
+) -> None:
+    add(client, headers)
+    add(client, headers, name="kept")
+    theirs = key_of(folder, "neighbour")
+    add(client, theirs)
+    body = {"url": "s3://moved/x", "access_key_id": "new", "secret_access_key": "newer"}
+
+    reply = client.put(f"{HERE}/site", json=body, headers=headers)
+
+    rest = {"endpoint": None, "region": "us-east-1", "public_url": None}
+    told = {"name": "site", "url": "s3://moved/x", "access_key_id": "new"} | rest
+    assert (reply.status_code, reply.json()) == (200, told)
+    assert listed(client, headers) == [{"name": "kept"} | TOLD, told]
+    assert listed(client, theirs) == [{"name": "site"} | TOLD]
+    missing = client.put(f"{HERE}/none", json=body, headers=headers)
+    assert (missing.status_code, missing.json()["field"]) == (404, "destination")
+    assert len(listed(client, headers)) == 2
+    wrong = client.put(f"{HERE}/site", json=body | {"url": "x"}, headers=headers)
+    assert (wrong.status_code, wrong.json()["field"]) == (400, "url")
+    named = client.put(f"{HERE}/site", json=body | {"name": "site"}, headers=headers)
+    assert (named.status_code, named.json()["field"]) == (400, "name")
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    *(({name: ...}, name) for name in ("name", "url", "access_key_id", "secret_access_key")),
+    *(({"name": name}, "name") for name in ("", "A", "a/b", "..", "a" * 65, 5, None)),
+    *(({"url": url}, "url") for url in ("", "https://x.example", "s3://b/../x", 5)),
+    *(({"endpoint": url}, "endpoint") for url in ("s3.example", "http://10.0.0.1", "http://[::1]")),
+    ({"endpoint": "http://169.254.169.254"}, "endpoint"),
+    *(({"region": region}, "region") for region in ("", "eu.x/", "a b")),
+    *(({"access_key_id": text}, "access_key_id") for text in ("", "a b", "é")),
+    *(({"secret_access_key": text}, "secret_access_key") for text in ("", "a b", "\n", 5, None)),
+    *(({"public_url": url}, "public_url") for url in ("javascript:alert(1)", "https://a:b@x.y")),
+    ({"secret": "x"}, "secret"),
+]
+
+
+@pytest.mark.parametrize(("fields", "field"), REFUSED)
+def test_what_is_no_place_is_refused_by_its_field(
+    client: httpx2.Client, headers: dict[str, str], fields: dict[str, Any], field: str
+) -> None:
+    reply = add(client, headers, **fields)
+
+    assert (reply.status_code, reply.json()["field"]) == (400, field), reply.text
+    assert reply.headers["content-type"] == "application/problem+json"
+    assert SECRET not in reply.text
+    assert listed(client, headers) == []
+
+
+def test_a_refused_secret_is_not_repeated(client: httpx2.Client, headers: dict[str, str]) -> None:
+    reply = add(client, headers, secret_access_key="canary value with spaces")
+    assert reply.status_code == 400
+    assert "canary" not in reply.text
+
+
+def test_others_neither_see_nor_change_it(
+    client: httpx2.Client, headers: dict[str, str], folder: Path
+) -> None:
+    add(client, headers)
+    stranger = key_of(folder, "stranger")
+    body = {"url": "s3://mine/now", "access_key_id": "x", "secret_access_key": "y"}
+    place = f"{HERE}/site"
+
+    asked: list[Callable[[], httpx2.Response]] = [
+        lambda: client.get(place, headers=stranger),
+        lambda: client.put(place, json=body, headers=stranger),
+        lambda: client.delete(place, headers=stranger),
+        lambda: client.post(f"{place}/test", headers=stranger),
+    ]
+    assert [ask().status_code for ask in asked] == [404] * 4
+    wish = {"prompt": "a", "destination": "site"}
+    refused = client.post("/darkroom/generations", json=wish, headers=stranger)
+    assert (refused.status_code, refused.json()["field"]) == (400, "destination")
+    assert listed(client, stranger) == []
+    assert listed(client, headers) == [{"name": "site"} | TOLD]
+
+
+def test_what_is_removed_is_gone(client: httpx2.Client, headers: dict[str, str]) -> None:
+    add(client, headers)
+    add(client, headers, name="kept")
+
+    gone = client.delete(f"{HERE}/site", headers=headers)
+
+    assert (gone.status_code, gone.content) == (204, b"")
+    assert client.delete(f"{HERE}/site", headers=headers).status_code == 404
+    assert client.get(f"{HERE}/site", headers=headers).status_code == 404
+    assert [one["name"] for one in listed(client, headers)] == ["kept"]
+
+
+def test_a_test_tells_whether_it_works(
+    client: httpx2.Client, headers: dict[str, str], s3_server: S3Server
+) -> None:
+    prefix = secrets.token_hex(8)
+    here = {"url": f"s3://{BUCKET}/{prefix}", "endpoint": s3_server.endpoint}
+    add(client, headers, **here, region="us-east-1")
+    wrong = {
+        "secret": ({"secret_access_key": "wrong"}, "the secret access key is wrong"),
+        "key": ({"access_key_id": "nobody"}, "the access key id is not known there"),
+        "bucket": ({"url": "s3://no-such-bucket/x"}, "there is no such bucket"),
+        "nowhere": ({"endpoint": PLACE["endpoint"]}, "it cannot be reached"),
+    }
+
+    good = client.post(f"{HERE}/site/test", headers=headers)
+
+    assert (good.status_code, good.json()) == (200, {"ok": True, "reason": None})
+    for name, (fields, reason) in wrong.items():
+        add(client, headers, **(here | {"name": name} | fields))
+        reply = client.post(f"{HERE}/{name}/test", headers=headers)
+        assert (reply.status_code, reply.json()) == (200, {"ok": False, "reason": reason})
+    left = [one["path"] for some in s3_server.client().list(prefix) for one in some]
+    assert left == []
+
+
+def test_a_test_counts_as_a_request(client: httpx2.Client, folder: Path) -> None:
+    headers = key_of(folder, "often", rate_per_minute=2)
+    assert add(client, headers).status_code == 201
+    asked = [client.post(f"{HERE}/site/test", headers=headers).status_code for _ in range(3)]
+    assert asked == [200, 200, 429]
