@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -15,7 +16,7 @@ from PIL import Image
 
 from inference.errors import PipelineFailed
 from tests.api.http.modelmux import KEY, PATH, create, ended
-from tests.api.http.served import Served, until
+from tests.api.http.served import Served, serving, until
 
 COMPLETED = {
     *("historyId", "status", "provider", "outputUrl", "creditsUsed", "model"),
@@ -176,6 +177,16 @@ def test_names_and_types_are_those_of_the_stored_picture(
         assert reply.headers["content-disposition"] == named
         with Image.open(io.BytesIO(reply.content)) as picture:
             assert picture.format == form.upper()
+
+
+def test_the_servers_own_format_is_followed__INF(tmp_path: Path) -> None:
+    with serving(tmp_path, output_format="webp") as served:
+        done = ended(served, create(served.client).json()["historyId"])
+        reply = served.client.get(done["outputUrl"])
+
+        assert "/0.webp%3F" in done["outputUrl"]
+        assert reply.headers["content-type"] == "image/webp"
+        assert reply.content[8:12] == b"WEBP"
 
 
 # 0.2 the alias prefix
