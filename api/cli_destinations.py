@@ -112,7 +112,11 @@ def _on_places(
     data_dir: Path | None, account: str, work: Callable[[Destinations], Awaitable[T]]
 ) -> T:
     """The result of `work` for an account that is there; leaves with what is wrong."""
+    from api.logs import configure_logging
+
     settings = settings_of(data_dir=data_dir)
+    # The result is told in words; unconfigured, events would be printed beside it.
+    configure_logging("warning")
 
     async def run(accounts: Accounts) -> T:
         await accounts.account(account)
