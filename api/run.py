@@ -152,13 +152,14 @@ class Run:
                 keeping.create_task(self._settle(event))
 
     def _emit(self, event: Event) -> None:
-        # Called on the engine's thread, which may outlive the loop when the process ends.
+        # Called on the engine's thread, which may outlive the loop when the process ends. Progress
+        # that nobody follows is dropped here: to wake the loop costs the engine a system call.
+        if isinstance(event, Progress) and not self._shop.updates.looked_at(self.task.id):
+            return
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
     async def _tell(self, event: Progress) -> None:
-        if not self._shop.updates.looked_at(self.task.id):
-            return
         preview = None
         if event.preview is not None:
             preview = await self._in_thread(encode_preview, event.preview)
