@@ -38,6 +38,8 @@ class Dispatcher:
         self._driving: set[asyncio.Task[None]] = set()
         self._loops: list[asyncio.Task[None]] = []
         self._wake = asyncio.Event()
+        # Whether the last claim found nothing: then room for more is no reason to look again.
+        self._is_dry = False
         self._closing = False
         self._engine_started = False
         self._last_beat = time.monotonic()
@@ -77,6 +79,7 @@ class Dispatcher:
 
     def wake(self) -> None:
         """Look for work now."""
+        self._is_dry = False
         self._wake.set()
 
     def cancel(self, task_id: str) -> None:
@@ -133,16 +136,21 @@ class Dispatcher:
             claim = await self._shop.store.claim(
                 self._worker, lease_ms=self._lease_ms, running_here=list(self._runs)
             )
+            self._is_dry = claim is None
             if claim is None:
                 return
             self._begin(claim)
+
+    def _note_room(self) -> None:
+        if not self._is_dry:
+            self._wake.set()
 
     def _has_room(self) -> bool:
         in_flight = sum(run.images_in_flight for run in self._runs.values())
         return in_flight < self._settings.images_in_flight
 
     def _begin(self, claim: Claim) -> None:
-        run = Run(claim, self._shop, max_tries=self._settings.max_attempts, on_room=self._wake.set)
+        run = Run(claim, self._shop, max_tries=self._settings.max_attempts, on_room=self._note_room)
         self._runs[claim.task.id] = run
         driving = asyncio.create_task(self._drive(run))
         self._driving.add(driving)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -15,8 +17,9 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import StaticPool
 
-from api.errors import Unavailable
+from api.errors import ApiError, Unavailable
 from api.uncut import Uncut
+from inference.errors import EngineError
 
 T = TypeVar("T")
 Work = Callable[[AsyncConnection], Coroutine[Any, Any, T]]
@@ -24,6 +27,7 @@ Work = Callable[[AsyncConnection], Coroutine[Any, Any, T]]
 BUSY_SECONDS = 5
 # A write that waited this long for those before it is refused rather than done.
 LONGEST_QUEUE_SECONDS = 2 * BUSY_SECONDS
+MAX_GROUP = 64
 
 
 class Inline:
@@ -43,26 +47,44 @@ class Inline:
         return self._connection.scalar(statement)
 
 
-class Database:
-    """Runs units of work, each in one transaction.
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A write that waits for its turn, until `latest` on the monotonic clock."""
 
-    A read runs on the event loop itself: in WAL mode it waits for nobody. Writes run one after the
-    other on a thread of their own, where they may wait for the disk. Raises Unavailable while the
-    database is locked, full or out of reach.
+    work: Work[Any]
+    done: asyncio.Future[Any]
+    latest: float
+
+
+# What became of a unit: its value, or what it raised.
+Outcome = tuple[Any, Exception | None]
+
+
+class Database:
+    """Runs units of work, each whole or not at all.
+
+    A read runs on the event loop itself: in WAL mode it waits for nobody. Writes run on a thread of
+    their own, where they may wait for the disk; those that come meanwhile share the next commit.
+    Raises Unavailable while the database is locked, full or out of reach.
     """
 
     def __init__(self, writer: Engine, reader: Engine) -> None:
         self._writer = writer
         self._reader = reader
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="database")
+        self._waiting: deque[Unit] = deque()
+        self._writing: asyncio.Task[None] | None = None
         # A client that hangs up cancels its handler; what it began to write is written.
         self._uncut = Uncut()
         self._closed = False
 
     async def write(self, work: Work[T]) -> T:
-        """The result of `work` once it is committed; rolled back if it raises."""
+        """The result of `work` once it is committed; nothing of it is kept if it raises.
+
+        It may be run a second time, if it failed in the company of others.
+        """
         self._check_open()
-        return await self._uncut.run(self._on_thread(work))
+        return await self._uncut.run(self._enqueue(work))
 
     async def read(self, work: Work[T]) -> T:
         """The result of `work` on one consistent state."""
@@ -78,24 +100,71 @@ class Database:
         self._thread.shutdown()
         self._reader.dispose()
 
-    async def _on_thread(self, work: Work[T]) -> T:
-        latest = time.monotonic() + LONGEST_QUEUE_SECONDS
+    async def _enqueue(self, work: Work[T]) -> T:
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._waiting.append(Unit(work, done, time.monotonic() + LONGEST_QUEUE_SECONDS))
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write_all())
+        return await done
 
-        def transact() -> T:
-            if time.monotonic() > latest:
-                raise Unavailable("the database is busy", retry_after_seconds=BUSY_SECONDS)
-            return _transact(self._writer, work)
+    async def _write_all(self) -> None:
+        """Commit what waits, group after group, until nothing does."""
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            group = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_GROUP))]
+            outcomes = await loop.run_in_executor(self._thread, self._commit, group)
+            for unit, (value, error) in zip(group, outcomes, strict=True):
+                if error is None:
+                    unit.done.set_result(value)
+                else:
+                    unit.done.set_exception(error)
+        self._writing = None
 
-        return await asyncio.get_running_loop().run_in_executor(self._thread, transact)
+    def _commit(self, group: Sequence[Unit]) -> list[Outcome]:
+        if len(group) > 1 and time.monotonic() <= group[0].latest:
+            try:
+                return _together(self._writer, group)
+            except Exception:
+                # Whose fault it was shows when each goes alone.
+                pass
+        return [_alone(self._writer, unit) for unit in group]
 
     def _check_open(self) -> None:
         if self._closed:
             raise Unavailable("the service has stopped")
 
 
+def _together(engine: Engine, group: Sequence[Unit]) -> list[Outcome]:
+    """Every unit in one transaction; one that is refused is taken back alone."""
+    outcomes: list[Outcome] = []
+    with engine.begin() as connection:
+        for unit in group:
+            before = connection.begin_nested()
+            try:
+                outcomes.append((_run(unit.work(_inline(connection))), None))
+                before.commit()
+            except (ApiError, EngineError) as refusal:
+                before.rollback()
+                outcomes.append((None, refusal))
+    return outcomes
+
+
+def _alone(engine: Engine, unit: Unit) -> Outcome:
+    if time.monotonic() > unit.latest:
+        return None, Unavailable("the database is busy", retry_after_seconds=BUSY_SECONDS)
+    try:
+        return _transact(engine, unit.work), None
+    except Exception as error:
+        return None, error
+
+
 def _transact(engine: Engine, work: Work[T]) -> T:
     with _explaining(), engine.begin() as connection:
-        return _run(work(cast(AsyncConnection, Inline(connection))))
+        return _run(work(_inline(connection)))
+
+
+def _inline(connection: Connection) -> AsyncConnection:
+    return cast(AsyncConnection, Inline(connection))
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

@@ -18,8 +18,11 @@ from sqlalchemy import (
     Update,
     and_,
     case,
+    exists,
     func,
     insert,
+    literal,
+    not_,
     or_,
     select,
     tuple_,
@@ -132,9 +135,13 @@ def heartbeat(
     return extended.returning(tasks.c.id, tasks.c.cancel_requested)
 
 
-def insert_output(task_id: str, output: Output) -> Insert:
-    """A stored picture."""
-    return insert(outputs).values(task_id=task_id, **asdict(output))
+def insert_output(holding: Holding, output: Output) -> Insert:
+    """A stored picture of a task that is still held, unless it is recorded already."""
+    values = {"task_id": holding.task_id, **asdict(output)}
+    same = and_(outputs.c.task_id == holding.task_id, outputs.c.index == output.index)
+    row = select(*(literal(value, outputs.c[name].type) for name, value in values.items()))
+    wanted = row.where(exists().where(held_by(holding)), not_(exists().where(same)))
+    return insert(outputs).from_select(list(values), wanted)
 
 
 def outputs_of(task_ids: Sequence[str]) -> Select[*tuple[Any, ...]]:

@@ -17,7 +17,7 @@ from api.store.database import Database
 from api.store.outbox import insert_messages
 from api.store.records import Accepted, Bounds, Claim, Counts, Holding, Submission
 from api.store.rows import from_cursor, to_cursor, to_task
-from api.store.schema import QUEUED, outputs, tasks
+from api.store.schema import QUEUED, tasks
 from api.tasks import Output, Task, TaskPage, TaskState
 
 
@@ -149,15 +149,11 @@ class Store:
         """
 
         async def work(connection: AsyncConnection) -> bool:
+            added = await connection.execute(statements.insert_output(holding, output))
+            if added.rowcount:
+                return True
             fence = select(func.count()).where(statements.held_by(holding))
-            if not await connection.scalar(fence):
-                return False
-            same = select(func.count()).where(
-                outputs.c.task_id == holding.task_id, outputs.c.index == output.index
-            )
-            if not await connection.scalar(same):
-                await connection.execute(statements.insert_output(holding.task_id, output))
-            return True
+            return bool(await connection.scalar(fence))
 
         return await self._database.write(work)
 
