@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import json
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from api.clock import wall_clock_ms
 from api.housekeeping import HOUR_MS
 from tests.api.http.served import Served, make_key, serving, until
 from tests.api.making import encoded
+from tests.api.receivers import Receiver
 from tests.api.s3server import BUCKET, KEY_ID, SECRET, S3Server
 
 HERE = "/darkroom/generations"
@@ -180,6 +182,18 @@ def test_the_links_of_every_dialect_lead_to_the_bucket(served: Served, bucket: B
         assert leads_to_the_bucket(bucket, url), name
         reply = fetched(url)
         assert (reply.status_code, format_of(reply.content)) == (200, format), name
+
+
+async def test_the_links_of_webhooks_lead_to_the_bucket(served: Served, bucket: Bucket) -> None:
+    async with Receiver() as receiver:
+        await asyncio.to_thread(served.make, webhook=receiver.url)
+        async with asyncio.timeout(60):
+            while not receiver.received:
+                await asyncio.sleep(0.02)
+    (image,) = json.loads(receiver.received[0].body)["data"]["images"]
+    assert leads_to_the_bucket(bucket, image["url"])
+    reply = await asyncio.to_thread(fetched, image["url"])
+    assert hashlib.sha256(reply.content).hexdigest() == image["sha256"]
 
 
 def test_modelmux_gives_the_bytes_itself(served: Served, bucket: Bucket) -> None:
