@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from api.cli_accounts import NAMELESS
 from api.cli_books import DataDir, on_books, show
 from api.cli_settings import settings_of
 from api.terminal import UsageError, out
@@ -73,7 +74,7 @@ def add(
         return await (places.replace(wanted) if replace else places.add(wanted))
 
     kept = _on_places(data_dir, account, work)
-    out().print(f"{kept.name} of {kept.account} is {kept.url}", markup=False)
+    out().print(f"{kept.name} of {kept.account or NAMELESS} is {kept.url}", markup=False)
 
 
 @app.command("list")
@@ -94,7 +95,7 @@ def test(account: Account, name: Name, data_dir: DataDir = None) -> None:
         await places.test(account, name)
 
     _on_places(data_dir, account, work)
-    out().print(f"{name} of {account} takes pictures", markup=False)
+    out().print(f"{name} of {account or NAMELESS} takes pictures", markup=False)
 
 
 @app.command()
@@ -105,7 +106,7 @@ def remove(account: Account, name: Name, data_dir: DataDir = None) -> None:
         await places.remove(account, name)
 
     _on_places(data_dir, account, work)
-    out().print(f"{name} of {account} is forgotten", markup=False)
+    out().print(f"{name} of {account or NAMELESS} is forgotten", markup=False)
 
 
 def _on_places(

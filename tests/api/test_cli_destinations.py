@@ -165,6 +165,16 @@ def test_what_is_wrong_is_told_by_its_flag(changes: dict[str, str], flag: str) -
     assert rows() == [HEAD]
 
 
+def test_a_server_without_keys_has_an_account_too(folder: Path) -> None:
+    with serving(folder.parent / "open") as served:
+        served.make()
+    flags = [f"--data-dir={folder.parent / 'open'}"]
+    place = ["--endpoint=http://127.0.0.1:1", "--access-key-id=x"]
+    said = darkroom("add", "", "site", "s3://b12/x", *place, *flags, given=SECRET)
+    assert said.stdout == "site of (no key) is s3://b12/x\n"
+    assert "s3://b12/x" in darkroom("list", "", *flags).stdout
+
+
 def test_the_name_and_the_account_must_be_right() -> None:
     assert "(its name)" in add("No", code=2).stderr
     unknown = darkroom("list", "none", code=2)
