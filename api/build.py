@@ -44,7 +44,7 @@ STORAGE_SECONDS = 5
 
 NO_KEYS = (
     "{host} is not loopback, and there is no API key yet, so anybody could use this server. "
-    "Make one first: darkroom keys create NAME"
+    "Make one first: darkroom keys create NAME --data-dir {data_dir}"
 )
 
 
@@ -83,7 +83,7 @@ class Services:
             raise SettingsError(str(error)) from None
         if not self.settings.is_loopback and not await self.accounts.any_keys():
             await self._undo()
-            raise SettingsError(NO_KEYS.format(host=self.settings.host))
+            raise SettingsError(NO_KEYS.format(host=self.settings.host, data_dir=self.folder.path))
         # The lock says that every lease in the database belongs to a process that is no more.
         taken_over = await self.store.expire_leases()
         log.info("started", data_dir=str(self.folder.path), tasks_taken_over=taken_over)

@@ -42,7 +42,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self._services.start()
         await super().startup(sockets)
-        out().print(_greeting(self._services.catalog, self._url), markup=False)
+        needs_key = await self._services.accounts.any_keys()
+        out().print(_greeting(self._services.catalog, self._url, needs_key=needs_key), markup=False)
         self._watch = asyncio.create_task(_tell_when_ready(self._services))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -118,19 +119,20 @@ def address(host: str, port: int) -> str:
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
 
-def example(url: str) -> str:
-    """A command that asks the server for a picture, to be pasted as it is."""
+def example(url: str, *, needs_key: bool = False) -> str:
+    """A command that asks the server for a picture, to be pasted as it is; `$key` is the key."""
     body = shlex.quote('{"prompt": "a red circle on a blue background"}')
-    return f"curl -s {url}/darkroom/generations -H 'Content-Type: application/json' -d {body}"
+    key = ' -H "Authorization: Bearer $key"' if needs_key else ""
+    return f"curl -s {url}/darkroom/generations{key} -H 'Content-Type: application/json' -d {body}"
 
 
-def _greeting(catalog: Catalog, url: str) -> str:
+def _greeting(catalog: Catalog, url: str, *, needs_key: bool) -> str:
     lines = [f"Darkroom listens on {url}, which is also its page. Ctrl-C stops it.", ""]
     for spec in catalog.models.values():
         lines.append(f"  {spec.name}: {', '.join(spec.modes)}; {sizes(spec)}")
         if also := aliases(catalog, spec):
             lines.append(f"    also answers to {', '.join(also)}")
-    lines += ["", "Try it:", f"  {example(url)}", ""]
+    lines += ["", "Try it:", f"  {example(url, needs_key=needs_key)}", ""]
     return "\n".join(lines)
 
 

@@ -102,6 +102,9 @@ class Reception:
             await self._store.check_bounds(submission, self._bounds)
             accepted = await self._uncut.run(self._keep(submission, order.uploads))
         except (QueueFull, Overloaded) as full:
+            # The first request with this key may have taken the last place since we looked.
+            if once is not None and (found := await self._store.earlier(caller.account, once)):
+                return found
             full.retry_after_seconds = self._retry_after_seconds()
             raise
         if not accepted.is_replay:

@@ -7,7 +7,6 @@ from api.webhooks.letters import (
     Event,
     Letter,
     WebhookStyle,
-    new_secret,
     standard_headers,
     timestamped_signature,
 )
@@ -19,7 +18,6 @@ __all__ = [
     "Event",
     "Letter",
     "WebhookStyle",
-    "new_secret",
     "standard_headers",
     "timestamped_signature",
 ]

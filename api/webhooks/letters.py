@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import secrets as randomness
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +16,6 @@ STANDARD_RETRY_SECONDS = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0,
 STANDARD_TIMEOUT_SECONDS = 20.0
 
 SECRET_PREFIX = "whsec_"
-SECRET_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +52,6 @@ class WebhookStyle:
     write: Callable[[Event], Letter]
     retry_seconds: tuple[float, ...] = STANDARD_RETRY_SECONDS
     timeout_seconds: float = STANDARD_TIMEOUT_SECONDS
-
-
-def new_secret() -> str:
-    """A secret to sign with, as Standard Webhooks writes them."""
-    return SECRET_PREFIX + base64.b64encode(randomness.token_bytes(SECRET_BYTES)).decode()
 
 
 def standard_headers(

@@ -22,6 +22,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from api.clock import wall_clock_ms
 from api.errors import Unavailable
+from api.keys import new_webhook_secret
 from api.outbound import Outbound, Reply
 from api.store import Store, sqlite_database
 from api.store.database import Database
@@ -33,7 +34,6 @@ from api.webhooks import (
     Letter,
     WebhookStyle,
     courier,
-    new_secret,
     standard_headers,
     timestamped_signature,
 )
@@ -42,7 +42,7 @@ from tests.api.making import Clock, inserted, open_store, submission
 from tests.api.receivers import Answer, Receiver, drips, hangs, pours, resets, says
 
 SECONDS = 30
-SECRET = new_secret()
+SECRET = new_webhook_secret()
 # Of the clock in the test's hand.
 NOW = 1_700_000_000
 
@@ -191,7 +191,7 @@ def test_the_reference_verifies_what_we_sign() -> None:
     body = '{"prompt": "café"}'.encode()
     assert Webhook(SECRET).verify(body, signed([SECRET], body)) == {"prompt": "café"}
     for _ in range(20):
-        secret = new_secret()
+        secret = new_webhook_secret()
         Webhook(secret).verify(body, signed([secret], body))
 
 
@@ -203,7 +203,7 @@ def test_a_tampered_message_does_not_verify() -> None:
         with pytest.raises(WebhookVerificationError):
             Webhook(SECRET).verify(b'{"a": 1}', headers | {name: value})
     with pytest.raises(WebhookVerificationError):
-        Webhook(new_secret()).verify(b'{"a": 1}', headers)
+        Webhook(new_webhook_secret()).verify(b'{"a": 1}', headers)
 
 
 def test_an_old_message_does_not_verify() -> None:
@@ -212,7 +212,7 @@ def test_an_old_message_does_not_verify() -> None:
 
 
 def test_while_a_secret_is_changed_either_verifies() -> None:
-    old, new = new_secret(), new_secret()
+    old, new = new_webhook_secret(), new_webhook_secret()
     headers = signed([new, old], b"{}")
     assert len(headers["webhook-signature"].split(" ")) == 2
     assert Webhook(old).verify(b"{}", headers) == Webhook(new).verify(b"{}", headers) == {}
@@ -227,7 +227,7 @@ def test_a_known_signature() -> None:
 
 
 def test_a_secret_is_of_32_random_bytes() -> None:
-    assert len({new_secret() for _ in range(100)}) == 100
+    assert len({new_webhook_secret() for _ in range(100)}) == 100
     assert len(Webhook(SECRET)._whsecret) == 32
     assert SECRET.startswith("whsec_")
 
@@ -728,7 +728,7 @@ def luxe(secrets: Sequence[str], body: bytes, *, age_seconds: int = 0) -> dict[s
 def test_the_documented_check_takes_what_we_sign_and_no_more(
     name: str, sign: Callable[..., dict[str, str]]
 ) -> None:
-    verify, old, new = documented(name), new_secret(), new_secret()
+    verify, old, new = documented(name), new_webhook_secret(), new_webhook_secret()
     for secret in (old, new):
         assert verify(secret, sign([new, old], b"{}"), b"{}")
         assert verify(secret, sign([secret], b"{}"), b"{}")
