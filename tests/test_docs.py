@@ -12,7 +12,7 @@ import pytest
 import typer
 from pydantic import BaseModel
 
-from api.cli import app
+from api.cli.commands import app
 from api.settings import Settings
 from inference.catalog import Alias, Defaults, Limits, ModelSpec, Quality, load_catalog
 from inference.pipelines import FAMILIES

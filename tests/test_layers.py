@@ -125,12 +125,12 @@ def build_alone_names_concrete_classes(root: Path) -> list[Import]:
 
 def service_knows_no_command(root: Path) -> list[Import]:
     """Commands are on top: nothing but a command imports a command, typer or rich."""
-    top = ("typer", "rich", "api.cli", "api.terminal")
+    top = ("typer", "rich", "api.cli")
     return [
         one
         for one in imports(root, "api")
-        if one.is_of(*top) or one.name.startswith("api.cli_")
-        if not one.module.startswith(("api.cli", "api.terminal"))
+        if one.is_of(*top)
+        if not one.module.startswith("api.cli")
     ]
 
 
@@ -170,7 +170,7 @@ def test_every_torchless_module_exists(root: Path) -> None:
 def test_the_service_and_the_deciders_start_without_torch(root: Path) -> None:
     """By way of no other module either; torch takes seconds before a port could answer."""
     modules = [f"inference.{name}" for name in TORCHLESS]
-    modules += ["api.cli", "api.cli_serve", "api.cli_generate", "api.build", "api.app"]
+    modules += ["api.cli.commands", "api.cli.serve", "api.cli.generate", "api.build", "api.app"]
     script = f"import sys, {', '.join(modules)}; print([m for m in {TORCH} if m in sys.modules])"
     run = subprocess.run(
         [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False

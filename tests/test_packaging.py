@@ -90,7 +90,7 @@ def test_the_wheel_serves_the_same_models(wheel: zipfile.ZipFile) -> None:
 
 def test_the_wheel_gives_the_command(wheel: zipfile.ZipFile) -> None:
     (entry,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
-    assert "darkroom = api.cli:main" in wheel.read(entry).decode()
+    assert "darkroom = api.cli.commands:main" in wheel.read(entry).decode()
 
 
 def test_the_ci_script_is_a_script() -> None:

@@ -53,7 +53,7 @@ class Server:
         environment = os.environ | {
             f"DARKROOM_{name.upper()}": str(value) for name, value in self._settings.items()
         }
-        command = [sys.executable, "-c", "from api.cli import main; main()", "serve"]
+        command = [sys.executable, "-c", "from api.cli.commands import main; main()", "serve"]
         command += ["--port", self.url.rsplit(":", 1)[1]]
         command += ["--data-dir", str(self.data_dir), "--models", str(self._models)]
         started = time.monotonic()

@@ -32,7 +32,7 @@ sys.path.insert(0, {str(ROOT)!r})
 import api.build
 from tests.api.scripted import ScriptedEngine
 api.build.build_engine = lambda *_: ScriptedEngine()
-from api.cli import main
+from api.cli.commands import main
 main()
 """
 JSON = {"Content-Type": "application/json"}

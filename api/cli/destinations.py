@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from api.cli_accounts import NAMELESS
-from api.cli_books import DataDir, on_books, show
-from api.cli_settings import settings_of
-from api.terminal import UsageError, out
+from api.cli.accounts import NAMELESS
+from api.cli.books import DataDir, on_books, show
+from api.cli.settings import settings_of
+from api.cli.terminal import UsageError, out
 
 if TYPE_CHECKING:
     from api.accounts import Accounts

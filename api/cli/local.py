@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 from PIL import Image, UnidentifiedImageError
 
-from api.cli_wish import Made, Step, Update, Updates, Waiting, Wish
+from api.cli.terminal import Failure, UsageError, say
+from api.cli.wish import Made, Step, Update, Updates, Waiting, Wish
 from api.logs import configure_logging
 from api.outputs import encode_output
 from api.settings import Settings
-from api.terminal import Failure, UsageError, say
 from inference.catalog import Catalog, load_catalog
 from inference.errors import CatalogError, Refused
 from inference.events import Cancelled, Event, Failed, ImageDone, Progress

@@ -10,10 +10,10 @@ from pathlib import Path
 from PIL import Image
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from api import cli_remote
-from api.cli_wish import Made, Step, Updates, Waiting, Wish
+from api.cli import remote
+from api.cli.terminal import Failure, UsageError, notes, out, say
+from api.cli.wish import Made, Step, Updates, Waiting, Wish
 from api.settings import Settings
-from api.terminal import Failure, UsageError, notes, out, say
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -68,14 +68,14 @@ def _updates(
     wish: Wish, server: str | None, key: str | None, local_settings: Callable[[], Settings]
 ) -> Updates:
     """From the server if one answers, else from an engine started here."""
-    found = cli_remote.find(server or DEFAULT_SERVER, key)
+    found = remote.find(server or DEFAULT_SERVER, key)
     if found is not None:
         return found.make(wish)
     if server is not None:
         raise UsageError(f"no Darkroom answers at {server}", "server")
-    from api import cli_local
+    from api.cli import local
 
-    return cli_local.make(wish, local_settings())
+    return local.make(wish, local_settings())
 
 
 def _shown(updates: Updates, count: int) -> Iterator[Made]:

@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from api import cli_generate, cli_serve
-from api.cli import app
-from api.cli_remote import events_of
+from api.cli import generate as cli_generate
+from api.cli import serve as cli_serve
+from api.cli.commands import app
+from api.cli.remote import events_of
 from api.settings import Settings
 from inference.errors import PipelineFailed
 from tests.api.http.served import Served, serving, until
@@ -45,7 +46,7 @@ def local(monkeypatch: pytest.MonkeyPatch) -> ScriptedEngine:
     """The engine that `generate` starts by itself."""
     engine = ScriptedEngine()
     monkeypatch.setattr("api.build.build_engine", lambda catalog, settings: engine)
-    monkeypatch.setattr("api.cli_local.configure_logging", lambda level: None)
+    monkeypatch.setattr("api.cli.local.configure_logging", lambda level: None)
     return engine
 
 
@@ -284,7 +285,7 @@ def test_it_says_its_version() -> None:
 
 def test_help_comes_without_the_weight_of_a_server() -> None:
     script = (
-        "import sys, api.cli; print([m for m in ('torch', 'fastapi', 'PIL') if m in sys.modules])"
+        "import sys, api.cli.commands; print([m for m in ('torch', 'fastapi', 'PIL') if m in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout == "[]\n"

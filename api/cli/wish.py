@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from api.terminal import UsageError
+from api.cli.terminal import UsageError
 from inference.sizes import parse_size
 
 

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from api.cli_wish import Made, Step, Update, Updates, Waiting, Wish
-from api.terminal import Failure, UsageError
+from api.cli.terminal import Failure, UsageError
+from api.cli.wish import Made, Step, Update, Updates, Waiting, Wish
 
 GREET_SECONDS = 1.0
 ANSWER_SECONDS = 30.0

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from api.cli_settings import settings_of
-from api.terminal import Failure, UsageError, lines, out, stop
+from api.cli.settings import settings_of
+from api.cli.terminal import Failure, UsageError, lines, out, stop
 
 if TYPE_CHECKING:
     from api.accounts import Accounts

@@ -14,8 +14,8 @@ import pytest
 import structlog
 from typer.testing import CliRunner, Result
 
-from api import cli_destinations
-from api.cli import app
+from api.cli import destinations as cli_destinations
+from api.cli.commands import app
 from tests.api.http.served import make_key, serving
 from tests.api.s3server import BUCKET, KEY_ID, SECRET, S3Server
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from api import cli_generate
-from api.cli import app
+from api.cli import generate as cli_generate
+from api.cli.commands import app
 from api.keys import hash_of, is_well_formed
 from tests.api.http.served import Served, make_key, serving, until
 from tests.api.scripted import ScriptedEngine

@@ -13,11 +13,11 @@ import uvicorn
 from sse_starlette.sse import AppStatus
 
 from api.build import Services, build
-from api.cli_models import aliases, sizes
+from api.cli.models import aliases, sizes
+from api.cli.terminal import UsageError, out, say
 from api.logs import configure_logging
 from api.punctual import Punctual
 from api.settings import Settings, SettingsError
-from api.terminal import UsageError, out, say
 from inference.catalog import Catalog
 from inference.errors import CatalogError
 from inference.status import ModelState

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from api.cli_books import DataDir, moment, on_books, show
-from api.terminal import UsageError, out, say
+from api.cli.books import DataDir, moment, on_books, show
+from api.cli.terminal import UsageError, out, say
 
 if TYPE_CHECKING:
     from api.accounts import Accounts, Key

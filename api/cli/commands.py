@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from api import cli_accounts, cli_destinations, cli_keys
-from api.cli_settings import settings_of
-from api.terminal import Failure, UsageError, out, say, stop
+from api.cli import accounts, destinations, keys
+from api.cli.settings import settings_of
+from api.cli.terminal import Failure, UsageError, out, say, stop
 
 app = typer.Typer(
     help="Pictures on your own GPUs, by the APIs your clients already speak.",
@@ -19,9 +19,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-app.add_typer(cli_keys.app, name="keys")
-app.add_typer(cli_accounts.app, name="accounts")
-app.add_typer(cli_destinations.app, name="destinations")
+app.add_typer(keys.app, name="keys")
+app.add_typer(accounts.app, name="accounts")
+app.add_typer(destinations.app, name="destinations")
 
 Models = Annotated[
     Path | None,
@@ -65,7 +65,7 @@ def serve(
     Every flag has a DARKROOM_ variable of the same name; the flag wins.
     """
     settings = settings_of(host=host, port=port, data_dir=data_dir, models=models)
-    from api.cli_serve import run
+    from api.cli.serve import run
 
     try:
         code = run(settings)
@@ -112,8 +112,8 @@ def generate(
     models: Models = None,
 ) -> None:
     """Make pictures: on a running server, or here when none answers."""
-    from api.cli_generate import run
-    from api.cli_wish import Wish
+    from api.cli.generate import run
+    from api.cli.wish import Wish
 
     try:
         wish = Wish.read(
@@ -152,7 +152,7 @@ def generate(
 @app.command(name="models")
 def list_models(models: Models = None) -> None:
     """Show what models.yaml serves."""
-    from api.cli_models import table
+    from api.cli.models import table
     from inference.catalog import load_catalog
     from inference.errors import CatalogError
 

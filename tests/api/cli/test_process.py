@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # `darkroom` over an engine that needs no torch and takes as long as it is told.
 SCRIPTED = """
 import sys
@@ -24,7 +24,7 @@ sys.path.insert(0, {root!r})
 import api.build
 from tests.api.scripted import ScriptedEngine
 api.build.build_engine = lambda *_: ScriptedEngine(picture_seconds={seconds})
-from api.cli import main
+from api.cli.commands import main
 main()
 """
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from api.cli_books import DataDir, moment, on_books, show
-from api.terminal import out, say
+from api.cli.books import DataDir, moment, on_books, show
+from api.cli.terminal import out, say
 
 if TYPE_CHECKING:
     from api.accounts import Account, Accounts, Entry

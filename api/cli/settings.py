@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from api.terminal import UsageError, stop
+from api.cli.terminal import UsageError, stop
 
 if TYPE_CHECKING:
     from api.settings import Settings
