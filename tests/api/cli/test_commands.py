@@ -285,7 +285,8 @@ def test_it_says_its_version() -> None:
 
 def test_help_comes_without_the_weight_of_a_server() -> None:
     script = (
-        "import sys, api.cli.commands; print([m for m in ('torch', 'fastapi', 'PIL') if m in sys.modules])"
+        "import sys, api.cli.commands;"
+        "print([m for m in ('torch', 'fastapi', 'PIL') if m in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout == "[]\n"
