@@ -7,7 +7,8 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
@@ -23,6 +24,8 @@ SECRET_BYTES = 32
 PARAMETERS = ("expires", "key", "signature")
 # Within a twelfth of their time links to one thing are the same, so that browsers can cache it.
 SHARES = 12
+# How often the file of keys is looked at: a key made on the command line counts from then on.
+LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +38,15 @@ class LinkKey:
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """Signs with the first key, accepts any of them."""
+    """Signs with the first key, accepts any of them; `keys` are read anew for every link."""
 
-    keys: tuple[LinkKey, ...]
+    keys: Callable[[], tuple[LinkKey, ...]]
     ttl_seconds: int
     now_seconds: Callable[[], float] = time.time
 
     def sign(self, path: str, *, method: str = "GET", ttl_seconds: int | None = None) -> str:
         """The path with expiry, key id and signature as its query; holds `ttl_seconds` or more."""
-        key, holds = self.keys[0], ttl_seconds or self.ttl_seconds
+        key, holds = self.keys()[0], ttl_seconds or self.ttl_seconds
         share = max(1, holds // SHARES)
         expires = str(-(-(int(self.now_seconds()) + holds) // share) * share)
         signature = _signature(key, method, path, expires)
@@ -57,7 +60,7 @@ class Links:
         A link for GET serves HEAD too.
         """
         expires, key_id, given = (query.get(name, "") for name in PARAMETERS)
-        key = next((key for key in self.keys if key.id == key_id), None)
+        key = next((key for key in self.keys() if key.id == key_id), None)
         # An unknown key costs the same work as a known one.
         trusted = key or LinkKey(key_id, bytes(SECRET_BYTES))
         wanted = _signature(trusted, "GET" if method == "HEAD" else method, path, expires)
@@ -73,17 +76,65 @@ def _signature(key: LinkKey, method: str, path: str, expires: str) -> str:
     return hmac.digest(key.secret, message, "sha256").hex()
 
 
-def load_links(path: Path, *, ttl_seconds: int) -> Links:
-    """The keys in a file of `id secret` lines, newest first; made on the first start, mode 0600.
+class KeyFile:
+    """A file of `id secret` lines, newest first, mode 0600; what another process writes is noticed.
 
-    Raises ValueError for a file that is not such a list.
+    A file that has become unreadable changes nothing: links must go on to hold.
+    """
+
+    def __init__(self, path: Path, now_seconds: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
+        self._now_seconds = now_seconds
+        self._keys = _read(path)
+        self._read = self._stamp()
+        self._looked_seconds = now_seconds()
+
+    def __call__(self) -> tuple[LinkKey, ...]:
+        """The keys as the file has them, or had them a second ago."""
+        now = self._now_seconds()
+        if now >= self._looked_seconds + LOOK_SECONDS:
+            self._looked_seconds = now
+            if (stamp := self._stamp()) != self._read:
+                with suppress(OSError, ValueError):
+                    self._keys, self._read = _read(self._path), stamp
+        return self._keys
+
+    def _stamp(self) -> tuple[int, int] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino
+
+
+def load_links(path: Path, *, ttl_seconds: int) -> Links:
+    """Links by the keys in a file, which is made on the first start.
+
+    Raises ValueError for a file that is not a list of keys.
     """
     if not path.exists():
         _create(path)
+    return Links(KeyFile(path), ttl_seconds)
+
+
+def rotate(path: Path) -> LinkKey:
+    """Put a new key before those in the file, and keep the last one of them; it is returned.
+
+    Links that were signed with the last key hold until they expire; those of older keys no more.
+    """
+    old = _read(path) if path.exists() else ()
+    new = LinkKey(secrets.token_hex(4), secrets.token_bytes(SECRET_BYTES))
+    fresh = _written(path, (new, *old[:1]))
+    fresh.replace(path)
+    _flush(path.parent)
+    return new
+
+
+def _read(path: Path) -> tuple[LinkKey, ...]:
     keys = tuple(_parse(line, path) for line in path.read_text(encoding="ascii").splitlines())
     if not keys:
         raise ValueError(f"{path}: holds no key")
-    return Links(keys, ttl_seconds)
+    return keys
 
 
 def _parse(line: str, path: Path) -> LinkKey:
@@ -99,14 +150,7 @@ def _parse(line: str, path: Path) -> LinkKey:
 
 def _create(path: Path) -> None:
     """Write the first key so that a crash leaves either no file or a whole one."""
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    line = f"{secrets.token_hex(4)} {secrets.token_hex(SECRET_BYTES)}\n"
-    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        os.write(handle, line.encode("ascii"))
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    fresh = _written(path, [LinkKey(secrets.token_hex(4), secrets.token_bytes(SECRET_BYTES))])
     try:
         # A link, unlike a rename, never replaces a secret that links were signed with.
         os.link(fresh, path)
@@ -114,7 +158,24 @@ def _create(path: Path) -> None:
         pass
     finally:
         fresh.unlink()
-    directory = os.open(path.parent, os.O_RDONLY)
+    _flush(path.parent)
+
+
+def _written(path: Path, keys: Sequence[LinkKey]) -> Path:
+    """A file beside `path` that holds the keys, on the disk."""
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        lines = "".join(f"{key.id} {key.secret.hex()}\n" for key in keys)
+        os.write(handle, lines.encode("ascii"))
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    return fresh
+
+
+def _flush(folder: Path) -> None:
+    directory = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:

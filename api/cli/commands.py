@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from api.cli import accounts, destinations, keys
+from api.cli import accounts, destinations, keys, links
 from api.cli.settings import settings_of
 from api.cli.terminal import Failure, UsageError, out, say, stop
 
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.add_typer(keys.app, name="keys")
 app.add_typer(accounts.app, name="accounts")
 app.add_typer(destinations.app, name="destinations")
+app.add_typer(links.app, name="links")
 
 Models = Annotated[
     Path | None,

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.errors import Forbidden
-from api.links import LinkKey, Links, load_links
+from api.links import KeyFile, LinkKey, Links, load_links, rotate
 
 # a multiple of every share below, so that nothing is rounded
 NOW = 1_800_000_000
@@ -21,7 +21,7 @@ PATH = "/darkroom/files/abc/0/abc-0.png"
 
 
 def links(*keys: LinkKey, now: float = NOW) -> Links:
-    return Links(keys or (NEW, OLD), 600, lambda: now)
+    return Links(lambda: keys or (NEW, OLD), 600, lambda: now)
 
 
 def parts(link: str) -> tuple[str, dict[str, str]]:
@@ -125,3 +125,36 @@ def test_a_broken_key_file_stops_the_start(tmp_path: Path, text: str) -> None:
     file.write_text(text)
     with pytest.raises(ValueError, match="link_keys"):
         load_links(file, ttl_seconds=60)
+
+
+def test_a_new_key_signs_and_the_last_one_still_holds(tmp_path: Path) -> None:
+    file, now = tmp_path / "link_keys", [0.0]
+    load_links(file, ttl_seconds=600)
+    served = Links(KeyFile(file, lambda: now[0]), 600)
+    first = parts(served.sign(PATH))
+    new = rotate(file)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert [entry.name for entry in tmp_path.iterdir()] == ["link_keys"]
+    assert parts(served.sign(PATH))[1]["key"] != new.id, "not looked at again yet"
+    now[0] = 1.0
+    second = parts(served.sign(PATH))
+    assert second[1]["key"] == new.id
+    assert accepts(served, *first) and accepts(served, *second)
+    rotate(file)
+    now[0] = 2.0
+    assert not accepts(served, *first), "older than the last"
+    assert accepts(served, *second)
+
+
+@pytest.mark.parametrize("text", ["", "no key", None])
+def test_a_file_that_is_broken_later_changes_nothing(tmp_path: Path, text: str | None) -> None:
+    file, now = tmp_path / "link_keys", [0.0]
+    load_links(file, ttl_seconds=600)
+    served = Links(KeyFile(file, lambda: now[0]), 600)
+    link = parts(served.sign(PATH))
+    file.unlink()
+    if text is not None:
+        file.write_text(text)
+    now[0] = 1.0
+    assert accepts(served, *link)
+    assert accepts(served, *parts(served.sign(PATH)))

@@ -299,3 +299,13 @@ def test_events_are_read_as_the_standard_has_them() -> None:
     )
     told = list(events_of(line.rstrip("\n") for line in lines))
     assert told == [("queued", {"position": 1}), ("message", {}), ("done", {"id": "x"})]
+
+
+def test_links_are_signed_with_a_new_key(tmp_path: Path) -> None:
+    file = tmp_path / "data" / "link_keys"
+    first = darkroom("links", "rotate", "--data-dir", file.parent).stdout.strip()
+    second = darkroom("links", "rotate", "--data-dir", file.parent).stdout.strip()
+    assert [line.split()[0] for line in file.read_text().splitlines()] == [second, first]
+    file.write_text("no key")
+    darkroom("links", "rotate", "--data-dir", file.parent, code=2)
+    assert file.read_text() == "no key"
