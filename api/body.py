@@ -15,7 +15,7 @@ from typing import Any
 
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.formparsers import MultiPartException, MultiPartParser, MultipartPart
 from starlette.requests import Request
 
 from api.errors import BadRequest, TooLarge, UnsupportedMedia
@@ -69,6 +69,8 @@ async def read_body(request: Request, limits: BodyLimits) -> Body:
     charset = options.get(b"charset", b"utf-8").lower()
     if charset not in (b"utf-8", b"utf8", b"us-ascii"):
         raise UnsupportedMedia("send the body in UTF-8")
+    if request.headers.get("content-encoding", "identity").lower() not in ("", "identity"):
+        raise UnsupportedMedia("send the body as it is, without a Content-Encoding")
     if media_type == MULTIPART.encode():
         return await _read_form(request, limits)
     if media_type == b"application/json" or media_type.endswith(b"+json"):
@@ -157,7 +159,8 @@ async def _limited(request: Request, limit_bytes: int) -> AsyncGenerator[bytes, 
 class _FormParser(MultiPartParser):
     """Starlette's parser, which also minds whether the closing boundary came.
 
-    Its files are closed whenever reading fails, so the complaint is raised from the stream.
+    A part is a file by its type too, as some clients send pictures without a plain file name.
+    The files are closed whenever reading fails, so the complaint is raised from the stream.
     """
 
     def __init__(self, request: Request, limits: BodyLimits) -> None:
@@ -170,6 +173,13 @@ class _FormParser(MultiPartParser):
         )
         self._has_ended = False
 
+    def on_headers_finished(self) -> None:
+        part = self._current_part
+        _, options = parse_options_header(part.content_disposition)
+        if b"filename" not in options and _holds_bytes(part):
+            part.content_disposition = (part.content_disposition or b"") + b'; filename="unnamed"'
+        super().on_headers_finished()
+
     def on_end(self) -> None:
         self._has_ended = True
 
@@ -178,6 +188,11 @@ class _FormParser(MultiPartParser):
             yield chunk
         if not self._has_ended:
             raise BadRequest("the form ends before its closing boundary")
+
+
+def _holds_bytes(part: MultipartPart) -> bool:
+    media_type, _ = parse_options_header(dict(part.item_headers).get(b"content-type"))
+    return media_type.startswith(b"image/") or media_type == b"application/octet-stream"
 
 
 async def _read_form(request: Request, limits: BodyLimits) -> Body:
@@ -193,8 +208,13 @@ async def _read_form(request: Request, limits: BodyLimits) -> Body:
         for name, value in form.multi_items():
             _check_text(name, "a field name")
             if isinstance(value, UploadFile):
+                if not value.filename and not value.size:
+                    continue  # what a browser sends where no file was chosen
                 files.append(FilePart(name=name, data=await value.read()))
             else:
+                if "\0" in value:
+                    what = f"{short(name)} holds a NUL character; a file needs a file name"
+                    raise BadRequest(what, field=short(name))
                 _check_text(value, short(name))
                 values[name] = value
         return Body(values=values, files=tuple(files), is_form=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import tempfile
 from collections.abc import AsyncIterator, Iterable
@@ -21,9 +22,13 @@ LIMITS = BodyLimits(body_bytes=4 * 1024**2, text_bytes=3 * 1024**2, parts=8)
 FORM = "multipart/form-data; boundary=edge"
 
 
-def request_of(chunks: Iterable[bytes], content_type: str | None) -> Request:
+def request_of(
+    chunks: Iterable[bytes], content_type: str | None, coding: str | None = None
+) -> Request:
     """A request whose body arrives in these chunks."""
     headers = [(b"content-type", content_type.encode())] if content_type is not None else []
+    if coding is not None:
+        headers.append((b"content-encoding", coding.encode()))
     waiting = [*chunks]
 
     async def receive() -> dict[str, Any]:
@@ -33,9 +38,13 @@ def request_of(chunks: Iterable[bytes], content_type: str | None) -> Request:
     return Request({"type": "http", "method": "POST", "headers": headers}, receive)
 
 
-def read(body: bytes | Iterable[bytes], content_type: str | None = "application/json") -> Body:
+def read(
+    body: bytes | Iterable[bytes],
+    content_type: str | None = "application/json",
+    coding: str | None = None,
+) -> Body:
     chunks = [body] if isinstance(body, bytes) else body
-    return asyncio.run(read_body(request_of(chunks, content_type), LIMITS))
+    return asyncio.run(read_body(request_of(chunks, content_type, coding), LIMITS))
 
 
 def part(name: str, value: bytes, *, file_name: str | None = None) -> bytes:
@@ -165,6 +174,56 @@ def test_reads_a_form() -> None:
     assert form.values == {"prompt": "a fox 🦊"}
     assert [(one.name, one.data) for one in form.files] == [("image", b"\x00\xff")]
     assert form.is_form
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        'name="image"\r\nContent-Type: image/png',
+        'name="image"\r\ncontent-type: Application/Octet-Stream; x=y',
+        "name=\"image\"; filename*=UTF-8''%e6%97%a5.png\r\nContent-Type: image/png",
+        'name="image"; filename=""',
+    ],
+    ids=["image type", "bytes type", "extended name", "empty name"],
+)
+def test_takes_a_file_without_a_plain_name(head: str) -> None:
+    body = f"--edge\r\nContent-Disposition: form-data; {head}\r\n\r\n".encode()
+
+    form = read(body + b"\x00\xff\r\n" + END, FORM)
+
+    assert [(one.name, one.data) for one in form.files] == [("image", b"\x00\xff")]
+    assert form.values == {}
+
+
+def test_a_file_that_was_not_chosen_is_none() -> None:
+    """A browser sends such a part for a file input that was left alone."""
+    body = part("prompt", b"a") + b'--edge\r\nContent-Disposition: form-data; name="image"; '
+    body += b'filename=""\r\nContent-Type: application/octet-stream\r\n\r\n\r\n' + END
+
+    form = read(body, FORM)
+
+    assert (form.values, form.files) == ({"prompt": "a"}, ())
+
+
+def test_a_file_of_no_bytes_is_a_file() -> None:
+    assert len(read(part("image", b"", file_name="x.png") + END, FORM).files) == 1
+
+
+def test_says_what_bytes_in_a_text_part_lack() -> None:
+    with pytest.raises(BadRequest, match=r"image holds a NUL .* file name") as caught:
+        read(part("image", b"\x89PNG\x00") + END, FORM)
+    assert caught.value.field == "image"
+
+
+@pytest.mark.parametrize("coding", ["gzip", "GZIP", "br, gzip", "x"])
+def test_refuses_an_encoded_body(coding: str) -> None:
+    with pytest.raises(UnsupportedMedia, match="Content-Encoding"):
+        read(gzip.compress(b"{}"), coding=coding)
+
+
+@pytest.mark.parametrize("coding", ["identity", "Identity", ""])
+def test_takes_a_body_that_is_called_unencoded(coding: str) -> None:
+    assert read(b'{"a": 1}', coding=coding).values == {"a": 1}
 
 
 def test_takes_a_text_part_over_a_mebibyte() -> None:
