@@ -8,12 +8,14 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 
 from api.body import read_body
-from api.dialects.base import DeskOf, Dialect, body_docs, parse
-from api.dialects.callers import AskerOf, CallerOf, caller_of
+from api.dialects.base import Desk, DeskOf, Dialect, body_docs, parse
+from api.dialects.callers import AskerOf, CallerOf, caller_of, key_in
 from api.dialects.modelmux import translate
 from api.dialects.modelmux.schema import Created, Ended, Error, GenerationRequest
 from api.dialects.orders import place
 from api.dialects.pictures import picture_response
+from api.errors import Forbidden
+from api.submit import StoredImage
 
 HistoryId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
@@ -27,13 +29,14 @@ router = APIRouter(tags=["modelmux"], responses={"default": {"model": Error}})
 )
 async def create(request: Request, desk: DeskOf, caller: AskerOf) -> Response:
     """Enqueue a generation and answer at once; file parts of a form are reference pictures."""
-    body = translate.without_nulls(await read_body(request, desk.limits))
+    body = translate.plain(await read_body(request, desk.limits))
     order = translate.to_order(parse(GenerationRequest, body), body.files)
     return await place(
         request, desk, caller, body, order, lambda task: translate.to_created(task, desk.links.sign)
     )
 
 
+@router.head("/api/v1/generations/{history_id}", include_in_schema=False)
 @router.get(
     "/api/v1/generations/{history_id}",
     response_model=Created | Ended,
@@ -63,13 +66,24 @@ async def file(
     """The same bytes, for whoever holds the signed key of `outputUrl`, or an API key."""
     signed, signature = translate.split_key(key)
     history_id = translate.task_id_of(signed)
-    if signature:
-        desk.links.verify(signed, signature)
-        stored = await desk.darkroom.linked_image(history_id, 0)
-    else:
-        caller = await caller_of(request, desk)
-        stored = await desk.darkroom.image(history_id, 0, account=caller.account)
+    stored = await _picture(request, desk, history_id, signed, signature)
     return picture_response(request, stored, translate.file_name(history_id, stored.output))
+
+
+async def _picture(
+    request: Request, desk: Desk, history_id: str, signed: str, signature: dict[str, str]
+) -> StoredImage:
+    if signature:
+        try:
+            desk.links.verify(signed, signature)
+        except Forbidden:
+            # an API key opens what a link of long ago no longer does
+            if key_in(request) is None:
+                raise
+        else:
+            return await desk.darkroom.linked_image(history_id, 0)
+    caller = await caller_of(request, desk)
+    return await desk.darkroom.image(history_id, 0, account=caller.account)
 
 
 DIALECT = Dialect(

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlencode
 from api.body import Body, FilePart, short
 from api.dialects.base import ErrorBody, ErrorContext, status_of
 from api.dialects.modelmux.schema import WITHOUT_QUALITY, GenerationRequest, Status
-from api.errors import ApiError, NotFound, kind_of
+from api.errors import ApiError, BadRequest, NotFound, kind_of
 from api.idempotency import Reply
 from api.orders import Order, Upload
 from api.tasks import ImageFormat, Output, Task, TaskState
@@ -53,12 +53,26 @@ CODES = {
 }
 # Where its table of statuses has another, or none.
 STATUS_BY_KIND = {"unknown_model": 400, "gone": 404, "overloaded": 429}
+# Clients name the pictures of a form so, as the provider publishes no names; any file will do.
+PICTURE_PARTS = frozenset(
+    {
+        *("image", "image[]", "images", "images[]", "file", "files", "reference", "references"),
+        *("referenceImage", "referenceImages", "referenceImages[]", "reference_image"),
+    }
+)
 CODES_BY_FIELD = {"model": "unsupported_model", "resolution": "unsupported_resolution"}
 
 
-def without_nulls(body: Body) -> Body:
-    """The body as if null fields had been left out."""
-    values = {name: value for name, value in body.values.items() if value is not None}
+def plain(body: Body) -> Body:
+    """The body as if nulls, and the empty fields of a form, had been left out; raises BadRequest.
+
+    A picture that came as text would be no more than an unknown field, and what it was to change
+    would be made, and charged, without it.
+    """
+    empty = (None, "") if body.is_form else (None,)
+    values = {name: value for name, value in body.values.items() if value not in empty}
+    for name in PICTURE_PARTS.intersection(values) if body.is_form else ():
+        raise BadRequest(f"{name} must be a file, not text", field=name)
     return Body(values=values, files=body.files, is_form=body.is_form)
 
 

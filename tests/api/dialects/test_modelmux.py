@@ -44,7 +44,7 @@ def sign(key: str) -> str:
 
 
 def wire(**values: Any) -> GenerationRequest:
-    return parse(GenerationRequest, translate.without_nulls(Body(values=values)))
+    return parse(GenerationRequest, translate.plain(Body(values=values)))
 
 
 @pytest.mark.parametrize(

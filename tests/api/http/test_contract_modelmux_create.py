@@ -162,6 +162,46 @@ def test_a_form_brings_a_reference_picture(served: Served, part: str) -> None:
     assert told["mode"] == "img2img"
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        pytest.param((None, png(), "image/png"), id="INF without a file name"),
+        pytest.param(("日本 語.png", png(), "image/png"), id="INF name in another alphabet"),
+        pytest.param(("fox", png(), "application/octet-stream"), id="INF type unknown"),
+    ],
+)
+def test_a_reference_picture_may_be_sent(served: Served, part: tuple[str | None, ...]) -> None:
+    reply = served.client.post(PATH, data={"prompt": "a"}, files={"image": part}, headers=KEY)
+
+    told = served.client.get(f"/darkroom/generations/{reply.json()['historyId']}").json()
+    assert (reply.status_code, told["mode"]) == (200, "img2img")
+
+
+def test_a_form_with_nothing_filled_in_but_the_prompt_is_plain__INF(served: Served) -> None:
+    """Browsers send every field of a form, the empty ones too."""
+    body = b"".join(
+        b'--edge\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n%s\r\n' % field
+        for field in (
+            (b"prompt", b"", b"a fox"),
+            (b"model", b"", b""),
+            (b"resolution", b"", b""),
+            (b"quality", b"", b""),
+            (b"aspectRatio", b"", b""),
+            (b"file", b"", b""),
+            (b"image", b'; filename=""\r\nContent-Type: application/octet-stream', b""),
+        )
+    )
+    headers = KEY | {"Content-Type": "multipart/form-data; boundary=edge"}
+
+    reply = served.client.post(PATH, content=body + b"--edge--\r\n", headers=headers)
+
+    assert reply.status_code == 200, reply.text
+    created = reply.json()
+    assert (created["model"], created["resolution"]) == ("nano-banana", "1k")
+    told = served.client.get(f"/darkroom/generations/{created['historyId']}").json()
+    assert told["mode"] == "generate"
+
+
 def test_a_form_without_a_picture_is_a_plain_generation__INF(client: httpx2.Client) -> None:
     reply = client.post(PATH, files={"prompt": (None, "a fox")}, headers=KEY)
 

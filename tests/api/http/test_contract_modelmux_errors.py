@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gzip
 from typing import Any
 
 import httpx2
@@ -16,6 +17,7 @@ from tests.api.http.served import serving
 # 2.5 errors
 
 JSON = {"Content-Type": "application/json"}
+GZIP = {"Content-Encoding": "gzip"}
 
 
 @pytest.mark.parametrize(
@@ -53,6 +55,24 @@ JSON = {"Content-Type": "application/json"}
             {"data": {"prompt": "a"}, "files": {"image": ("a.txt", b"not a picture")}},
             *(415, "unsupported_media_type", "PNG"),
             id="S1 reference that is no image",
+        ),
+        pytest.param(
+            {"data": {"prompt": ""}, "files": {"image": png()}},
+            *(400, "invalid_request", "prompt"),
+            id="S1 picture but empty prompt",
+        ),
+        *(
+            pytest.param(
+                {"files": {"prompt": (None, "a"), name: (None, "https://example.com/a.png")}},
+                *(400, "invalid_request", f"{name} must be a file"),
+                id=f"INF {name} as text",
+            )
+            for name in ("image", "images[]", "reference_image")
+        ),
+        pytest.param(
+            {"content": gzip.compress(b'{"prompt":"a"}'), "headers": JSON | GZIP},
+            *(415, "unsupported_media_type", "Content-Encoding"),
+            id="INF compressed",
         ),
         pytest.param(
             {"data": {"prompt": "a"}, "files": [("image", png()), ("image", png())]},

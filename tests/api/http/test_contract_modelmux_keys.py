@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ ROUTES = [
     ("POST", PATH),
     ("GET", f"{PATH}/x"),
     ("GET", f"{PATH}/x/image"),
+    ("HEAD", f"{PATH}/x"),
     ("HEAD", f"{PATH}/x/image"),
     ("GET", "/api/storage/file?key=generated/x/0.png"),
     ("POST", f"/modelmux{PATH}"),
@@ -78,15 +80,35 @@ def test_no_key_no_entry(
         assert reply.json()["code"] == "unauthorized"
 
 
-def test_a_file_opens_by_signature_or_key__INF(served: Served, key: dict[str, str]) -> None:
+def test_a_file_opens_by_signature_or_key__INF(
+    served: Served, folder: Path, key: dict[str, str]
+) -> None:
     done = ended(served, create(served.client, headers=key).json()["historyId"], key)
     bare = done["outputUrl"].split("%3F")[0]
 
     assert served.client.get(done["outputUrl"]).status_code == 200
     assert served.client.get(bare, headers=key).status_code == 200
     assert served.client.get(bare).status_code == 401
-    spoilt = served.client.get(done["outputUrl"][:-4] + "0000", headers=key)
-    assert (spoilt.status_code, spoilt.json()["code"]) == (403, "forbidden")
+    spoilt = done["outputUrl"][:-4] + "0000"
+    assert served.client.get(spoilt, headers=key).status_code == 200
+    for headers, status, code in (
+        ({}, 403, "forbidden"),
+        ({"x-api-key": "nonsense"}, 401, "unauthorized"),
+        ({"x-api-key": make_key(folder, "passer-by")}, 404, "not_found"),
+    ):
+        reply = served.client.get(spoilt, headers=headers)
+        assert (reply.status_code, reply.json()["code"]) == (status, code)
+
+
+def test_an_old_output_url_opens_with_the_key_still__INF(
+    served: Served, key: dict[str, str]
+) -> None:
+    done = ended(served, create(served.client, headers=key).json()["historyId"], key)
+    long_ago = replace(served.services.links, now_seconds=lambda: 0.0)
+    old = {"key": long_ago.sign(f"generated/{done['historyId']}/0.png")}
+
+    assert served.client.get("/api/storage/file", params=old).status_code == 403
+    assert served.client.get("/api/storage/file", params=old, headers=key).status_code == 200
 
 
 def test_a_generation_of_another_account_is_404__INF(
