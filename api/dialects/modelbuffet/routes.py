@@ -96,6 +96,7 @@ async def _create(
     return await send(request, desk, caller, body, order, answer)
 
 
+@router.head("/v1/images/generate/{generation_id}", include_in_schema=False)
 @router.get(
     "/v1/images/generate/{generation_id}",
     response_model=Generation,
@@ -110,6 +111,7 @@ async def read(
     return translate.to_body(task, desk.link_at(desk.base_url(request)))
 
 
+@router.head("/v1/generations/{generation_id}", include_in_schema=False)
 @router.get(
     "/v1/generations/{generation_id}",
     response_model=Generation,

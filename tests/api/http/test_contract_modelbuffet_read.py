@@ -48,6 +48,17 @@ def test_a_generation_is_read_back(client: httpx2.Client, made: dict[str, Any], 
     assert reply.json() == made
 
 
+@pytest.mark.parametrize("path", READ)
+def test_a_generation_is_read_with_head_too__INF(
+    client: httpx2.Client, made: dict[str, Any], path: str
+) -> None:
+    head, whole = client.head(f"{path}/{made['id']}"), client.get(f"{path}/{made['id']}")
+
+    assert (head.status_code, head.content) == (200, b"")
+    for name in ("content-type", "content-length"):
+        assert head.headers[name] == whole.headers[name]
+
+
 def test_a_generation_at_work_is_processing_without_outputs__INF(served: Served) -> None:
     served.script.gate.clear()
     generation_id = generate(served.client, headers=ASYNC).json()["id"]
