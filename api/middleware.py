@@ -93,7 +93,8 @@ class Hosts:
         """
         host = headers.get("host", "")
         if self.names and _name_of(host) not in self.names:
-            return Forbidden("this server does not answer to that host name", field="Host")
+            what = "this server does not answer to that host name; see DARKROOM_PUBLIC_URL"
+            return Forbidden(what, field="Host")
         origin = headers.get("origin")
         if origin is None or origin in self.origins or _same(origin, host):
             return None

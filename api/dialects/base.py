@@ -218,7 +218,9 @@ def complaint(
         return BadRequest(f"{name} is required", field=name)
     if kind == "model_type":
         message = "Input should be an object"
-    text = message.removeprefix("Value error, ").removeprefix("Input ")
+    text = message.removesuffix(".").replace(" after validation", "")
+    for opening in ("Value error, ", "Input ", "String ", "List "):
+        text = text.removeprefix(opening)
     return BadRequest(f"{name or 'the body'} {text[:1].lower()}{text[1:]}", field=name)
 
 

@@ -23,6 +23,7 @@ from tests.api.http.modelbuffet import server as server
 from tests.api.http.served import Served, make_key, serving, until
 
 JSON = {"Content-Type": "application/json"}
+LONG = "prompt should have at most 4000 characters"
 BAD = (400, "invalid_request", "invalid_request")
 
 
@@ -39,7 +40,7 @@ def fields(**changes: Any) -> dict[str, Any]:
         pytest.param(fields(model=None), BAD, "model", "required", id="S0 no model"),
         pytest.param(fields(prompt=None), BAD, "prompt", "required", id="S0 no prompt"),
         pytest.param(fields(prompt=" "), BAD, "prompt", "empty", id="S0 empty prompt"),
-        pytest.param(fields(prompt="a" * 4001), BAD, "prompt", "4000", id="S0 longer prompt"),
+        pytest.param(fields(prompt="a" * 4001), BAD, "prompt", LONG, id="S0 longer prompt"),
         pytest.param(fields(count=0), BAD, "count", "1", id="S0 count 0"),
         pytest.param(fields(count=9), BAD, "count", "8", id="S0 count 9"),
         pytest.param(fields(count="4"), BAD, "count", "integer", id="S0 count as text"),
@@ -61,6 +62,11 @@ def fields(**changes: Any) -> dict[str, Any]:
             fields(references=[{"url": data_uri(), "weight": -0.5}]),
             *(BAD, "references[0].weight", "0"),
             id="S0 weight below 0",
+        ),
+        pytest.param(
+            fields(references=[{"url": data_uri()}] * 7),
+            *(BAD, "references", "references should have at most 6 items, not 7"),
+            id="S0 a seventh reference",
         ),
         pytest.param(
             fields(references=[{"tag": "pose"}]),
