@@ -23,8 +23,8 @@ from api.dialects.openai import schema, translate, uploads
 from api.dialects.openai.events import Told, to_stream
 from api.dialects.orders import RUNNING_RETRY_SECONDS, ended_or_left, once_of
 from api.dialects.pictures import picture_response
-from api.errors import BadRequest, IdempotencyRunning, NoCredits
-from api.idempotency import HEADER
+from api.errors import IdempotencyRunning, NoCredits
+from api.idempotency import HEADER, Once
 from api.orders import Order
 from api.tasks import Output, Task
 
@@ -130,7 +130,7 @@ async def _answer(
 ) -> Response:
     with _final_refusals(request):
         if isinstance(wire, schema.GenerationRequest) and wire.stream:
-            return await _stream(request, desk, caller, wire, order)
+            return await _stream(request, desk, caller, body, wire, order)
         task = translate.made(await _ended(request, desk, caller, body, order))
     images = [await _item(request, desk, caller, wire, task, one) for one in task.outputs]
     return JSONResponse(translate.to_body(task, images, wire))
@@ -148,9 +148,7 @@ async def _ended(request: Request, desk: Desk, caller: Caller, body: Body, order
         try:
             return await ended_or_left(request, desk, caller, task.id, math.inf)
         except ClientDisconnect:
-            # With a key the caller may come back for it; without one nobody can.
-            if once is None:
-                await desk.darkroom.cancel(task.id, account=caller.account)
+            await _abandon(desk, caller, task, once)
             raise
     if not task.state.ended:
         raise IdempotencyRunning(
@@ -173,12 +171,19 @@ async def _item(
 
 
 async def _stream(
-    request: Request, desk: Desk, caller: Caller, wire: schema.GenerationRequest, order: Order
+    request: Request,
+    desk: Desk,
+    caller: Caller,
+    body: Body,
+    wire: schema.GenerationRequest,
+    order: Order,
 ) -> Response:
-    if HEADER in request.headers:
-        message = f"a stream cannot be sent again; leave out {HEADER} or stream"
-        raise BadRequest(message, field=HEADER)
-    task = (await desk.darkroom.submit(order, caller)).task
+    """What happens to a task; a repeated order is told of the task of the first from now on."""
+    once = once_of(request, desk, body)
+    accepted = await desk.darkroom.submit(order, caller, once=once)
+    task = accepted.task
+    if accepted.is_replay:
+        request.state.headers["Idempotent-Replayed"] = "true"
 
     async def read(index: int) -> bytes:
         return (await desk.darkroom.image(task.id, index, account=caller.account)).data
@@ -187,7 +192,7 @@ async def _stream(
         return await desk.darkroom.get(task.id, account=caller.account)
 
     async def left(_: Message) -> None:
-        await desk.darkroom.cancel(task.id, account=caller.account)
+        await _abandon(desk, caller, task, once)
 
     told = Told(
         action="image_edit" if order.uploads else "image_generation",
@@ -203,6 +208,12 @@ async def _stream(
         sep="\n",
         client_close_handler_callable=left,
     )
+
+
+async def _abandon(desk: Desk, caller: Caller, task: Task, once: Once | None) -> None:
+    # With a key the caller may come back for it; without one nobody can.
+    if once is None:
+        await desk.darkroom.cancel(task.id, account=caller.account)
 
 
 @contextmanager

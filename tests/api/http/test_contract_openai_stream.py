@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,6 +32,11 @@ PROMPT = "a red circle"
 COMMON = {
     *("type", "b64_json", "created_at", "size", "quality", "background", "output_format"),
 }
+
+
+@pytest.fixture
+def once() -> dict[str, str]:
+    return {"Idempotency-Key": str(uuid.uuid4())}
 
 
 @pytest.fixture
@@ -182,24 +188,11 @@ def test_a_refusal_comes_before_the_stream__V(ai: openai.OpenAI) -> None:
         ai.images.generate(prompt=PROMPT, model="flux-9", stream=True)
 
 
-@pytest.mark.parametrize(
-    ("fields", "headers", "param"),
-    [
-        pytest.param(
-            {}, {"Idempotency-Key": "a"}, "Idempotency-Key", id="INF a stream is not repeated"
-        ),
-        pytest.param(
-            {"response_format": "url"}, {}, "response_format", id="INF a stream has no url"
-        ),
-    ],
-)
-def test_what_a_stream_cannot_do_is_told(
-    client: httpx2.Client, fields: dict[str, Any], headers: dict[str, str], param: str
-) -> None:
-    body = {"prompt": PROMPT, "stream": True} | fields
-    reply = client.post(GENERATIONS, json=body, headers=headers)
+def test_a_stream_has_no_url__INF(client: httpx2.Client) -> None:
+    body = {"prompt": PROMPT, "stream": True, "response_format": "url"}
+    reply = client.post(GENERATIONS, json=body)
 
-    assert (reply.status_code, fault(reply)["param"]) == (400, param)
+    assert (reply.status_code, fault(reply)["param"]) == (400, "response_format")
 
 
 @pytest.mark.parametrize(
@@ -221,3 +214,48 @@ def test_a_reader_who_leaves_cancels(served: Served, path: str, send: dict[str, 
         assert newest(served)["state"] in ("queued", "running")
 
     until(lambda: newest(served)["state"] == "cancelled")
+
+
+# sent again
+
+
+def test_a_stream_sent_again_tells_of_the_same_picture__INF(
+    served: Served, once: dict[str, str]
+) -> None:
+    body = {"prompt": PROMPT, "stream": True, "partial_images": 1}
+    told, made_by = [], []
+
+    for _ in range(2):
+        with served.client.stream("POST", GENERATIONS, json=body, headers=once) as reply:
+            told.append((reply.headers.get("idempotent-replayed"), list(events_of(reply))))
+        made_by.append(newest(served)["id"])
+
+    (first, made), (again, repeated) = told
+    assert (first, again) == (None, "true")
+    assert [name for name, _ in repeated] == ["image_generation.completed"]
+    assert repeated[-1][1]["b64_json"] == made[-1][1]["b64_json"]
+    assert made_by[0] == made_by[1]
+
+
+def test_a_reader_with_a_key_may_leave_and_come_back__INF(
+    served: Served, once: dict[str, str]
+) -> None:
+    served.script.gate.clear()
+    body = {"prompt": PROMPT, "stream": True, "n": 2}
+    with served.client.stream("POST", GENERATIONS, json=body, headers=once) as reply:
+        assert reply.status_code == 200
+
+    with served.client.stream("POST", GENERATIONS, json=body, headers=once) as reply:
+        assert newest(served)["state"] in ("queued", "running")
+        served.script.gate.set()
+        events = list(events_of(reply))
+
+    assert [name for name, _ in events] == ["image_generation.completed"] * 2
+    assert newest(served)["state"] == "succeeded"
+
+
+def test_a_key_is_for_the_stream_alone__INF(client: httpx2.Client, once: dict[str, str]) -> None:
+    client.post(GENERATIONS, json={"prompt": PROMPT, "stream": True}, headers=once)
+    reply = client.post(GENERATIONS, json={"prompt": PROMPT}, headers=once)
+
+    assert (reply.status_code, fault(reply)["code"]) == (422, "idempotency_mismatch")
