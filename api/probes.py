@@ -26,6 +26,7 @@ class Ready(BaseModel):
     checks: dict[str, str]
 
 
+@router.head("/livez", include_in_schema=False)
 @router.get("/livez", response_model=Alive)
 async def livez() -> dict[str, str]:
     """Whether the process should be left alone: it answers, so yes."""
@@ -37,6 +38,7 @@ UNREADY: dict[int | str, dict[str, Any]] = {
 }
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", response_model=Ready, responses=UNREADY)
 async def readyz(desk: DeskOf) -> JSONResponse:
     """Whether work should be sent here; busy is ready."""

@@ -213,6 +213,14 @@ def test_alive_and_ready(client: httpx2.Client) -> None:
     assert set(reply.json()["checks"].values()) == {"ok"}
 
 
+@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+def test_probes_are_answered_to_head_too(client: httpx2.Client, path: str) -> None:
+    head = client.head(path)
+
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == client.get(path).headers["content-length"]
+
+
 def test_a_busy_server_is_ready(served: Served) -> None:
     served.script.gate.clear()
     for _ in range(3):
