@@ -86,7 +86,14 @@ class Services:
             raise SettingsError(NO_KEYS.format(host=self.settings.host, data_dir=self.folder.path))
         # The lock says that every lease in the database belongs to a process that is no more.
         taken_over = await self.store.expire_leases()
-        log.info("started", data_dir=str(self.folder.path), tasks_taken_over=taken_over)
+        # Nor is there anybody left who waited for a reply.
+        given_up = await self.store.give_up_unread()
+        log.info(
+            "started",
+            data_dir=str(self.folder.path),
+            tasks_taken_over=taken_over,
+            tasks_given_up=given_up,
+        )
         self.dispatcher.start()
         self.courier.start()
         self.housekeeper.start()

@@ -96,6 +96,9 @@ class Reception:
             if earlier is not None:
                 return earlier
         submission = replace(self._submission(order, caller), once=once, answer=answer)
+        if once is not None:
+            # Whoever has a key may come back for the pictures.
+            submission = replace(submission, delivery=replace(submission.delivery, in_reply=False))
         self._check_open()
         await self._check_destination(submission)
         try:

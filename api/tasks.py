@@ -48,7 +48,8 @@ class Delivery:
 
     `quality` is 1 to 100, None for the format's own. `destination` names a place of the account
     that gets a copy. `webhooks` are URLs told of the task's end. `base_url` is the origin by which
-    the caller reached the server, for absolute links in what is sent without a request.
+    the caller reached the server, for absolute links in what is sent without a request. `in_reply`:
+    the pictures leave in the reply alone, so that without its caller the task is for nobody.
     """
 
     format: ImageFormat | None = None
@@ -56,6 +57,7 @@ class Delivery:
     destination: str | None = None
     webhooks: tuple[str, ...] = ()
     base_url: str = ""
+    in_reply: bool = False
 
 
 AS_CONFIGURED = Delivery()

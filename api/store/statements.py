@@ -186,6 +186,13 @@ def request_cancel(task_id: str, *, now_ms: int) -> Update:
     )
 
 
+def unfinished_in_reply() -> Select[str]:
+    """The ids of tasks that have not ended and that only their callers could get."""
+    # Exact: quotes inside a string of the JSON text are escaped.
+    alone = tasks.c.delivery.contains('"in_reply":true', autoescape=True)
+    return select(tasks.c.id).where(UNFINISHED, alone)
+
+
 def release(held: Collection[Holding], *, counted: bool) -> Update:
     """Give tasks back for the next claim; not `counted`, the claim is as if it never was.
 

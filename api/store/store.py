@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -186,6 +187,13 @@ class Store:
     async def expire_leases(self) -> int:
         """End every lease and return how many; only for who knows that no other worker lives."""
         return await self._execute(statements.expire_leases())
+
+    async def give_up_unread(self) -> int:
+        """Cancel what only its caller could get, if nobody runs it; return how many those are."""
+        query = statements.unfinished_in_reply()
+        found = (await self._database.read(lambda connection: connection.execute(query))).all()
+        await asyncio.gather(*(self.request_cancel(row.id) for row in found))
+        return len(found)
 
     async def check_writable(self) -> None:
         """Raise Unavailable unless the database takes writes."""

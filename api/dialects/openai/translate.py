@@ -108,7 +108,7 @@ def to_variation(wire: VariationRequest, uploads: Sequence[Upload]) -> Order:
         request=ImageRequest(model=wire.model, prompt="", width=width, height=height, count=wire.n),
         dialect="openai",
         uploads=uploads,
-        delivery=Delivery(format=ImageFormat.PNG),
+        delivery=Delivery(format=ImageFormat.PNG, in_reply=True),
     )
 
 
@@ -124,9 +124,9 @@ def to_delivery(wire: GenerationRequest) -> Delivery:
     """The files: never as the server is set up, since the contract has defaults of its own."""
     format = ImageFormat(wire.output_format)
     if format is ImageFormat.PNG:
-        return Delivery(format=format)
+        return Delivery(format=format, in_reply=True)
     # No encoder here has a quality of 0; theirs is the least there is.
-    return Delivery(format=format, quality=max(wire.output_compression, 1))
+    return Delivery(format=format, quality=max(wire.output_compression, 1), in_reply=True)
 
 
 def _refuse(wire: GenerationRequest) -> None:

@@ -62,7 +62,11 @@ def edit(**values: Any) -> EditRequest:
 @pytest.mark.parametrize(
     ("values", "wanted", "delivery"),
     [
-        ({}, ImageRequest(model="auto", prompt="a fox"), Delivery(format=ImageFormat.PNG)),
+        (
+            {},
+            ImageRequest(model="auto", prompt="a fox"),
+            Delivery(format=ImageFormat.PNG, in_reply=True),
+        ),
         (
             {
                 "model": "gpt-image-2",
@@ -82,12 +86,12 @@ def edit(**values: Any) -> EditRequest:
                 quality="standard",
                 count=3,
             ),
-            Delivery(format=ImageFormat.WEBP, quality=1),
+            Delivery(format=ImageFormat.WEBP, quality=1, in_reply=True),
         ),
         (
             {"model": None, "size": "auto", "quality": "auto", "output_format": "jpeg"},
             ImageRequest(model="auto", prompt="a fox"),
-            Delivery(format=ImageFormat.JPEG, quality=100),
+            Delivery(format=ImageFormat.JPEG, quality=100, in_reply=True),
         ),
     ],
     ids=["only a prompt", "everything", "auto"],

@@ -7,6 +7,7 @@ import itertools
 import sqlite3
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from sqlalchemy.dialects import sqlite
 
 from api.errors import BadRequest, Overloaded, QueueFull, Unavailable
 from api.store import Bounds, Claim, Holding, Store, database, statements
-from api.tasks import Task, TaskState
+from api.tasks import Delivery, Task, TaskState
 from tests.api.making import AMPLE, Clock, inserted, open_store, output_of, submission
 
 LEASE_MS = 1_000
@@ -193,6 +194,23 @@ async def test_a_boot_ends_every_lease(store: Store) -> None:
     assert await store.expire_leases() == 1
     assert (await claim(store, "b")).tries == 2
     assert await store.finish(held.holding, TaskState.FAILED) is None
+
+
+async def test_a_boot_gives_up_what_nobody_can_get(store: Store) -> None:
+    alone = Delivery(in_reply=True)
+    told = Delivery(webhooks=('https://hooks.example/?"in_reply":true',))
+    for name, delivery in {"lost": alone, "queued": alone, "told": told, "plain": None}.items():
+        given = submission(name)
+        await inserted(store, replace(given, delivery=delivery or given.delivery), AMPLE)
+    assert (await claim(store)).task.id == "lost"
+    await store.expire_leases()
+
+    assert await store.give_up_unread() == 2
+
+    states = {name: (await read(store, name)).state for name in ("lost", "queued", "told", "plain")}
+    assert states["lost"] == states["queued"] == TaskState.CANCELLED
+    assert states["told"] == states["plain"] == TaskState.QUEUED
+    assert await store.give_up_unread() == 0
 
 
 @pytest.mark.parametrize(
