@@ -20,8 +20,10 @@ from pydantic import (
     model_validator,
 )
 
+from inference import lora_spec
 from inference.errors import CatalogError, UnknownModel, Unsupported
 from inference.job import ImageRequest, ImageRole, Job, Mode
+from inference.lora_spec import LoraSpec, LoraStrength
 from inference.pipelines import FAMILIES, Family
 from inference.prices import Price
 from inference.sizes import (
@@ -47,6 +49,7 @@ PositiveInt = Annotated[int, Field(gt=0, strict=True)]
 Guidance = Annotated[float, Field(ge=0, le=100, strict=True)]
 Strength = Annotated[float, Field(ge=0.01, le=1, strict=True)]
 Megapixels = Annotated[float, Field(gt=0, strict=True)]
+LoraLimit = Annotated[float, Field(gt=0, le=100, strict=True)]
 
 
 class Defaults(_Strict):
@@ -56,6 +59,7 @@ class Defaults(_Strict):
     guidance_scale: Guidance = 3.5
     negative_prompt: str | None = None
     strength: Strength = 0.8
+    profile: str | None = None
     size: Size | None = None
 
 
@@ -66,6 +70,12 @@ class Quality(_Strict):
     guidance_scale: Guidance | None = None
 
 
+class Profile(Quality):
+    """A named way to run a model: LoRAs by strength, and the steps and guidance that suit them."""
+
+    loras: dict[str, LoraStrength] = {}
+
+
 class Limits(_Strict):
     """What a request may ask for; sides in pixels."""
 
@@ -73,6 +83,8 @@ class Limits(_Strict):
     num_inference_steps: Steps = 100
     guidance_scale: Guidance = 30.0
     prompt_chars: PositiveInt = 4000
+    loras: PositiveInt = 4
+    lora_strength: LoraLimit = 4.0
     min_side: PositiveInt = 256
     max_side: PositiveInt = 2048
     max_megapixels: Megapixels = 2.4
@@ -96,6 +108,9 @@ class ModelSpec(_Strict):
     sizes: tuple[Size, ...] = ()
     defaults: Defaults = Defaults()
     qualities: dict[str, Quality] = {}
+    loras: dict[str, LoraSpec] = {}
+    loras_from: tuple[str, ...] = ()
+    profiles: dict[str, Profile] = {}
     limits: Limits = Limits()
     price: Price = 0
 
@@ -137,12 +152,13 @@ class ModelSpec(_Strict):
         elif self.nearest_size(*self.default_size) != self.default_size:
             width, height = self.default_size
             yield f"the default size {width}x{height} is none that the model can make"
+        yield from lora_spec.problems(self)
         yield from self._beyond_limits()
 
     def _beyond_limits(self) -> Iterator[str]:
-        chosen = {"defaults": self.defaults} | {
-            f"quality {name!r}": quality for name, quality in self.qualities.items()
-        }
+        chosen: dict[str, Defaults | Quality] = {"defaults": self.defaults}
+        chosen |= {f"quality {name!r}": quality for name, quality in self.qualities.items()}
+        chosen |= {f"profile {name!r}": profile for name, profile in self.profiles.items()}
         for where, values in chosen.items():
             for key in ("num_inference_steps", "guidance_scale"):
                 value, limit = getattr(values, key), getattr(self.limits, key)
@@ -180,6 +196,7 @@ class ModelSpec(_Strict):
             and (self.rules.negative_prompt or not request.negative_prompt)
             and request.count <= self.limits.count
             and len(request.prompt) <= self.limits.prompt_chars
+            and lora_spec.knows(self, request)
         )
 
     def nearest_size(self, width: int, height: int) -> tuple[int, int]:

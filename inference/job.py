@@ -53,11 +53,25 @@ class InputImage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lora:
+    """A LoRA by name, and how strongly it counts in one picture.
+
+    1 is as trained, 0 not at all, below 0 the other way. `rank` keeps only that many components
+    of each of its layers. A request may leave both to the model; a job has its strength.
+    """
+
+    name: str
+    strength: float | None = None
+    rank: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRequest:
     """What a caller asks for, in the field's own terms; `None` leaves the choice to the model.
 
     A size is asked for either as `width` and `height` in pixels, or as `aspect_ratio` ("16:9")
-    with an optional `resolution` tier ("1k", "2k", "4k").
+    with an optional `resolution` tier ("1k", "2k", "4k"). `lora_strength` and `lora_rank` are for
+    every LoRA that says none of its own, those of the `profile` too.
     """
 
     model: str
@@ -75,6 +89,10 @@ class ImageRequest:
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     strength: float | None = None
+    profile: str | None = None
+    loras: tuple[Lora, ...] = ()
+    lora_strength: float | None = None
+    lora_rank: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +115,7 @@ class Job:
     num_inference_steps: int
     guidance_scale: float
     strength: float
+    loras: tuple[Lora, ...] = ()
     account: str = ""
     priority: int = 0
 

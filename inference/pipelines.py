@@ -46,6 +46,7 @@ class Family:
     guidance_field: str = "guidance_scale"
     negative_prompt: bool = True
     max_sequence_length: bool = False
+    loras: bool = True
     reference_tags: frozenset[ReferenceTag] = frozenset()
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from inference.catalog import Catalog, ModelSpec, Quality, mode_of
+from inference import lora_spec
+from inference.catalog import Catalog, ModelSpec, Profile, Quality, mode_of
 from inference.errors import BadValue, Unsupported
 from inference.job import ImageRequest, ImageRole, Job, Mode
 from inference.sizes import TIER_SIDES_PX
@@ -23,13 +24,20 @@ def resolve(
     _check_images(request, mode)
     _check_references(request, spec)
     _within("count", request.count, 1, spec.limits.count)
-    quality = _quality(request, spec)
+    quality, profile = _quality(request, spec), _profile(request, spec)
+    loras = lora_spec.choose(request, spec, profile.loras)
     steps = _first(
         request.num_inference_steps,
+        profile.num_inference_steps,
         quality.num_inference_steps,
         spec.defaults.num_inference_steps,
     )
-    guidance = _first(request.guidance_scale, quality.guidance_scale, spec.defaults.guidance_scale)
+    guidance = _first(
+        request.guidance_scale,
+        profile.guidance_scale,
+        quality.guidance_scale,
+        spec.defaults.guidance_scale,
+    )
     _within("num_inference_steps", steps, 1, spec.limits.num_inference_steps)
     _within("guidance_scale", guidance, 0, spec.limits.guidance_scale)
     width, height = _size(request, spec)
@@ -37,7 +45,7 @@ def resolve(
         id=job_id,
         model=spec.name,
         mode=mode,
-        prompt=request.prompt,
+        prompt=lora_spec.with_triggers(request.prompt, loras, spec),
         negative_prompt=_first(request.negative_prompt, spec.defaults.negative_prompt),
         images=request.images,
         width=width,
@@ -46,6 +54,7 @@ def resolve(
         num_inference_steps=steps,
         guidance_scale=guidance,
         strength=_strength(request, spec, mode, steps),
+        loras=loras,
         account=account,
         priority=priority,
     )
@@ -122,6 +131,16 @@ def _quality(request: ImageRequest, spec: ModelSpec) -> Quality:
         known = ", ".join(spec.qualities)
         raise BadValue("quality", f"no quality {request.quality!r}; there are: {known}")
     return spec.qualities[request.quality]
+
+
+def _profile(request: ImageRequest, spec: ModelSpec) -> Profile:
+    name = _first(request.profile, spec.defaults.profile)
+    if name is None:
+        return Profile()
+    if name not in spec.profiles:
+        known = ", ".join(spec.profiles)[:160] or "none"
+        raise Unsupported("profile", f"{spec.name!r} has no profile {name[:80]!r}; known: {known}")
+    return spec.profiles[name]
 
 
 def _size(request: ImageRequest, spec: ModelSpec) -> tuple[int, int]:
