@@ -65,6 +65,7 @@ def test_a_key_is_taken(client: httpx2.Client, headers: dict[str, str]) -> None:
         ),
         pytest.param({"model": None, "quality": None}, {"model": "nano-banana"}, id="INF null"),
         pytest.param({"seed": 1, "user": {"a": []}}, {"status": "pending"}, id="INF unknown keys"),
+        pytest.param({"image": "a.png"}, {"status": "pending"}, id="INF unknown key, of JSON"),
         pytest.param({}, {"status": "pending"}, id="S1 status pending"),
         pytest.param({}, {"provider": "darkroom"}, id="INF provider"),
     ],

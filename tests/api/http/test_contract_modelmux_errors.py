@@ -25,6 +25,11 @@ GZIP = {"Content-Encoding": "gzip"}
     [
         pytest.param({"json": {}}, 400, "invalid_request", "prompt", id="S1 no prompt"),
         pytest.param({"json": {"prompt": ""}}, 400, "invalid_request", "prompt", id="S1 empty"),
+        pytest.param(
+            {"json": {"prompt": "a", "model": ""}},
+            *(400, "invalid_request", "model"),
+            id="S1 empty model",
+        ),
         pytest.param({"content": b"{", "headers": JSON}, 400, "invalid_request", "JSON", id="S1"),
         pytest.param(
             {"json": {"prompt": "a", "model": "flux-9"}},
@@ -76,7 +81,7 @@ GZIP = {"Content-Encoding": "gzip"}
         ),
         pytest.param(
             {"data": {"prompt": "a"}, "files": [("image", png()), ("image", png())]},
-            *(400, "invalid_request", "1 image"),
+            *(400, "invalid_request", "not 2"),
             id="INF more references than the model takes",
         ),
         pytest.param(
