@@ -14,12 +14,20 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Show and change accounts and their credits.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="The account.", show_default=False)]
+# As a terminal shows it: whoever used the server while it asked for no keys.
+NAMELESS = "(no key)"
+
+
+def _name(text: str) -> str:
+    return "" if text == NAMELESS else text
+
+
+Name = Annotated[
+    str, typer.Argument(help="The account, as `list` shows it.", show_default=False, parser=_name)
+]
 
 LEDGER = ["line", "when", "kind", "amount", "held", "task", "key", "note"]
 NEWEST = 20
-# As a terminal shows it: whoever used the server while it asked for no keys.
-NAMELESS = "(no key)"
 
 
 @app.command("list")

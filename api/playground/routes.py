@@ -28,12 +28,14 @@ HEADERS = {
 router = APIRouter(include_in_schema=False)
 
 
+@router.head("/")
 @router.get("/")
 async def page() -> FileResponse:
     """The page itself."""
     return FileResponse(FOLDER / "page.html", media_type="text/html", headers=HEADERS)
 
 
+@router.head("/playground/{name}")
 @router.get("/playground/{name}")
 async def file(name: str) -> FileResponse:
     """One of the files it is made of."""

@@ -283,7 +283,7 @@ async def _check_bounds(
         query = statements.unfinished_of_key(job.account, key.id)
         if (count := await connection.scalar(query) or 0) >= key.max_unfinished:
             raise QueueFull(
-                f"{count} tasks of this key are unfinished, it may have {key.max_unfinished}"
+                f"this key may have {key.max_unfinished} unfinished at once and has {count}"
             )
     limits: list[tuple[str | None, int | None, int | None]]
     limits = [(None, bounds.tasks, bounds.images)]

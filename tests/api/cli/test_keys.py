@@ -152,6 +152,12 @@ class TestAccounts:
         told = cells(darkroom("accounts", "unmeter", "team").stdout)
         assert told[1:3] == [["metered", "no"], ["balance", "10"]]
 
+    def test_the_account_without_a_name_is_taken_as_it_is_shown(self) -> None:
+        assert "(no key)" in darkroom("accounts", "list").stdout
+        shown = darkroom("accounts", "secret", "(no key)").stdout
+        assert shown == darkroom("accounts", "secret", "").stdout
+        assert shown.startswith("whsec_")
+
     def test_a_secret_is_alone_on_stdout(self) -> None:
         darkroom("keys", "create", "team")
         first = darkroom("accounts", "secret", "team").stdout

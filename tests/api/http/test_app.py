@@ -82,6 +82,12 @@ def test_a_wrong_method_is_told_every_right_one(
     assert (reply.status_code, reply.headers["allow"]) == (405, allow)
 
 
+@pytest.mark.parametrize("path", ["/", "/playground/page.js", "/livez", "/readyz"])
+def test_what_can_be_read_can_be_asked_for_by_head(client: httpx2.Client, path: str) -> None:
+    head, whole = client.head(path), client.get(path)
+    assert (head.status_code, head.content) == (whole.status_code, b"")
+
+
 def test_a_request_keeps_its_own_id_if_it_is_plain(client: httpx2.Client) -> None:
     def answered(given: str) -> str:
         return client.get("/livez", headers={"X-Request-Id": given}).headers["x-request-id"]

@@ -252,7 +252,7 @@ def test_a_key_has_only_so_many_unfinished_tasks(
     refused = ask(served, two)
 
     assert (refused.status_code, refused.json()["type"]) == (429, "urn:darkroom:queue_full")
-    assert "2 tasks of this key are unfinished, it may have 2" in refused.json()["detail"]
+    assert "this key may have 2 unfinished at once and has 2" in refused.json()["detail"]
     assert int(refused.headers["retry-after"]) >= 1
     assert ask(served, free).status_code == 202, "another key of the account is not held up"
     served.client.post(first[0]["links"]["cancel"], headers=two)
