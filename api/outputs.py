@@ -203,7 +203,7 @@ def parameters(job: Job, index: int) -> str:
         "Size": f"{job.width}x{job.height}",
         "Model": job.model,
     }
-    if job.mode is not Mode.GENERATE:
+    if job.takes_strength:
         facts["Denoising strength"] = f"{job.strength:g}"
     lines = [job.prompt]
     if job.negative_prompt:

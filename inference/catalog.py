@@ -24,7 +24,7 @@ from inference import lora_spec
 from inference.errors import CatalogError, UnknownModel, Unsupported
 from inference.job import ImageRequest, ImageRole, Job, Mode
 from inference.lora_spec import LoraSpec, LoraStrength
-from inference.pipelines import FAMILIES, Family
+from inference.pipelines import FAMILIES, NO_GUIDANCE, Family
 from inference.prices import Price
 from inference.sizes import (
     TIER_SIDES_PX,
@@ -125,6 +125,9 @@ class ModelSpec(_Strict):
         filled = dict(values)
         filled.setdefault("modes", tuple(family.routes))
         filled.setdefault("guidance_field", family.guidance_field)
+        given = filled.get("defaults", {})
+        if isinstance(given, dict):
+            filled["defaults"] = {**family.defaults, **given}
         return filled
 
     @model_validator(mode="after")
@@ -153,6 +156,12 @@ class ModelSpec(_Strict):
             width, height = self.default_size
             yield f"the default size {width}x{height} is none that the model can make"
         yield from lora_spec.problems(self)
+        if self.defaults.negative_prompt and not self.takes_negative_prompt:
+            needs = self.rules.negative_field
+            only = (
+                f" without guidance_field: {needs}" if self.rules.negative_prompt and needs else ""
+            )
+            yield f"family {self.family!r} honours no negative_prompt{only}"
         yield from self._beyond_limits()
 
     def _beyond_limits(self) -> Iterator[str]:
@@ -169,6 +178,21 @@ class ModelSpec(_Strict):
     def rules(self) -> Family:
         """What the model's architecture fixes."""
         return FAMILIES[self.family]
+
+    @property
+    def guided(self) -> bool:
+        """Whether `guidance_scale` means anything to it."""
+        return self.guidance_field != NO_GUIDANCE
+
+    @property
+    def takes_negative_prompt(self) -> bool:
+        """Whether it honours what a picture should not show."""
+        needed = self.rules.negative_field or self.guidance_field
+        return self.rules.negative_prompt and self.guided and self.guidance_field == needed
+
+    def max_sources(self, mode: Mode) -> int:
+        """How many pictures to change it takes in a mode."""
+        return 0 if mode is Mode.GENERATE else self.rules.routes[mode].max_sources
 
     @cached_property
     def default_size(self) -> tuple[int, int]:
@@ -191,9 +215,12 @@ class ModelSpec(_Strict):
         if request is None:
             return True
         tags = {image.tag for image in request.images if image.role is ImageRole.REFERENCE}
+        sources = sum(image.role is ImageRole.SOURCE for image in request.images)
         return (
             tags <= self.rules.reference_tags
-            and (self.rules.negative_prompt or not request.negative_prompt)
+            and sources <= self.max_sources(mode)
+            and (self.takes_negative_prompt or not request.negative_prompt)
+            and (self.guided or request.guidance_scale is None)
             and request.count <= self.limits.count
             and len(request.prompt) <= self.limits.prompt_chars
             and lora_spec.knows(self, request)
@@ -243,6 +270,7 @@ class Alias(_Strict):
     generate: Names | None = None
     img2img: Names | None = None
     inpaint: Names | None = None
+    edit: Names | None = None
     price: Price | None = None
 
     def models_for(self, mode: Mode) -> tuple[str, ...]:
@@ -287,19 +315,36 @@ class Catalog(_Strict):
 
         Where an alias leaves the choice, the first model that can do what `request` needs.
         """
-        spec = self.models.get(name)
-        if spec is None and (alias := self.aliases.get(name)) is not None:
-            choice = [self.models[target] for target in alias.models_for(mode)]
-            if not choice:
-                raise Unsupported("model", f"{name!r} is not set up to {mode}")
-            spec = next((one for one in choice if one.suits(mode, request)), choice[0])
-        if spec is None:
-            served = ", ".join(self.names())
-            raise UnknownModel("model", f"no model {name!r} here; served are: {served}")
+        choice = self._choice(name, mode)
+        if not choice:
+            raise Unsupported("model", f"{name!r} is not set up to {mode}")
+        spec = next((one for one in choice if one.suits(mode, request)), choice[0])
         if mode not in spec.modes:
             can = ", ".join(spec.modes)
             raise Unsupported("model", f"{name!r} cannot {mode}; it can: {can}")
         return spec
+
+    def choose(self, request: ImageRequest) -> tuple[ModelSpec, Mode]:
+        """The model and the mode for a wish; raises UnknownModel or Unsupported.
+
+        Where the pictures may mean several modes, the likeliest that a model can do.
+        """
+        modes = modes_of(request)
+        options = [(one, mode) for mode in modes for one in self._choice(request.model, mode)]
+        for spec, mode in options:
+            if spec.suits(mode, request):
+                return spec, mode
+        mode = next((mode for spec, mode in options if mode in spec.modes), modes[-1])
+        return self.find(request.model, mode, request), mode
+
+    def _choice(self, name: str, mode: Mode) -> list[ModelSpec]:
+        """The models that a name may mean in a mode, best first; raises UnknownModel."""
+        if name in self.models:
+            return [self.models[name]]
+        if name not in self.aliases:
+            served = ", ".join(self.names())
+            raise UnknownModel("model", f"no model {name!r} here; served are: {served}")
+        return [self.models[target] for target in self.aliases[name].models_for(mode)]
 
     def price(self, request: ImageRequest, job: Job) -> int:
         """Credits for one picture; raises Unsupported for a tier or quality the price omits.
@@ -344,11 +389,17 @@ def load_catalog(path: Path) -> Catalog:
         raise CatalogError(explain(error, document, Catalog)) from None
 
 
-def mode_of(request: ImageRequest) -> Mode:
-    """The mode a request names, or the one its pictures imply."""
+def modes_of(request: ImageRequest) -> tuple[Mode, ...]:
+    """The mode a request names, or those its pictures can mean, the likeliest first.
+
+    A source alone is to be edited as the prompt says; with a strength it is to be varied.
+    """
     if request.mode is not None:
-        return request.mode
+        return (request.mode,)
     roles = {image.role for image in request.images}
     if ImageRole.MASK in roles:
-        return Mode.INPAINT
-    return Mode.IMG2IMG if ImageRole.SOURCE in roles else Mode.GENERATE
+        return (Mode.INPAINT,)
+    if ImageRole.SOURCE not in roles:
+        return (Mode.GENERATE,)
+    varied = request.strength is not None
+    return (Mode.IMG2IMG, Mode.EDIT) if varied else (Mode.EDIT, Mode.IMG2IMG)

@@ -14,11 +14,15 @@ from pydantic import TypeAdapter
 
 
 class Mode(StrEnum):
-    """What a pipeline does with its inputs."""
+    """What a pipeline does with its inputs.
+
+    IMG2IMG starts from a noised source; EDIT follows an instruction about one or several.
+    """
 
     GENERATE = "generate"
     IMG2IMG = "img2img"
     INPAINT = "inpaint"
+    EDIT = "edit"
 
 
 class ImageRole(StrEnum):
@@ -118,6 +122,11 @@ class Job:
     loras: tuple[Lora, ...] = ()
     account: str = ""
     priority: int = 0
+
+    @property
+    def takes_strength(self) -> bool:
+        """Whether it starts from a noised picture, so that `strength` says how far to leave it."""
+        return self.mode in (Mode.IMG2IMG, Mode.INPAINT)
 
     def key_of(self, role: ImageRole) -> str | None:
         """The key of the first input picture with that role."""

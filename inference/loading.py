@@ -82,7 +82,40 @@ def _load(spec: ModelSpec, device: str) -> Mapping[Mode, Any]:
     for mode in others:
         pipes[mode] = _sibling(pipe, pipeline_class(spec, mode))
         pipes[mode].set_progress_bar_config(disable=True)
+    _check_channels(spec, pipe)
+    _check_guidance(spec, pipe)
     return pipes
+
+
+def _check_channels(spec: ModelSpec, pipe: Any) -> None:
+    """Refuse a mode whose denoiser was made for other inputs: it would fail, or paint noise."""
+    config = getattr(pipe, spec.rules.denoisers[0]).config
+    taken = config.get("in_channels")
+    latent = config.get("out_channels") or taken
+    for mode in spec.modes:
+        extra = spec.rules.routes[mode].extra_channels
+        if mode in spec.pipelines or extra is None or taken - latent in extra:
+            continue
+        needed = " or ".join(str(latent + more) for more in extra)
+        raise ModelFailed(
+            f"{spec.source}: to {mode}, family {spec.family!r} needs a denoiser of {needed} input "
+            f"channels, and this one has {taken}; name another source, family or modes"
+        )
+
+
+def _check_guidance(spec: ModelSpec, pipe: Any) -> None:
+    """Refuse a guidance that the checkpoint would take and not listen to."""
+    rules = spec.rules
+    if spec.guidance_field != rules.guidance_field:
+        return
+    config = getattr(pipe, rules.denoisers[0]).config
+    if config.get(rules.guidance_flag, True) and not pipe.config.get("is_distilled"):
+        return
+    other = f" or {rules.negative_field}" if rules.negative_field else ""
+    raise ModelFailed(
+        f"{spec.source}: this checkpoint listens to no {spec.guidance_field}; "
+        f"set guidance_field: none{other}"
+    )
 
 
 def _sibling(pipe: Any, wanted: type[Any]) -> Any:

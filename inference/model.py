@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from inference.calls import OnStep, generator, private_copy, watch_steps
 from inference.catalog import ModelSpec
 from inference.coalesce import Attached, Rendezvous
-from inference.job import ImageRole, Job, Mode
+from inference.job import Job, Mode
 from inference.loading import load_pipelines
 from inference.merge import UNKNOWN_MODEL, rules_of
 from inference.preview import Previewer, fit_previewer
@@ -17,7 +17,7 @@ from inference.prompts import PromptCache
 from inference.status import Lane
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from inference.pixels import Pictures
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -42,7 +42,7 @@ class LoadedModel:
         self,
         job: Job,
         index: int,
-        pictures: Mapping[ImageRole, Image],
+        pictures: Pictures,
         on_step: OnStep | None = None,
         prompts: PromptCache | None = None,
         **overrides: Any,

@@ -7,27 +7,34 @@ where its arguments differ. No torch here: class names are strings, pictures are
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from inference.job import ImageRole, Job, Mode, ReferenceTag
-from inference.pixels import as_mask, fit
+from inference.job import Job, Mode, ReferenceTag
+from inference.pixels import Pictures, as_mask, fill_area, fit, side_by_side
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from inference.catalog import ModelSpec
 
-Pictures = Mapping[ImageRole, "Image"]
 Arguments = dict[str, Any]
+
+# models.yaml's word for a model without guidance: distilled to few steps
+NO_GUIDANCE = "none"
+TRUE_CFG = "true_cfg_scale"
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One mode of a family: the pipeline class by name and the maker of its call arguments."""
+    """One mode of a family: the pipeline class by name and the maker of its call arguments.
+
+    `max_sources` bounds the pictures to be changed, where the mode takes any. `extra_channels`
+    are those that its denoiser may take in beside the latents: the mask and what it leaves.
+    """
 
     pipeline: str
     arguments: Callable[[Job, ModelSpec, Pictures], Arguments]
+    max_sources: int = 1
+    extra_channels: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +42,10 @@ class Family:
     """What every model of one architecture shares.
 
     `size_multiple` is in pixels. `guidance_field` is the call argument that carries guidance when
-    models.yaml does not say otherwise. `reference_tags` are what it can take from reference
-    pictures.
+    models.yaml does not say otherwise; `guidance_flag` is the denoiser's own word for whether it
+    listens to that. `negative_field` is the only guidance field with which a negative prompt
+    counts, where not every one does. `reference_tags` are what it can take from reference
+    pictures. `defaults` stand where models.yaml sets none.
     """
 
     routes: Mapping[Mode, Route]
@@ -44,41 +53,46 @@ class Family:
     size_multiple: int
     native_side: int
     guidance_field: str = "guidance_scale"
+    guidance_flag: str = ""
     negative_prompt: bool = True
+    negative_field: str = ""
     max_sequence_length: bool = False
     loras: bool = True
     reference_tags: frozenset[ReferenceTag] = frozenset()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _common(job: Job, spec: ModelSpec) -> Arguments:
+def generate(job: Job, spec: ModelSpec, pictures: Pictures) -> Arguments:
+    """Arguments of a text-to-image call."""
     arguments: Arguments = {
         "prompt": job.prompt,
         "width": job.width,
         "height": job.height,
         "num_inference_steps": job.num_inference_steps,
-        spec.guidance_field: job.guidance_scale,
     }
-    if job.negative_prompt is not None:
+    if spec.guided:
+        arguments[spec.guidance_field] = job.guidance_scale
+    if spec.takes_negative_prompt and job.negative_prompt is not None:
         arguments["negative_prompt"] = job.negative_prompt
+    elif spec.guidance_field == TRUE_CFG:
+        # without one diffusers leaves out the guidance, and says so to nobody
+        arguments["negative_prompt"] = ""
     if spec.max_sequence_length is not None:
         arguments["max_sequence_length"] = spec.max_sequence_length
     return arguments
 
 
-def generate(job: Job, spec: ModelSpec, pictures: Pictures) -> Arguments:
-    """Arguments of a text-to-image call."""
-    return _common(job, spec)
-
-
 def img2img(job: Job, spec: ModelSpec, pictures: Pictures) -> Arguments:
     """Arguments of a call that starts from a noised source picture."""
-    source = fit(pictures[ImageRole.SOURCE], job.width, job.height)
-    return _common(job, spec) | {"image": source, "strength": job.strength}
+    source = fit(pictures.sources[0], job.width, job.height)
+    return generate(job, spec, pictures) | {"image": source, "strength": job.strength}
 
 
 def inpaint(job: Job, spec: ModelSpec, pictures: Pictures) -> Arguments:
     """Arguments of a call that redraws the white part of the mask."""
-    mask = as_mask(pictures[ImageRole.MASK], job.width, job.height)
+    if pictures.mask is None:
+        raise ValueError("inpaint needs a mask image")
+    mask = as_mask(pictures.mask, job.width, job.height)
     return img2img(job, spec, pictures) | {"mask_image": mask}
 
 
@@ -93,23 +107,79 @@ def _sized_by_image(arguments: Callable[[Job, ModelSpec, Pictures], Arguments]) 
     return without_size
 
 
-FAMILIES: Mapping[str, Family] = {
-    "flux": Family(
-        routes={
-            Mode.GENERATE: Route("FluxPipeline", generate),
-            Mode.IMG2IMG: Route("FluxImg2ImgPipeline", img2img),
-            Mode.INPAINT: Route("FluxInpaintPipeline", inpaint),
-        },
+def _kontext(arguments: Callable[[Job, ModelSpec, Pictures], Arguments]) -> Any:
+    """For Kontext, which left alone makes every picture, and every source, one of a megapixel."""
+
+    def as_asked(job: Job, spec: ModelSpec, pictures: Pictures) -> Arguments:
+        area = {"max_area": job.width * job.height, "_auto_resize": False}
+        return arguments(job, spec, pictures) | area
+
+    return as_asked
+
+
+def _kontext_edit(job: Job, spec: ModelSpec, pictures: Pictures) -> Arguments:
+    """Sources are shown at the output's area; Kontext sees one picture, so several are joined."""
+    shown = fill_area(side_by_side(pictures.sources), job.width * job.height, 16)
+    return generate(job, spec, pictures) | {"image": shown}
+
+
+def _kontext_inpaint(job: Job, spec: ModelSpec, pictures: Pictures) -> Arguments:
+    """The first source is redrawn, the others show what with."""
+    arguments = inpaint(job, spec, pictures)
+    if pictures.sources[1:]:
+        joined = side_by_side(pictures.sources[1:])
+        arguments["image_reference"] = fill_area(joined, job.width * job.height, 16)
+    return arguments
+
+
+def _flux(routes: Mapping[Mode, Route], **changes: Any) -> Family:
+    """A family on the FLUX.1 transformer."""
+    return Family(
+        routes=routes,
         denoisers=("transformer",),
         size_multiple=16,
         native_side=1024,
+        guidance_flag="guidance_embeds",
+        negative_field=TRUE_CFG,
         max_sequence_length=True,
+        **changes,
+    )
+
+
+FAMILIES: Mapping[str, Family] = {
+    "flux": _flux(
+        {
+            Mode.GENERATE: Route("FluxPipeline", generate, extra_channels=(0,)),
+            Mode.IMG2IMG: Route("FluxImg2ImgPipeline", img2img, extra_channels=(0,)),
+            Mode.INPAINT: Route("FluxInpaintPipeline", inpaint, extra_channels=(0,)),
+        },
+    ),
+    "flux-kontext": _flux(
+        {
+            Mode.GENERATE: Route("FluxKontextPipeline", _kontext(generate)),
+            Mode.EDIT: Route("FluxKontextPipeline", _kontext(_kontext_edit), max_sources=4),
+            Mode.INPAINT: Route(
+                "FluxKontextInpaintPipeline", _kontext(_kontext_inpaint), max_sources=4
+            ),
+        },
+        defaults={"strength": 1.0},
+    ),
+    "flux-fill": _flux(
+        {
+            # 64 of the picture that the mask leaves, and 16 × 16 pixels of mask
+            Mode.INPAINT: Route("FluxFillPipeline", inpaint, extra_channels=(320,)),
+        },
+        negative_prompt=False,
+        defaults={"guidance_scale": 30.0, "strength": 1.0},
     ),
     "sdxl": Family(
         routes={
-            Mode.GENERATE: Route("StableDiffusionXLPipeline", generate),
-            Mode.IMG2IMG: Route("StableDiffusionXLImg2ImgPipeline", _sized_by_image(img2img)),
-            Mode.INPAINT: Route("StableDiffusionXLInpaintPipeline", inpaint),
+            Mode.GENERATE: Route("StableDiffusionXLPipeline", generate, extra_channels=(0,)),
+            Mode.IMG2IMG: Route(
+                "StableDiffusionXLImg2ImgPipeline", _sized_by_image(img2img), extra_channels=(0,)
+            ),
+            # 4 channels, or 9: the mask and the 4 of the picture that it leaves
+            Mode.INPAINT: Route("StableDiffusionXLInpaintPipeline", inpaint, extra_channels=(0, 5)),
         },
         denoisers=("unet",),
         size_multiple=8,

@@ -3,8 +3,31 @@
 from __future__ import annotations
 
 import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from PIL import Image, ImageOps
+
+from inference.job import ReferenceTag
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A picture that is to guide, what is to be taken from it, and how much, 0 to 1."""
+
+    picture: Image.Image
+    tag: ReferenceTag
+    weight: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pictures:
+    """What one job was given, decoded: pictures to change, where, and what guides."""
+
+    sources: tuple[Image.Image, ...] = ()
+    mask: Image.Image | None = None
+    references: tuple[Reference, ...] = ()
 
 
 def decode(data: bytes) -> Image.Image:
@@ -20,17 +43,39 @@ def decode(data: bytes) -> Image.Image:
     return upright
 
 
-def fit(picture: Image.Image, width: int, height: int) -> Image.Image:
-    """The picture as RGB, cropped about its centre to the ratio of `width` × `height` pixels.
-
-    Transparent parts are laid on white.
-    """
+def as_rgb(picture: Image.Image) -> Image.Image:
+    """The picture in three colours, transparent parts laid on white."""
     if "A" in picture.getbands():
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture.convert("RGBA"))
+    return picture.convert("RGB")
+
+
+def fit(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """The picture as RGB, cropped about its centre to the ratio of `width` × `height` pixels."""
+    picture = as_rgb(picture)
     if picture.size == (width, height):
-        return picture.convert("RGB")
-    return ImageOps.fit(picture.convert("RGB"), (width, height), Image.Resampling.LANCZOS)
+        return picture
+    return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
+
+
+def fill_area(picture: Image.Image, area: int, unit: int) -> Image.Image:
+    """The picture as RGB in its own ratio, of about `area` pixels and sides made of `unit`s."""
+    scale = math.sqrt(area / (picture.width * picture.height))
+    width, height = (max(1, round(side * scale / unit)) * unit for side in picture.size)
+    return fit(picture, width, height)
+
+
+def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
+    """One RGB picture of several, left to right, all as tall as the first."""
+    height = pictures[0].height
+    scaled = [fit(one, max(1, round(one.width * height / one.height)), height) for one in pictures]
+    joined = Image.new("RGB", (sum(one.width for one in scaled), height))
+    left = 0
+    for one in scaled:
+        joined.paste(one, (left, 0))
+        left += one.width
+    return joined
 
 
 def as_mask(picture: Image.Image, width: int, height: int) -> Image.Image:

@@ -6,7 +6,7 @@ import secrets
 from typing import Any
 
 from inference import lora_spec
-from inference.catalog import Catalog, ModelSpec, Profile, Quality, mode_of
+from inference.catalog import Catalog, ModelSpec, Profile, Quality
 from inference.errors import BadValue, Unsupported
 from inference.job import ImageRequest, ImageRole, Job, Mode
 from inference.sizes import TIER_SIDES_PX
@@ -18,10 +18,9 @@ def resolve(
     catalog: Catalog, request: ImageRequest, *, job_id: str, account: str = "", priority: int = 0
 ) -> Job:
     """The job for a wish, every value decided; raises Refused with the field at fault."""
-    mode = mode_of(request)
-    spec = catalog.find(request.model, mode, request)
+    spec, mode = catalog.choose(request)
     _check_text(request, spec, mode)
-    _check_images(request, mode)
+    _check_images(request, spec, mode)
     _check_references(request, spec)
     _within("count", request.count, 1, spec.limits.count)
     quality, profile = _quality(request, spec), _profile(request, spec)
@@ -38,6 +37,8 @@ def resolve(
         quality.guidance_scale,
         spec.defaults.guidance_scale,
     )
+    if request.guidance_scale is not None and not spec.guided:
+        raise Unsupported("guidance_scale", f"{spec.name!r} honours no guidance_scale")
     _within("num_inference_steps", steps, 1, spec.limits.num_inference_steps)
     _within("guidance_scale", guidance, 0, spec.limits.guidance_scale)
     width, height = _size(request, spec)
@@ -82,7 +83,10 @@ def _strength(request: ImageRequest, spec: ModelSpec, mode: Mode, steps: int) ->
     _within("strength", strength, 0.01, 1)
     if mode is Mode.GENERATE and request.strength is not None:
         raise BadValue("strength", "strength needs a source image; send one or leave it out")
-    if mode is not Mode.GENERATE and int(steps * strength) == 0:
+    if mode is Mode.EDIT and request.strength is not None:
+        what = f"{spec.name!r} edits as the prompt says and takes no strength; leave it out"
+        raise Unsupported("strength", what)
+    if mode in (Mode.IMG2IMG, Mode.INPAINT) and int(steps * strength) == 0:
         low = f"strength {strength:g} of {steps} steps leaves none to make; raise one of them"
         raise BadValue("strength", low)
     return strength
@@ -92,7 +96,7 @@ def _check_text(request: ImageRequest, spec: ModelSpec, mode: Mode) -> None:
     # A variation of a picture needs no words.
     if mode is not Mode.IMG2IMG and not request.prompt.strip():
         raise BadValue("prompt", "prompt must not be empty")
-    if request.negative_prompt and not spec.rules.negative_prompt:
+    if request.negative_prompt and not spec.takes_negative_prompt:
         raise Unsupported("negative_prompt", f"{spec.name!r} honours no negative_prompt")
     for field, text in (("prompt", request.prompt), ("negative_prompt", request.negative_prompt)):
         if text is not None and len(text) > spec.limits.prompt_chars:
@@ -101,19 +105,19 @@ def _check_text(request: ImageRequest, spec: ModelSpec, mode: Mode) -> None:
             raise BadValue(field, f"{field} holds a lone surrogate, which is no character")
 
 
-def _check_images(request: ImageRequest, mode: Mode) -> None:
-    roles = [image.role for image in request.images if image.role is not ImageRole.REFERENCE]
-    wanted = {
-        Mode.GENERATE: [],
-        Mode.IMG2IMG: [ImageRole.SOURCE],
-        Mode.INPAINT: [ImageRole.SOURCE, ImageRole.MASK],
-    }[mode]
-    for role in wanted:
-        if role not in roles:
-            field = "image" if role is ImageRole.SOURCE else "mask"
+def _check_images(request: ImageRequest, spec: ModelSpec, mode: Mode) -> None:
+    roles = [image.role for image in request.images]
+    bounds = {
+        "image": (ImageRole.SOURCE, spec.max_sources(mode)),
+        "mask": (ImageRole.MASK, 1 if mode is Mode.INPAINT else 0),
+    }
+    for field, (role, most) in bounds.items():
+        given = roles.count(role)
+        if most and not given:
             raise BadValue(field, f"{mode} needs a {role} image")
-    if len(roles) > len(wanted):
-        raise Unsupported("image", f"{mode} takes {len(wanted)} image(s), not {len(roles)}")
+        if given > most:
+            what = f"{spec.name!r} takes at most {most} {role} image(s) to {mode}, not {given}"
+            raise Unsupported(field, what)
 
 
 def _check_references(request: ImageRequest, spec: ModelSpec) -> None:

@@ -17,8 +17,9 @@ import torch
 from PIL import Image
 
 from inference.coalesce import Abandon, Call, Carrier, forward
-from inference.job import ImageRole, Job, Mode
+from inference.job import Job, Mode
 from inference.model import LoadedModel
+from inference.pixels import Pictures
 from inference.prompts import PromptCache
 from inference.status import Lane
 
@@ -192,7 +193,7 @@ def _probe(
 def _make(model: LoadedModel, job: Job) -> tuple[Any, Callable[[], Any]]:
     size = (job.width, job.height)
     grey = Image.linear_gradient("L").resize(size)
-    pictures = {ImageRole.SOURCE: grey.convert("RGB"), ImageRole.MASK: grey.point(_half_white)}
+    pictures = Pictures(sources=(grey.convert("RGB"),), mask=grey.point(_half_white))
     # remembered prompts would keep the text encoders out of the test
     return model.call(job, 0, pictures, prompts=PromptCache(0), output_type="np")
 

@@ -16,7 +16,7 @@ from inference.errors import ModelFailed
 from inference.events import Cancelled, Emit, Failed, ImageDone
 from inference.faults import as_job_error, free_cache, is_out_of_memory, without_tensors
 from inference.job import ImageRole, Job
-from inference.pixels import decode
+from inference.pixels import Pictures, Reference, decode
 from inference.reports import Reports
 from inference.residents import Residents
 from inference.running import Running, nobody_looks
@@ -186,9 +186,7 @@ class Worker:
     def _make(self, image: Running) -> Image:
         """Inside the carrier: the whole pipeline call of one image."""
         assert image.model is not None
-        pictures: dict[ImageRole, Image] = {
-            given.role: decode(image.pictures[given.key]) for given in image.job.images
-        }
+        pictures = decoded(image.job, image.pictures)
 
         def on_step(scheduler: Any, before: torch.Tensor, after: torch.Tensor) -> None:
             self._reports.step(image, pipe, scheduler, before, after)
@@ -268,6 +266,21 @@ class Worker:
 def _carrier(image: Running) -> Carrier:
     assert image.carrier is not None, "only started images are stepped"
     return image.carrier
+
+
+def decoded(job: Job, encoded: Mapping[str, bytes]) -> Pictures:
+    """The pictures a job was given, by their keys, each in its place."""
+    found = [(image, decode(encoded[image.key])) for image in job.images]
+    masks = [picture for image, picture in found if image.role is ImageRole.MASK]
+    return Pictures(
+        sources=tuple(picture for image, picture in found if image.role is ImageRole.SOURCE),
+        mask=masks[0] if masks else None,
+        references=tuple(
+            Reference(picture, image.tag, 0.5 if image.weight is None else image.weight)
+            for image, picture in found
+            if image.tag is not None
+        ),
+    )
 
 
 def device_name(device: str) -> str:

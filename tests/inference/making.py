@@ -17,28 +17,34 @@ from inference.events import Cancelled, Event, Failed, ImageDone, Progress
 from inference.job import ImageRole, InputImage, Job, Mode
 from inference.loading import load_pipelines
 from inference.settings import EngineSettings
-from inference.worker import Worker
+from inference.worker import Worker, decoded
 
 LIMITS = {"min_side": 32, "max_side": 256, "max_megapixels": 0.07}
-EXTRA = {
-    "flux": {"max_sequence_length": 16},
-    "flux-cfg": {"max_sequence_length": 16, "guidance_field": "true_cfg_scale"},
-    "sdxl": {},
+BLUR = {"defaults": {"size": (64, 64), "guidance_scale": 3.0, "negative_prompt": "blur"}}
+ENTRIES: dict[str, dict[str, Any]] = {
+    "flux": {"family": "flux", "max_sequence_length": 16},
+    "flux-cfg": {
+        "family": "flux",
+        "max_sequence_length": 16,
+        "guidance_field": "true_cfg_scale",
+        **BLUR,
+    },
+    "sdxl": {"family": "sdxl", **BLUR},
 }
-FAMILY = {"flux": "flux", "flux-cfg": "flux", "sdxl": "sdxl"}
 
 
-def catalog_over(folders: Mapping[str, Path]) -> Catalog:
+def catalog_over(
+    folders: Mapping[str, Path], entries: Mapping[str, dict[str, Any]] = ENTRIES
+) -> Catalog:
     """A catalog of saved test pipelines."""
     models = {
         name: {
             "name": name,
-            "family": FAMILY[name],
             "source": str(folder),
             "dtype": "float32",
             "limits": LIMITS,
-            "defaults": {"size": (64, 64), "guidance_scale": 3.0, "negative_prompt": "blur"},
-            **EXTRA[name],
+            "defaults": {"size": (64, 64), "guidance_scale": 3.0},
+            **entries[name],
         }
         for name, folder in folders.items()
     }
@@ -65,7 +71,11 @@ def half_mask(width: int = 64, height: int = 64) -> Image.Image:
     return mask
 
 
-PICTURES = {"source": as_png(picture()), "mask": as_png(half_mask())}
+PICTURES = {
+    "source": as_png(picture()),
+    "other": as_png(picture(96, 64, seed=1)),
+    "mask": as_png(half_mask()),
+}
 IMAGES = {
     Mode.GENERATE: (),
     Mode.IMG2IMG: (InputImage(role=ImageRole.SOURCE, key="source"),),
@@ -73,6 +83,7 @@ IMAGES = {
         InputImage(role=ImageRole.SOURCE, key="source"),
         InputImage(role=ImageRole.MASK, key="mask"),
     ),
+    Mode.EDIT: (InputImage(role=ImageRole.SOURCE, key="source"),),
 }
 
 
@@ -99,8 +110,7 @@ def job(name: str = "j", model: str = "flux", **changes: Any) -> Job:
 def plain(spec: ModelSpec, wanted: Job, index: int = 0) -> Image.Image:
     """The picture as diffusers alone makes it: a fresh pipeline, one ordinary call."""
     pipe = load_pipelines(spec, "cpu")[wanted.mode]
-    given = {image.role: Image.open(io.BytesIO(PICTURES[image.key])) for image in wanted.images}
-    arguments = spec.rules.routes[wanted.mode].arguments(wanted, spec, given)
+    arguments = spec.rules.routes[wanted.mode].arguments(wanted, spec, decoded(wanted, PICTURES))
     generator = torch.Generator("cpu").manual_seed(wanted.seeds[index])
     made: Image.Image = pipe(**arguments, generator=generator).images[0]
     return made

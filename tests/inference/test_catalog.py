@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from inference.catalog import Catalog, load_catalog, mode_of
+from inference.catalog import Catalog, load_catalog, modes_of
 from inference.errors import BadValue, CatalogError, UnknownModel, Unsupported
 from inference.job import ImageRequest, ImageRole, InputImage, Mode
 from inference.pipelines import FAMILIES
@@ -52,13 +52,13 @@ def refusal(folder: Path, document: Any) -> str:
 
 class TestShipped:
     def test_it_serves_the_demo_model_in_every_mode(self, shipped: Catalog) -> None:
-        for mode in Mode:
+        for mode in FAMILIES["flux"].routes:
             assert shipped.find("tiny-flux", mode).name == "tiny-flux"
 
     def test_every_alias_serves_every_mode(self, shipped: Catalog) -> None:
         for name in shipped.aliases:
-            for mode in Mode:
-                assert shipped.find(name, mode).name == "tiny-flux"
+            for mode in FAMILIES["flux"].routes:
+                assert mode in shipped.find(name, mode).modes
 
     def test_a_request_that_says_nothing_gets_the_first_size(self, shipped: Catalog) -> None:
         assert shipped.models["tiny-flux"].default_size == (128, 128)
@@ -200,6 +200,52 @@ class TestChoice:
         request = replace(asks("auto"), **({"prompt": "a"} | wish))
         assert self.CATALOG.find("auto", Mode.GENERATE, request).name == model
 
+    KONTEXT = parsed(
+        models={
+            "draw": {"family": "flux", "source": "a/b"},
+            "kontext": {"family": "flux-kontext", "source": "c/d"},
+            "schnell": {"family": "flux", "source": "e/f", "guidance_field": "none"},
+        },
+        aliases={
+            "auto": ["draw", "kontext"],
+            "fast": ["schnell", "draw"],
+            "split": {"generate": "kontext", "img2img": "draw", "edit": "kontext"},
+            "varied": {"model": "kontext", "edit": None, "img2img": "draw"},
+            "plain": "draw",
+        },
+    )
+
+    @pytest.mark.parametrize(
+        ("name", "wish", "model", "mode"),
+        [
+            ("draw", {}, "draw", Mode.IMG2IMG),
+            ("kontext", {}, "kontext", Mode.EDIT),
+            ("plain", {}, "draw", Mode.IMG2IMG),
+            ("auto", {}, "kontext", Mode.EDIT),
+            ("auto", {"strength": 0.5}, "draw", Mode.IMG2IMG),
+            ("auto", {"mode": Mode.IMG2IMG}, "draw", Mode.IMG2IMG),
+            ("auto", {"images": (SOURCE, SOURCE)}, "kontext", Mode.EDIT),
+            ("auto", {"images": (SOURCE, SOURCE, MASK)}, "kontext", Mode.INPAINT),
+            ("auto", {"images": (SOURCE, MASK)}, "draw", Mode.INPAINT),
+            ("auto", {"images": ()}, "draw", Mode.GENERATE),
+            ("split", {}, "kontext", Mode.EDIT),
+            ("split", {"mode": Mode.IMG2IMG}, "draw", Mode.IMG2IMG),
+            ("varied", {}, "draw", Mode.IMG2IMG),
+            ("fast", {"images": ()}, "schnell", Mode.GENERATE),
+            ("fast", {"images": (), "guidance_scale": 5.0}, "draw", Mode.GENERATE),
+        ],
+    )
+    def test_the_model_decides_what_a_source_is_for(
+        self, name: str, wish: dict[str, Any], model: str, mode: Mode
+    ) -> None:
+        spec, chosen = self.KONTEXT.choose(asks(name, **({"images": (SOURCE,)} | wish)))
+        assert (spec.name, chosen) == (model, mode)
+
+    def test_a_mode_that_is_named_is_not_changed(self) -> None:
+        for name, mode in (("draw", Mode.EDIT), ("kontext", Mode.IMG2IMG)):
+            with pytest.raises(Unsupported, match=f"'{name}' cannot {mode}"):
+                self.KONTEXT.choose(asks(name, images=(SOURCE,), mode=mode))
+
     def test_the_mode_decides_too(self) -> None:
         assert self.CATALOG.find("auto", Mode.INPAINT, asks("auto")).name == "large"
 
@@ -216,6 +262,19 @@ class TestFamilies:
         assert spec.guidance_field == FAMILIES[family].guidance_field
         side = FAMILIES[family].native_side
         assert spec.default_size == (side, side)
+        defaults = spec.defaults.model_dump()
+        assert defaults | dict(FAMILIES[family].defaults) == defaults
+
+    def test_what_an_entry_sets_wins_over_its_family(self) -> None:
+        entry = {"family": "flux-fill", "source": "a/b", "defaults": {"guidance_scale": 10.0}}
+        spec = parsed(models={"m": entry}).models["m"]
+        assert (spec.defaults.guidance_scale, spec.defaults.strength) == (10.0, 1.0)
+
+    def test_a_flux_honours_a_negative_prompt_only_with_true_guidance(self) -> None:
+        entry = {"family": "flux", "source": "a/b"}
+        for guidance, takes in (("true_cfg_scale", True), ("guidance_scale", False)):
+            spec = parsed(models={"m": entry | {"guidance_field": guidance}}).models["m"]
+            assert spec.takes_negative_prompt is takes
 
     def test_any_size_is_answered_with_one_that_can_be_made(self) -> None:
         spec = parsed(models={"m": {"family": "flux", "source": "a/b"}}).models["m"]
@@ -231,9 +290,18 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("change", "said"),
         [
-            ({"family": "flix"}, "family 'flix' is none of flux, sdxl"),
+            ({"family": "flix"}, "family 'flix' is none of flux, "),
+            ({"family": "sdxl", "modes": ["edit"]}, "family 'sdxl' cannot edit"),
+            (
+                {"defaults": {"negative_prompt": "blur"}},
+                "family 'flux' honours no negative_prompt without guidance_field: true_cfg_scale",
+            ),
+            (
+                {"family": "flux-fill", "defaults": {"negative_prompt": "blur"}},
+                "family 'flux-fill' honours no negative_prompt",
+            ),
             ({"modes": []}, "modes must name at least one"),
-            ({"modes": ["paint"]}, "Input should be 'generate', 'img2img' or 'inpaint'"),
+            ({"modes": ["paint"]}, "Input should be 'generate', 'img2img', 'inpaint' or 'edit'"),
             ({"sizes": ["100x100"]}, "size 100x100 is not made of 16s"),
             ({"sizes": ["big"]}, "'big' is not a size like 1024x768"),
             ({"sizes": ["0x16"]}, "greater than 0"),
@@ -318,13 +386,16 @@ class TestMistakes:
 
 
 @pytest.mark.parametrize(
-    ("wish", "mode"),
+    ("wish", "modes"),
     [
-        ({}, Mode.GENERATE),
-        ({"images": (SOURCE,)}, Mode.IMG2IMG),
-        ({"images": (SOURCE, MASK)}, Mode.INPAINT),
-        ({"images": (SOURCE, MASK), "mode": Mode.GENERATE}, Mode.GENERATE),
+        ({}, (Mode.GENERATE,)),
+        ({"images": (SOURCE,)}, (Mode.EDIT, Mode.IMG2IMG)),
+        ({"images": (SOURCE,), "strength": 0.5}, (Mode.IMG2IMG, Mode.EDIT)),
+        ({"images": (SOURCE, MASK)}, (Mode.INPAINT,)),
+        ({"images": (SOURCE, MASK), "mode": Mode.GENERATE}, (Mode.GENERATE,)),
     ],
 )
-def test_pictures_imply_a_mode_unless_one_is_named(wish: dict[str, Any], mode: Mode) -> None:
-    assert mode_of(asks("m", **wish)) is mode
+def test_pictures_imply_modes_unless_one_is_named(
+    wish: dict[str, Any], modes: tuple[Mode, ...]
+) -> None:
+    assert modes_of(asks("m", **wish)) == modes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +13,12 @@ from inference.catalog import Catalog
 from inference.errors import ModelFailed
 from inference.job import Mode
 from inference.loading import load_pipelines, locate
+from inference.skeletons import tiny_sdxl
 
 
 def test_modes_share_every_module(catalog: Catalog) -> None:
     pipes = load_pipelines(catalog.models["sdxl"], "cpu")
-    assert set(pipes) == set(Mode)
+    assert set(pipes) == {Mode.GENERATE, Mode.IMG2IMG, Mode.INPAINT}
     for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
         assert len({id(getattr(pipe, name)) for pipe in pipes.values()}) == 1
 
@@ -58,6 +60,34 @@ def test_a_pipeline_class_that_diffusers_lacks_is_a_reason(catalog: Catalog) -> 
     changes = {"pipelines": {Mode.GENERATE: "NoSuchPipeline"}}
     with pytest.raises(ModelFailed, match="NoSuchPipeline"):
         load_pipelines(catalog.models["flux"].model_copy(update=changes), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        (
+            "flux",
+            {"family": "flux-fill", "modes": (Mode.INPAINT,)},
+            "to inpaint, family 'flux-fill' needs a denoiser of 336 input channels, and this one "
+            "has 16",
+        ),
+        (
+            "sdxl-inpaint",
+            {"modes": (Mode.GENERATE, Mode.INPAINT)},
+            "to generate, family 'sdxl' needs a denoiser of 4 input channels, and this one has 9",
+        ),
+        ("flux-cfg", {"guidance_field": "guidance_scale"}, "listens to no guidance_scale; set "),
+    ],
+)
+def test_a_checkpoint_made_for_something_else_is_a_reason(
+    catalog: Catalog, tmp_path: Path, name: str, changes: dict[str, Any], said: str
+) -> None:
+    spec = catalog.models["sdxl" if name == "sdxl-inpaint" else name]
+    if name == "sdxl-inpaint":
+        tiny_sdxl(in_channels=9).save_pretrained(tmp_path)
+        changes = changes | {"source": str(tmp_path)}
+    with pytest.raises(ModelFailed, match=said):
+        load_pipelines(spec.model_copy(update=changes), "cpu")
 
 
 def test_sources_are_found() -> None:

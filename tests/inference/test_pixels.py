@@ -7,7 +7,7 @@ import io
 import pytest
 from PIL import Image
 
-from inference.pixels import as_mask, decode, fit
+from inference.pixels import as_mask, decode, fill_area, fit, side_by_side
 
 
 def encoded(picture: Image.Image, **options: object) -> bytes:
@@ -50,6 +50,32 @@ def test_the_centre_of_a_wider_picture_is_kept() -> None:
     picture = Image.new("RGB", (30, 10), "black")
     picture.paste("white", (10, 0, 20, 10))
     assert fit(picture, 10, 10).getcolors() == [(100, (255, 255, 255))]
+
+
+@pytest.mark.parametrize(
+    ("size", "area", "filled"),
+    [
+        ((64, 64), 64 * 64, (64, 64)),
+        ((3000, 2000), 1024 * 1024, (1248, 832)),
+        ((20, 10), 1024 * 1024, (1456, 720)),
+        ((5000, 1), 64 * 64, (4528, 16)),
+    ],
+)
+def test_an_area_is_filled_in_the_pictures_own_ratio(
+    size: tuple[int, int], area: int, filled: tuple[int, int]
+) -> None:
+    assert fill_area(Image.new("LA", size), area, 16).size == filled
+
+
+def test_pictures_side_by_side_are_all_as_tall_as_the_first() -> None:
+    colours = {"red": (20, 10), "lime": (10, 20), "blue": (10, 10)}
+    joined = side_by_side([Image.new("RGB", size, colour) for colour, size in colours.items()])
+    assert joined.size == (20 + 5 + 10, 10)
+    assert [joined.getpixel((x, 9)) for x in (19, 20, 24, 25, 34)] == [
+        (255, 0, 0),
+        *[(0, 255, 0)] * 2,
+        *[(0, 0, 255)] * 2,
+    ]
 
 
 def test_a_mask_is_white_where_to_redraw() -> None:

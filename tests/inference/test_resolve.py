@@ -44,7 +44,7 @@ def made(catalog: Catalog = TINY, **wish: Any) -> Job:
 def refused(catalog: Catalog = TINY, **wish: Any) -> Refused:
     with pytest.raises(Refused) as caught:
         made(catalog, **wish)
-    assert len(str(caught.value)) < 300
+    assert len(str(caught.value)) < 500
     return caught.value
 
 
@@ -196,7 +196,9 @@ class TestRefusals:
             ({"images": (MASK,)}, "image"),
             ({"images": (SOURCE, SOURCE)}, "image"),
             ({"images": (SOURCE,), "mode": Mode.GENERATE}, "image"),
-            ({"images": (SOURCE, MASK), "mode": Mode.IMG2IMG}, "image"),
+            ({"images": (SOURCE, MASK), "mode": Mode.IMG2IMG}, "mask"),
+            ({"images": (SOURCE, MASK, MASK)}, "mask"),
+            ({"images": (SOURCE,), "mode": Mode.EDIT}, "model"),
         ],
     )
     def test_every_refusal_names_its_field(self, wish: dict[str, Any], field: str) -> None:
@@ -229,9 +231,84 @@ class TestRefusals:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         deaf = replace(FAMILIES["flux"], negative_prompt=False)
-        monkeypatch.setattr("inference.catalog.FAMILIES", {"flux": deaf})
+        monkeypatch.setitem(FAMILIES, "flux", deaf)
         assert refused(negative_prompt="blurry").field == "negative_prompt"
         assert made(negative_prompt="").negative_prompt == ""
+
+
+EDITS = Catalog.model_validate(
+    {
+        "models": {
+            "kontext": {"name": "kontext", "family": "flux-kontext", "source": "a/b"},
+            "schnell": {
+                "name": "schnell",
+                "family": "flux",
+                "source": "c/d",
+                "guidance_field": "none",
+            },
+            "fill": {"name": "fill", "family": "flux-fill", "source": "e/f"},
+        }
+    }
+)
+
+
+class TestCapabilities:
+    """What a family declares is refused at the door, by the model's name and in numbers."""
+
+    @pytest.mark.parametrize(
+        ("wish", "field", "said"),
+        [
+            (
+                {"images": (SOURCE,) * 5},
+                "image",
+                "'kontext' takes at most 4 source image(s) to edit, not 5",
+            ),
+            (
+                {"model": "fill", "images": (SOURCE, SOURCE, MASK)},
+                "image",
+                "'fill' takes at most 1 source image(s) to inpaint, not 2",
+            ),
+            (
+                {"images": (SOURCE, MASK), "mode": Mode.EDIT},
+                "mask",
+                "'kontext' takes at most 0 mask image(s) to edit, not 1",
+            ),
+            (
+                {"images": (SOURCE,), "strength": 0.5},
+                "strength",
+                "'kontext' edits as the prompt says and takes no strength; leave it out",
+            ),
+            (
+                {"model": "schnell", "guidance_scale": 3.0},
+                "guidance_scale",
+                "'schnell' honours no guidance_scale",
+            ),
+            ({"model": "schnell", "negative_prompt": "x"}, "negative_prompt", None),
+            ({"negative_prompt": "x"}, "negative_prompt", None),
+            (
+                {"model": "fill", "images": (SOURCE,)},
+                "model",
+                "'fill' cannot img2img; it can: inpaint",
+            ),
+            ({"model": "fill"}, "model", "'fill' cannot generate; it can: inpaint"),
+        ],
+    )
+    def test_it_is_refused(self, wish: dict[str, Any], field: str, said: str | None) -> None:
+        error = refused(EDITS, **wish)
+        assert (error.field, type(error)) == (field, Unsupported)
+        assert str(error) == (said or f"{wish.get('model', 'kontext')!r} honours no {field}")
+
+    def test_an_edit_needs_a_picture_and_a_prompt(self) -> None:
+        assert refused(EDITS, mode=Mode.EDIT).field == "image"
+        assert refused(EDITS, images=(SOURCE,), prompt="").field == "prompt"
+
+    def test_an_edit_takes_several_pictures_and_leaves_out_the_strength(self) -> None:
+        job = made(EDITS, images=(SOURCE,) * 4)
+        assert (job.mode, len(job.images), job.takes_strength) == (Mode.EDIT, 4, False)
+
+    def test_an_edit_of_few_steps_is_one(self) -> None:
+        """One step of img2img at the default strength would leave none."""
+        assert made(EDITS, images=(SOURCE,), num_inference_steps=1).num_inference_steps == 1
 
 
 numbers = st.one_of(

@@ -10,7 +10,7 @@ Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Word = Annotated[str, Field(min_length=1, max_length=40)]
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-ModeName = Literal["generate", "img2img", "inpaint"]
+ModeName = Literal["generate", "img2img", "inpaint", "edit"]
 TagName = Literal["style", "character", "palette", "composition", "pose"]
 FormatName = Literal["png", "jpeg", "webp", "avif"]
 

@@ -159,12 +159,23 @@ def test_a_task_becomes_its_golden_body(
     schema.Generation.model_validate(body, strict=True)
 
 
-def test_strength_is_told_where_it_was_used(task_in: Callable[[str], Task]) -> None:
+@pytest.mark.parametrize(
+    ("mode", "strength"), [(Mode.IMG2IMG, 0.8), (Mode.INPAINT, 0.8), (Mode.EDIT, None)]
+)
+def test_strength_is_told_where_it_was_used(
+    task_in: Callable[[str], Task], mode: Mode, strength: float | None
+) -> None:
     task = task_in("queued")
 
-    body = translate.to_body(replace(task, job=replace(task.job, mode=Mode.IMG2IMG)), link)
+    body = translate.to_body(replace(task, job=replace(task.job, mode=mode)), link)
 
-    assert body["strength"] == 0.8
+    schema.Generation.model_validate(body, strict=True)
+    assert (body["mode"], body["strength"]) == (mode.value, strength)
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_every_mode_can_be_asked_for(mode: Mode) -> None:
+    assert translate.to_request(wire(False, prompt="a", mode=mode.value)).mode is mode
 
 
 def test_models_tell_what_they_can_and_how_they_stand(catalog: Catalog) -> None:
