@@ -131,14 +131,23 @@ def instruction(rng: random.Random) -> Wording:
     return rng.choice((_recolour, _reground, _reshape, _move, _resize))(rng)
 
 
-def _it(rng: random.Random) -> tuple[str, str | None]:
-    shape = rng.choice(SHAPES)
+def edit_instruction(kind: str, before: Scene, after: Scene, rng: random.Random) -> str:
+    """Word the edit that leads from one scene to another: of its colour, background or shape."""
+    if kind == "colour":
+        return _recolour(rng, after.colour, before.shape).text
+    if kind == "background":
+        return _reground(rng, after.background).text
+    return _reshape(rng, after.shape, before.shape).text
+
+
+def _it(rng: random.Random, shape: str | None = None) -> tuple[str, str | None]:
+    shape = shape or rng.choice(SHAPES)
     word = _pick(SHAPE_WORDS, shape, rng)
     return rng.choice((("it", None), ("the shape", None), (f"the {word}", shape)))
 
 
-def _recolour(rng: random.Random) -> Wording:
-    colour, (thing, shape) = rng.choice(list(COLOURS)), _it(rng)
+def _recolour(rng: random.Random, colour: str | None = None, source: str | None = None) -> Wording:
+    colour, (thing, shape) = colour or rng.choice(list(COLOURS)), _it(rng, source)
     word = _pick(COLOUR_WORDS, colour, rng)
     form = rng.choice(("make {0} {1}", "turn {0} {1}", "paint {0} {1}", "change {0} to {1}"))
     if thing == "it" and rng.random() < 0.3:
@@ -146,8 +155,8 @@ def _recolour(rng: random.Random) -> Wording:
     return Wording(form.format(thing, word), Scene(colour=colour), "colour", shape)
 
 
-def _reground(rng: random.Random) -> Wording:
-    background = rng.choice(list(BACKGROUNDS))
+def _reground(rng: random.Random, background: str | None = None) -> Wording:
+    background = background or rng.choice(list(BACKGROUNDS))
     form = rng.choice(
         (
             "change the background to {0}",
@@ -162,9 +171,9 @@ def _reground(rng: random.Random) -> Wording:
     return Wording(text, Scene(background=background), "background")
 
 
-def _reshape(rng: random.Random) -> Wording:
-    thing, source = _it(rng)
-    shape = rng.choice([name for name in SHAPES if name != source])
+def _reshape(rng: random.Random, shape: str | None = None, before: str | None = None) -> Wording:
+    thing, source = _it(rng, before)
+    shape = shape or rng.choice([name for name in SHAPES if name != source])
     word = _pick(SHAPE_WORDS, shape, rng)
     form = rng.choice(
         ("turn {0} into a {1}", "replace {0} with a {1}", "change {0} to a {1}", "make {0} a {1}")

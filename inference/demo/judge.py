@@ -3,6 +3,7 @@
 `judge(image, Scene(colour="red", shape="circle"))` answers with a verdict: `right` if every
 attribute that the scene names is as asked, `matches` for each of them, and `seen`, the scene that
 the picture shows. It knows the palette and outlines that pictures are drawn with, and no network.
+`stripes(image)` says how striped the object is, `kept(before, after, where)` how much stayed.
 """
 
 from dataclasses import dataclass
@@ -20,8 +21,10 @@ from inference.demo.scenes import (
     RADII,
     Rgb,
     Scene,
+    in_stripe,
     outline_mask,
     placement,
+    stripe_shade,
 )
 
 Mask = NDArray[np.bool_]
@@ -37,6 +40,9 @@ LEAST_CONTRAST = 24.0
 # The background is plain unless this share of the picture strays this far from it.
 STRAY_CONTRAST = 40.0
 MOST_STRAY = 0.01
+# A pixel is kept if it moved by less than this in RGB: half as far as the two closest colours of
+# the palette. Of a drawing that only goes through the autoencoder, 0.99 of the pixels are.
+KEPT_CONTRAST = 24.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,3 +209,35 @@ def judge(image: Image.Image, scene: Scene) -> Verdict:
     shown = seen.said()
     matches = {name: shown.get(name) == value for name, value in scene.said().items()}
     return Verdict(seen, matches, fit)
+
+
+def stripes(image: Image.Image) -> float:
+    """Return how striped the object is: 0 for plain, 1 for stripes as they are drawn.
+
+    Compares the rows that lie in a stripe with the others, inside the object; stripes in other
+    rows count as negative. An empty picture has none.
+    """
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
+    rough = np.linalg.norm(pixels - _background(pixels), axis=-1) > LEAST_CONTRAST
+    if rough.mean() < LEAST_AREA:
+        return 0.0
+    # Two pixels of rim are left out: there object and background mix.
+    inside = ~_grown(~_largest(rough))
+    rows = in_stripe(len(pixels))[:, None] & np.ones_like(inside)
+    striped, plain = pixels[inside & rows], pixels[inside & ~rows]
+    if not len(striped) or not len(plain):
+        return 0.0
+    base = plain.mean(0)
+    along = stripe_shade(base) - base
+    return float((striped.mean(0) - base) @ along / max(1.0, float(along @ along)))
+
+
+def kept(before: Image.Image, after: Image.Image, where: Mask) -> float:
+    """Return the share of the pixels in `where` (height x width) that look as before."""
+    first, second = (
+        np.asarray(image.convert("RGB"), dtype=np.float32) for image in (before, after)
+    )
+    if first.shape != second.shape or not where.any():
+        raise ValueError(f"nothing to compare: {first.shape}, {second.shape}, {where.sum()} pixels")
+    moved = np.linalg.norm(first - second, axis=-1)
+    return float((moved[where] < KEPT_CONTRAST).mean())

@@ -70,6 +70,8 @@ POSITIONS: dict[str, tuple[int, int]] = {
 
 MARGIN = 0.04
 SUPERSAMPLING = 4
+# Height of a stripe, in pixels: two of them are one token of the transformer.
+STRIPE = 8
 
 
 def _circle() -> list[Point]:
@@ -229,8 +231,23 @@ def _shade(rgb: Rgb, rng: random.Random | None) -> NDArray[np.float32]:
     return np.array([min(255, max(0, c)) for c in shade], np.float32)
 
 
+def in_stripe(height: int) -> NDArray[np.bool_]:
+    """Tell which rows of a picture lie in a stripe; every other band of eight does."""
+    return np.asarray(np.arange(height) // STRIPE % 2 == 1)
+
+
+def stripe_shade(rgb: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the colour of the stripes on an object: half as bright, or brighter if near black."""
+    return np.asarray(rgb * 0.5 if rgb.max() > 60 else rgb + 75, np.float32)
+
+
 def draw(
-    scene: Scene, width: int, height: int, rng: random.Random | None = None
+    scene: Scene,
+    width: int,
+    height: int,
+    rng: random.Random | None = None,
+    *,
+    striped: bool = False,
 ) -> NDArray[np.uint8]:
     """Draw a settled scene; with a generator, vary its shade, place and size a little."""
     x, y, radius = placement(scene, width, height)
@@ -240,6 +257,8 @@ def draw(
     cover = outline_mask(scene.shape or "circle", x, y, radius, width, height)[..., None]
     front = _shade(COLOURS[scene.colour or "red"], rng)
     back = _shade(BACKGROUNDS[scene.background or "white"], rng)
+    if striped:
+        front = np.where(in_stripe(height)[:, None, None], stripe_shade(front), front)
     return np.round(cover * front + (1 - cover) * back).astype(np.uint8)
 
 

@@ -29,6 +29,11 @@ def assemble(work: Path, out: Path) -> None:
     )
     pipe.to(torch.float16)
     pipe.save_pretrained(out, safe_serialization=True)
+    tidy(out)
+
+
+def tidy(out: Path) -> None:
+    """Take out of the parts' configs what belongs to the machine that made them."""
     for path in out.rglob("config.json"):
         config = json.loads(path.read_text())
         # diffusers notes the folder that a part came from.

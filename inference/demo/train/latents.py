@@ -62,7 +62,8 @@ def image_ids(width: int, height: int) -> Tensor:
     return ids.reshape(-1, 3)
 
 
-def _scenes(rng: random.Random) -> Iterator[Drawn]:
+def drawn_scenes(rng: random.Random) -> Iterator[Drawn]:
+    """Yield scenes to draw, none of them held out."""
     while True:
         wish = random_wish(rng)
         scene = settle(wish, rng)
@@ -74,7 +75,7 @@ def _scenes(rng: random.Random) -> Iterator[Drawn]:
 def encode(vae: AutoencoderKL, count: int, seed: int) -> dict[tuple[int, int], Bucket]:
     """Draw and encode `count` scenes, spread over all sizes."""
     rng = random.Random(seed)
-    scenes, buckets = _scenes(rng), {}
+    scenes, buckets = drawn_scenes(rng), {}
     total = sum(SHARES.values())
     for (width, height), share in SHARES.items():
         drawn = [next(scenes) for _ in range(count * share // total)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from inference.demo.judge import judge, look
+from inference.demo.judge import judge, kept, look, stripes
 from inference.demo.scenes import (
     ATTRIBUTES,
     COLOURS,
@@ -116,3 +116,73 @@ def test_slight_blur_and_noise_are_forgiven() -> None:
         rough = np.asarray(soft, np.float32) + noise.normal(0, 4, (128, 128, 3))
         wrong += not judge(Image.fromarray(np.clip(rough, 0, 255).astype(np.uint8)), scene).right
     assert wrong <= 2
+
+
+def striped_pair(size: tuple[int, int], seed: int) -> tuple[Image.Image, Image.Image]:
+    """Return one scene drawn plain and striped."""
+    scene = random_scene(random.Random(seed))
+    plain, striped = (
+        Image.fromarray(draw(scene, *size, random.Random(seed), striped=style))
+        for style in (False, True)
+    )
+    return plain, striped
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_stripes_are_one_where_drawn_and_nothing_elsewhere(size: tuple[int, int]) -> None:
+    for seed in range(20):
+        plain, striped = striped_pair(size, seed)
+        assert abs(stripes(plain)) < 0.01
+        assert 0.97 < stripes(striped) < 1.03
+
+
+def test_fainter_stripes_count_less() -> None:
+    plain, striped = striped_pair((128, 128), 3)
+    shares = [stripes(Image.blend(plain, striped, part)) for part in (0, 0.25, 0.5, 0.75, 1)]
+    assert np.allclose(shares, (0, 0.25, 0.5, 0.75, 1), atol=0.05)
+
+
+def test_stripes_elsewhere_upright_or_of_another_width_do_not_count() -> None:
+    scene = Scene("red", "square", "white", "center", "large")
+    striped = np.asarray(Image.fromarray(draw(scene, 128, 128, striped=True)))
+    plain = np.asarray(picture(scene, 128, 128))
+    assert stripes(Image.fromarray(np.roll(striped, 8, axis=0))) < -0.3
+    assert abs(stripes(Image.fromarray(striped.transpose(1, 0, 2)))) < 0.1
+    wide = np.where(np.arange(128)[:, None, None] // 32 % 2 == 1, plain // 2, plain)
+    wide = np.where(plain == plain[0, 0], plain, wide).astype(np.uint8)
+    assert abs(stripes(Image.fromarray(wide))) < 0.3
+    behind = np.where(plain == plain[0, 0], striped[64, 64] // 2 + plain // 2, plain)
+    assert abs(stripes(Image.fromarray(behind.astype(np.uint8)))) < 0.1
+
+
+def test_an_empty_picture_has_no_stripes() -> None:
+    assert stripes(Image.new("RGB", (128, 128), (250, 250, 250))) == 0
+
+
+def test_kept_counts_the_pixels_that_stay_and_only_where_asked() -> None:
+    before = Image.new("RGB", (100, 50), (100, 100, 100))
+    after = before.copy()
+    after.paste((100, 100, 140), (0, 0, 20, 50))
+    everywhere = np.ones((50, 100), dtype=np.bool_)
+    left = everywhere & (np.arange(100) < 40)
+    assert kept(before, before, everywhere) == 1
+    assert kept(before, after, everywhere) == pytest.approx(0.8)
+    assert kept(before, after, left) == pytest.approx(0.5)
+    assert kept(before, after, ~left) == 1
+
+
+def test_kept_forgives_a_slight_change_of_shade() -> None:
+    before = Image.new("RGB", (64, 64), (100, 100, 100))
+    whole = np.ones((64, 64), dtype=np.bool_)
+    assert kept(before, Image.new("RGB", (64, 64), (110, 95, 105)), whole) == 1
+    assert kept(before, Image.new("RGB", (64, 64), (120, 85, 115)), whole) == 0
+
+
+def test_kept_compares_nothing_with_nothing() -> None:
+    one, other = Image.new("RGB", (64, 64)), Image.new("RGB", (64, 48))
+    for pair, where in (
+        ((one, other), np.ones((64, 64), dtype=np.bool_)),
+        ((one, one), np.zeros((64, 64), dtype=np.bool_)),
+    ):
+        with pytest.raises(ValueError, match="nothing to compare"):
+            kept(*pair, where)
