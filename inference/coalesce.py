@@ -162,4 +162,5 @@ def forward(calls: Sequence[Call]) -> list[Any]:
     """
     target = calls[0].target
     arguments = merge(target.rules, [call.arguments for call in calls])
-    return split(target.forward(**arguments), [call.rows for call in calls])
+    output, rows = target.forward(**arguments), [call.rows for call in calls]
+    return split(output, rows, lists_rows=target.rules.lists_rows)

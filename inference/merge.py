@@ -6,6 +6,7 @@ that carry something unknown never merge. Two calls may share a forward when the
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,9 @@ class Rule(Enum):
 
     ROWS: a tensor [rows, …], concatenated. EACH_ROWS: a list of such tensors, concatenated
     element by element. TIME: a timestep, 0-dimensional or [rows], widened to [rows]. SHARED: a
-    tensor without a row axis, the same for all. NESTED: a dict whose entries have rules by name.
+    tensor that is the same for all, so that any call's will do. NESTED: a dict whose entries have
+    rules by name. ITEMS: a list with one tensor per row, all of one shape. TEXTS: likewise, of
+    any length. SHAPES: a list with one entry of plain numbers per row, all equal.
     """
 
     ROWS = auto()
@@ -31,6 +34,9 @@ class Rule(Enum):
     TIME = auto()
     SHARED = auto()
     NESTED = auto()
+    ITEMS = auto()
+    TEXTS = auto()
+    SHAPES = auto()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +45,11 @@ class ModelRules:
 
     latents: str
     rules: Mapping[str, Rule] = field(default_factory=dict)
+
+    @property
+    def lists_rows(self) -> bool:
+        """Whether the model takes and gives lists of rows, not tensors with a row axis."""
+        return self.rules.get(self.latents) is Rule.ITEMS
 
 
 UNKNOWN_MODEL = ModelRules(latents="")
@@ -80,6 +91,41 @@ MODEL_RULES: Mapping[str, ModelRules] = {
             "mid_block_additional_residual": Rule.ROWS,
         },
     ),
+    "SD3Transformer2DModel": ModelRules(
+        latents="hidden_states",
+        rules={
+            "hidden_states": Rule.ROWS,
+            "encoder_hidden_states": Rule.ROWS,
+            "pooled_projections": Rule.ROWS,
+            "timestep": Rule.TIME,
+            "block_controlnet_hidden_states": Rule.EACH_ROWS,
+            "joint_attention_kwargs": Rule.NESTED,
+        },
+    ),
+    "QwenImageTransformer2DModel": ModelRules(
+        latents="hidden_states",
+        rules={
+            "hidden_states": Rule.ROWS,
+            "encoder_hidden_states": Rule.ROWS,
+            "encoder_hidden_states_mask": Rule.ROWS,
+            "timestep": Rule.TIME,
+            "guidance": Rule.ROWS,
+            # positions are made from the first row's alone
+            "img_shapes": Rule.SHAPES,
+            "attention_kwargs": Rule.NESTED,
+            "controlnet_block_samples": Rule.EACH_ROWS,
+        },
+    ),
+    "ZImageTransformer2DModel": ModelRules(
+        latents="x",
+        # it pads what is shorter; another size could share too, and would pay for the largest
+        rules={
+            "x": Rule.ITEMS,
+            "t": Rule.TIME,
+            "cap_feats": Rule.TEXTS,
+            "joint_attention_kwargs": Rule.NESTED,
+        },
+    ),
     # the decoder of AutoencoderKL
     "Decoder": ModelRules(latents="sample", rules={"sample": Rule.ROWS}),
     "CLIPTextModel": _TEXT,
@@ -96,12 +142,16 @@ def rules_of(model: torch.nn.Module) -> ModelRules:
 def count_rows(rules: ModelRules, arguments: Arguments) -> int:
     """Rows of one call; 1 where the class is unknown."""
     latents = arguments.get(rules.latents)
+    if rules.lists_rows and isinstance(latents, list):
+        return len(latents)
     return int(latents.shape[0]) if isinstance(latents, Tensor) else 1
 
 
 def count_tokens(rules: ModelRules, arguments: Arguments) -> int:
     """Positions of one row: length of a sequence, height × width of a map."""
     latents = arguments.get(rules.latents)
+    if rules.lists_rows and isinstance(latents, list):
+        return int(latents[0].shape[1:].numel())
     if not isinstance(latents, Tensor):
         return 1
     return int(latents.shape[1] if latents.ndim <= 3 else latents.shape[2:].numel())
@@ -143,6 +193,8 @@ class Keys:
                 return tuple(self._part(rules, Rule.ROWS, item, rows) for item in value)
             case Rule.NESTED, dict():
                 return self._nested(rules, value, rows)
+            case ((Rule.ITEMS | Rule.TEXTS | Rule.SHAPES), list()) if len(value) == rows:
+                return _common_part(rule, value)
         return "identity", id(value)
 
     def _digest(self, tensor: Tensor) -> int:
@@ -162,6 +214,25 @@ class Keys:
                 del self._digests[identity]
 
         return forget
+
+
+def _common_part(rule: Rule, items: Sequence[Any]) -> Hashable:
+    """What the items of a list have in common; the list's identity if they have nothing."""
+    found = {_item_part(rule, item) for item in items}
+    return found.pop() if len(found) == 1 else ("identity", id(items))
+
+
+def _item_part(rule: Rule, item: Any) -> Hashable:
+    match rule, item:
+        case Rule.SHAPES, list() | tuple():
+            return tuple(_item_part(rule, one) for one in item)
+        case Rule.SHAPES, int():
+            return item
+        case Rule.ITEMS, Tensor():
+            return tuple(item.shape), item.dtype
+        case Rule.TEXTS, Tensor():
+            return tuple(item.shape[1:]), item.dtype
+    return "identity", id(item)
 
 
 def merge(rules: ModelRules, calls: Sequence[Arguments]) -> Arguments:
@@ -192,23 +263,33 @@ def _merge_values(
             return [torch.cat(list(parts)) for parts in zip(*values, strict=True)]
         case Rule.NESTED, dict():
             return _merge_dicts(rules, values, rows)
+        case ((Rule.ITEMS | Rule.TEXTS | Rule.SHAPES), list()):
+            return [item for value in values for item in value]
     return first
 
 
-def split(output: Any, rows: Sequence[int]) -> list[Any]:
-    """Each call's share of a merged forward's output: tensors by rows, containers by element."""
+def split(output: Any, rows: Sequence[int], *, lists_rows: bool = False) -> list[Any]:
+    """Each call's share of a merged forward's output: tensors by rows, containers by element.
+
+    Where a model `lists_rows`, a list is rows too.
+    """
     if len(rows) == 1:
         return [output]
     match output:
+        case list() if lists_rows and len(output) == sum(rows):
+            ends = list(itertools.accumulate(rows))
+            return [output[end - count : end] for end, count in zip(ends, rows, strict=True)]
         case Tensor():
             return list(torch.split(output, list(rows)))
         case dict():  # diffusers' outputs are dicts with attributes
-            shares = {name: split(value, rows) for name, value in output.items()}
+            shares = {
+                name: split(value, rows, lists_rows=lists_rows) for name, value in output.items()
+            }
             return [
                 type(output)(**{name: share[i] for name, share in shares.items()})
                 for i in range(len(rows))
             ]
         case list() | tuple():
-            columns = [split(value, rows) for value in output]
+            columns = [split(value, rows, lists_rows=lists_rows) for value in output]
             return [type(output)(column[i] for column in columns) for i in range(len(rows))]
     return [output] * len(rows)

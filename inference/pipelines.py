@@ -146,6 +146,20 @@ def _flux(routes: Mapping[Mode, Route], **changes: Any) -> Family:
     )
 
 
+def _qwen(routes: Mapping[Mode, Route]) -> Family:
+    """A family on the Qwen-Image transformer."""
+    return Family(
+        routes=routes,
+        denoisers=("transformer",),
+        size_multiple=16,
+        native_side=1328,
+        guidance_field=TRUE_CFG,
+        max_sequence_length=True,
+        # one space is what its makers write where nothing is to be avoided
+        defaults={"num_inference_steps": 50, "guidance_scale": 4.0, "negative_prompt": " "},
+    )
+
+
 FAMILIES: Mapping[str, Family] = {
     "flux": _flux(
         {
@@ -184,5 +198,36 @@ FAMILIES: Mapping[str, Family] = {
         denoisers=("unet",),
         size_multiple=8,
         native_side=1024,
+    ),
+    "sd3": Family(
+        routes={
+            Mode.GENERATE: Route("StableDiffusion3Pipeline", generate, extra_channels=(0,)),
+            Mode.IMG2IMG: Route("StableDiffusion3Img2ImgPipeline", img2img, extra_channels=(0,)),
+            Mode.INPAINT: Route("StableDiffusion3InpaintPipeline", inpaint, extra_channels=(0, 17)),
+        },
+        denoisers=("transformer",),
+        size_multiple=16,
+        native_side=1024,
+        max_sequence_length=True,
+        defaults={"guidance_scale": 7.0},
+    ),
+    "qwen-image": _qwen(
+        {
+            Mode.GENERATE: Route("QwenImagePipeline", generate),
+            Mode.IMG2IMG: Route("QwenImageImg2ImgPipeline", img2img),
+            Mode.INPAINT: Route("QwenImageInpaintPipeline", inpaint),
+        }
+    ),
+    "z-image": Family(
+        routes={
+            Mode.GENERATE: Route("ZImagePipeline", generate),
+            Mode.IMG2IMG: Route("ZImageImg2ImgPipeline", img2img),
+            Mode.INPAINT: Route("ZImageInpaintPipeline", inpaint),
+        },
+        denoisers=("transformer",),
+        size_multiple=16,
+        native_side=1024,
+        max_sequence_length=True,
+        defaults={"num_inference_steps": 50, "guidance_scale": 5.0},
     ),
 }

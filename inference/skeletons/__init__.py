@@ -5,6 +5,15 @@ checkpoint would, in milliseconds.
 """
 
 from inference.skeletons.flux import tiny_fill, tiny_flux, tiny_kontext
-from inference.skeletons.stable import tiny_sdxl
+from inference.skeletons.others import tiny_qwen, tiny_zimage
+from inference.skeletons.stable import tiny_sd3, tiny_sdxl
 
-__all__ = ["tiny_fill", "tiny_flux", "tiny_kontext", "tiny_sdxl"]
+__all__ = [
+    "tiny_fill",
+    "tiny_flux",
+    "tiny_kontext",
+    "tiny_qwen",
+    "tiny_sd3",
+    "tiny_sdxl",
+    "tiny_zimage",
+]

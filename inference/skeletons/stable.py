@@ -8,7 +8,14 @@ import diffusers
 import torch
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from inference.skeletons.parts import clip_config, clip_tokenizer, tiny_vae, without_dropout
+from inference.skeletons.parts import (
+    clip_config,
+    clip_tokenizer,
+    t5_encoder,
+    t5_tokenizer,
+    tiny_vae,
+    without_dropout,
+)
 
 
 def tiny_sdxl(*, seed: int = 0, width: int = 32, in_channels: int = 4) -> Any:
@@ -57,5 +64,35 @@ def tiny_sdxl(*, seed: int = 0, width: int = 32, in_channels: int = 4) -> Any:
         ),
         force_zeros_for_empty_prompt=True,
         add_watermarker=False,
+    )
+    return without_dropout(pipe)
+
+
+def tiny_sd3(*, seed: int = 0) -> Any:
+    """A random StableDiffusion3Pipeline whose transformer is 64 wide and two layers deep."""
+    torch.manual_seed(seed)
+    clip, t5 = clip_tokenizer(), t5_tokenizer()
+    pipe = diffusers.StableDiffusion3Pipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=tiny_vae(16, use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.1),
+        text_encoder=CLIPTextModelWithProjection(clip_config(clip, 16, projection_dim=16)),
+        tokenizer=clip,
+        text_encoder_2=CLIPTextModelWithProjection(clip_config(clip, 16, projection_dim=16)),
+        tokenizer_2=clip_tokenizer(),
+        text_encoder_3=t5_encoder(t5, 32),
+        tokenizer_3=t5,
+        transformer=diffusers.SD3Transformer2DModel(
+            sample_size=32,
+            in_channels=16,
+            out_channels=16,
+            num_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=4,
+            joint_attention_dim=32,
+            caption_projection_dim=64,
+            pooled_projection_dim=32,
+            pos_embed_max_size=32,
+            qk_norm="rms_norm",
+        ),
     )
     return without_dropout(pipe)

@@ -44,6 +44,11 @@ CASES: dict[str, Case] = {
         lambda: skeletons.tiny_sdxl(in_channels=9), "sdxl", {"modes": ["inpaint"]}
     ),
 }
+CASES |= {
+    "sd3": Case(skeletons.tiny_sd3, "sd3", SHORT),
+    "qwen": Case(skeletons.tiny_qwen, "qwen-image"),
+    "z-image": Case(skeletons.tiny_zimage, "z-image", {"max_sequence_length": 64}),
+}
 ROUTES = [
     (name, mode)
     for name, case in CASES.items()

@@ -12,6 +12,8 @@ from inference.merge import MODEL_RULES, UNKNOWN_MODEL, Keys, count_rows, count_
 
 FLUX = MODEL_RULES["FluxTransformer2DModel"]
 UNET = MODEL_RULES["UNet2DConditionModel"]
+QWEN = MODEL_RULES["QwenImageTransformer2DModel"]
+ZIMAGE = MODEL_RULES["ZImageTransformer2DModel"]
 
 
 def flux_call(rows: int = 1, tokens: int = 8, **changes: Any) -> dict[str, Any]:
@@ -121,6 +123,55 @@ def test_a_timestep_without_rows_is_widened() -> None:
         (4, 1),
         (4, 2),
     ]
+
+
+def qwen_call(rows: int = 1, **changes: Any) -> dict[str, Any]:
+    return {
+        "hidden_states": torch.rand(rows, 24, 4),
+        "encoder_hidden_states": torch.rand(rows, 5, 6),
+        "encoder_hidden_states_mask": None,
+        "timestep": torch.full((rows,), 0.5),
+        "img_shapes": [[(1, 4, 4), (1, 2, 4)]] * rows,
+    } | changes
+
+
+def test_shapes_must_be_equal_because_the_first_rows_decide() -> None:
+    """Both have 24 tokens; sharing would give the second one the first one's positions."""
+    assert same(QWEN, qwen_call(1), qwen_call(2))
+    assert not same(QWEN, qwen_call(), qwen_call(img_shapes=[[(1, 4, 4), (1, 4, 2)]]))
+    assert not same(QWEN, qwen_call(), qwen_call(img_shapes=[[(1, 4, 6)]]))
+    mixed = qwen_call(2, img_shapes=[[(1, 4, 6)], [(1, 6, 4)]])
+    assert not same(QWEN, mixed, qwen_call(2, img_shapes=[[(1, 4, 6)], [(1, 6, 4)]]))
+    merged = merge(QWEN, [qwen_call(1), qwen_call(2)])
+    assert merged["img_shapes"] == [[(1, 4, 4), (1, 2, 4)]] * 3
+
+
+def zimage_call(rows: int = 1, side: int = 8, length: int = 32) -> dict[str, Any]:
+    return {
+        "x": [torch.rand(4, 1, side, side) for _ in range(rows)],
+        "t": torch.full((rows,), 0.5),
+        "cap_feats": [torch.rand(length, 6) for _ in range(rows)],
+        "return_dict": False,
+    }
+
+
+def test_lists_of_rows_merge_whatever_the_length_of_their_texts() -> None:
+    calls = [zimage_call(2, length=7), zimage_call(1, length=9)]
+    assert same(ZIMAGE, *calls)
+    assert not same(ZIMAGE, zimage_call(), zimage_call(side=6))
+    assert (count_rows(ZIMAGE, calls[0]), count_tokens(ZIMAGE, calls[0])) == (2, 64)
+    merged = merge(ZIMAGE, calls)
+    assert [id(row) for row in merged["x"]] == [id(row) for call in calls for row in call["x"]]
+    assert [len(text) for text in merged["cap_feats"]] == [7, 7, 9]
+    assert merged["t"].shape == (3,)
+
+
+def test_a_list_of_rows_is_split_by_rows() -> None:
+    rows = [torch.tensor(float(number)) for number in range(3)]
+    one, two = split((rows,), [2, 1], lists_rows=True)
+    assert one == (rows[:2],) and two == (rows[2:],)
+    one, two = split(Transformer2DModelOutput(sample=rows), [2, 1], lists_rows=True)
+    assert one.sample == rows[:2] and two.sample == rows[2:]
 
 
 def test_outputs_are_split_by_field() -> None:
