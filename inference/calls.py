@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
@@ -15,9 +15,10 @@ from inference.prompts import PromptCache
 OnStep = Callable[[Any, Tensor, Tensor], None]
 
 
-def private_copy(pipe: Any, prompts: PromptCache, owner: str) -> Any:
+def private_copy(pipe: Any, prompts: PromptCache, owner: Hashable) -> Any:
     """The pipeline with its own scheduler, so that two calls never share a step counter.
 
+    Prompts are remembered for `owner`: the model, and whatever else its encoders depend on.
     `maybe_free_model_hooks` does nothing: else the first call to finish would offload, or reset,
     what the others are using.
     """

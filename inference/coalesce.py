@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from greenlet import getcurrent, greenlet
@@ -33,6 +34,22 @@ class Abandon(BaseException):
     """Thrown into a carrier to end it; no pipeline catches it by accident."""
 
 
+class RowData(Protocol):
+    """What the rows of a module's forward may differ in besides its arguments.
+
+    A carrier brings it along (`bring`); it is set for exactly the forward that its rows are in.
+    """
+
+    def key(self, brought: Any) -> Hashable:
+        """Equal for calls that may share a forward."""
+
+    def parts(self, brought: Any) -> frozenset[Hashable]:
+        """What a forward with it needs; the worker bounds how many different ones one has."""
+
+    def during(self, brought: Sequence[Any], rows: Sequence[int]) -> AbstractContextManager[None]:
+        """Set it for the calls of one forward, each of so many rows."""
+
+
 @dataclass(slots=True, eq=False)
 class Attached:
     """A module whose forward is a rendezvous; `budget_tokens` bounds rows × tokens of one."""
@@ -41,6 +58,7 @@ class Attached:
     forward: Callable[..., Any]
     rules: ModelRules
     budget_tokens: int = 1
+    row_data: RowData | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -52,6 +70,8 @@ class Call:
     key: Hashable
     rows: int
     tokens: int
+    brought: Any = None
+    parts: frozenset[Hashable] = frozenset()
 
 
 class Carrier:
@@ -66,6 +86,7 @@ class Carrier:
         self.result: Any = None
         self.error: BaseException | None = None
         self.ended = False
+        self.brought: Any = None
         self._run = run
         self._greenlet = _CarrierGreenlet(self)
 
@@ -124,7 +145,8 @@ class Rendezvous:
             if not isinstance(current, _CarrierGreenlet):
                 return attached.forward(*args, **kwargs)
             arguments = by_name(signature, args, kwargs) if args else kwargs
-            return current.carrier.wait_for(self._call(attached, arguments))
+            call = self._call(attached, arguments, current.carrier.brought)
+            return current.carrier.wait_for(call)
 
         module.forward = forward
         return attached
@@ -133,16 +155,26 @@ class Rendezvous:
         """Give the module its own forward back."""
         attached.module.forward = attached.forward
 
-    def _call(self, target: Attached, arguments: Arguments) -> Call:
-        rules = target.rules
+    def _call(self, target: Attached, arguments: Arguments, brought: Any) -> Call:
+        rules, row_data = target.rules, target.row_data
         rows = count_rows(rules, arguments)
+        own_key = row_data.key(brought) if row_data else None
         return Call(
             target=target,
             arguments=arguments,
-            key=(id(target), self._keys.key(rules, arguments)),
+            key=(id(target), self._keys.key(rules, arguments), own_key),
             rows=rows,
             tokens=rows * count_tokens(rules, arguments),
+            brought=brought,
+            parts=row_data.parts(brought) if row_data else frozenset(),
         )
+
+
+def bring(data: Any) -> None:
+    """Within a carrier: its forwards from here on have `data` for the `RowData` of their module."""
+    current = getcurrent()
+    assert isinstance(current, _CarrierGreenlet), "only what runs in a carrier can bring anything"
+    current.carrier.brought = data
 
 
 def by_name(signature: inspect.Signature, args: Any, kwargs: Any) -> Arguments:
@@ -160,7 +192,16 @@ def forward(calls: Sequence[Call]) -> list[Any]:
 
     Nothing has moved when this raises: the same calls can be tried again in smaller groups.
     """
-    target = calls[0].target
+    target, rows = calls[0].target, [call.rows for call in calls]
     arguments = merge(target.rules, [call.arguments for call in calls])
-    output, rows = target.forward(**arguments), [call.rows for call in calls]
+    with _set_rows(target.row_data, calls, rows):
+        output = target.forward(**arguments)
     return split(output, rows, lists_rows=target.rules.lists_rows)
+
+
+def _set_rows(
+    row_data: RowData | None, calls: Sequence[Call], rows: Sequence[int]
+) -> AbstractContextManager[None]:
+    if row_data is None:
+        return nullcontext()
+    return row_data.during([call.brought for call in calls], rows)

@@ -8,6 +8,7 @@ EngineError
 ├── JobError          the work failed; ends one image, touches no other
 │   ├── OutOfMemory   even alone the image does not fit the device
 │   ├── ModelFailed   the model could not be loaded
+│   │   └── LoraFailed  one of its LoRAs could not, and the model is as it was
 │   └── PipelineFailed  the pipeline raised
 ├── EngineClosed      the engine takes no more work
 └── CatalogError      models.yaml cannot be used; found at start-up
@@ -70,6 +71,12 @@ class ModelFailed(JobError):
     """The model could not be loaded; the message carries the reason."""
 
     kind = "model_failed"
+
+
+class LoraFailed(ModelFailed):
+    """A LoRA could not be loaded; the message carries the reason."""
+
+    kind = "lora_failed"
 
 
 class PipelineFailed(JobError):

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from inference.calls import OnStep, generator, private_copy, watch_steps
 from inference.catalog import ModelSpec
-from inference.coalesce import Attached, Rendezvous
+from inference.coalesce import Attached, Rendezvous, bring
 from inference.job import Job, Mode
 from inference.loading import load_pipelines
+from inference.lora_shelf import LoraShelf
 from inference.merge import UNKNOWN_MODEL, rules_of
 from inference.preview import Previewer, fit_previewer
 from inference.prompts import PromptCache
@@ -34,6 +35,7 @@ class LoadedModel:
     attached: list[Attached]
     prompts: PromptCache
     previewer: Previewer | None
+    loras: LoraShelf
     lanes: dict[Mode, Lane] = field(default_factory=dict)
     step_floor_seconds: float = 0.0
     step_slope_seconds: float = 0.0
@@ -47,9 +49,17 @@ class LoadedModel:
         prompts: PromptCache | None = None,
         **overrides: Any,
     ) -> tuple[Any, Callable[[], Any]]:
-        """A private pipeline for picture `index`, and the call that makes it."""
+        """A private pipeline for picture `index`, and the call that makes it.
+
+        Inside the carrier that will make the call, where the job has LoRAs.
+        """
+        mix = self.loras.mix(job.loras)
+        if mix.parts:
+            bring(mix)
         pipe = private_copy(
-            self.pipes[job.mode], self.prompts if prompts is None else prompts, self.spec.name
+            self.pipes[job.mode],
+            self.prompts if prompts is None else prompts,
+            (self.spec.name, mix.encoded()),
         )
         if on_step is not None:
             watch_steps(pipe, on_step)
@@ -86,19 +96,36 @@ def load_model(
     rendezvous: Rendezvous,
     prompts: PromptCache,
     preview_side_px: int,
+    lora_bytes: int = 2 * 1024**3,
 ) -> LoadedModel:
     """Load a model and attach its denoisers; raises ModelFailed. The self-test comes after."""
     pipes = load_pipelines(spec, device)
     pipe = pipes[spec.modes[0]]
     modules = [getattr(pipe, name) for name in spec.rules.denoisers]
     modules += [module for module in _helpers(pipe) if rules_of(module) is not UNKNOWN_MODEL]
+    attached = [rendezvous.attach(module) for module in modules]
     return LoadedModel(
         spec=spec,
         pipes=pipes,
-        attached=[rendezvous.attach(module) for module in modules],
+        attached=attached,
         prompts=prompts,
         previewer=fit_previewer(pipe, preview_side_px),
+        loras=_shelf(spec, pipe, attached, device, lora_bytes),
     )
+
+
+def _shelf(
+    spec: ModelSpec, pipe: Any, attached: list[Attached], device: str, limit_bytes: int
+) -> LoraShelf:
+    """A place for LoRAs on the attached modules that diffusers knows any for."""
+    names = getattr(pipe, "_lora_loadable_modules", ())
+    modules = {id(getattr(pipe, name, None)): name for name in names}
+    found = {modules[id(one.module)]: one for one in attached if id(one.module) in modules}
+    parts = {name: one.module for name, one in found.items()}
+    shelf = LoraShelf(spec, pipe, parts, device, limit_bytes)
+    for name, one in found.items():
+        one.row_data = shelf.rows[name]
+    return shelf
 
 
 def _helpers(pipe: Any) -> list[Any]:

@@ -81,7 +81,12 @@ class Residents:
         self._status[name] = ModelStatus(name=name, state=ModelState.LOADING)
         begin = time.monotonic()
         model = load_model(
-            spec, self._device, self._rendezvous, self._prompts, self._settings.preview_side_px
+            spec,
+            self._device,
+            self._rendezvous,
+            self._prompts,
+            self._settings.preview_side_px,
+            self._settings.lora_bytes,
         )
         try:
             run_selftest(model)

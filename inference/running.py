@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,18 @@ log = structlog.get_logger()
 def nobody_looks() -> bool:
     """The answer of a job that wants no previews: making one costs a few percent of a step."""
     return False
+
+
+def bounded(images: Sequence[Running], most_parts: int) -> list[Running]:
+    """Of those picked for one forward, the first and who fits beside it: few different LoRAs."""
+    chosen: list[Running] = []
+    held: frozenset[Hashable] = frozenset()
+    for image in images:
+        own = image.call.parts if image.call is not None else frozenset()
+        if not chosen or len(held | own) <= most_parts:
+            chosen.append(image)
+            held |= own
+    return chosen
 
 
 @dataclass(slots=True, eq=False)

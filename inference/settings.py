@@ -13,6 +13,8 @@ class EngineSettings:
     `max_running_images` bounds the pictures in the making on one device, whatever they wait for.
     `preview_side_px` bounds the longer side of step previews; 0 turns them off, and one picture
     shows at most one preview each `preview_interval_seconds`.
+    The LoRAs of each model take at most `lora_bytes` of a device, those in use aside, and one
+    forward mixes at most `max_loras_per_forward`: each costs its rows a few percent.
     `retry_load_seconds` must pass before a model that failed to load is tried again.
     """
 
@@ -21,4 +23,6 @@ class EngineSettings:
     prompt_cache_bytes: int = 256 * 1024**2
     preview_side_px: int = 256
     preview_interval_seconds: float = 0.05
+    lora_bytes: int = 2 * 1024**3
+    max_loras_per_forward: int = 8
     retry_load_seconds: float = 30.0

@@ -19,7 +19,7 @@ from inference.job import ImageRole, Job
 from inference.pixels import Pictures, Reference, decode
 from inference.reports import Reports
 from inference.residents import Residents
-from inference.running import Running, nobody_looks
+from inference.running import Running, bounded, nobody_looks
 from inference.schedule import Schedule, Waiting
 from inference.settings import EngineSettings
 from inference.status import DeviceStatus, Lane
@@ -201,7 +201,8 @@ class Worker:
         by_ticket = {image.ticket: image for image in self._running if image.call is not None}
         waiting = [self._as_waiting(image) for image in by_ticket.values()]
         picked = self._schedule.pick(waiting, self._clock())
-        return [by_ticket[one.ticket] for one in picked]
+        chosen = [by_ticket[one.ticket] for one in picked]
+        return bounded(chosen, self._settings.max_loras_per_forward)
 
     def _as_waiting(self, image: Running) -> Waiting:
         call, model = image.call, image.model
