@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from inference.catalog import ModelSpec
+from inference.demo.derived import base_of, own_parts
 from inference.errors import ModelFailed
 from inference.job import Mode
 
@@ -64,17 +65,20 @@ def pipeline_class(spec: ModelSpec, mode: Mode) -> type[Any]:
 
 
 def _load(spec: ModelSpec, device: str) -> Mapping[Mode, Any]:
-    source = locate(spec.source)
-    if Path(source).exists() and not (Path(source) / "model_index.json").is_file():
+    folder = Path(locate(spec.source))
+    base = base_of(folder)
+    if base.exists() and not (base / "model_index.json").is_file():
         raise ModelFailed(f"{spec.source}: no model_index.json in that folder")
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     first, *others = spec.modes
+    dtype = pick_dtype(spec, device)
     pipe = pipeline_class(spec, first).from_pretrained(
-        source,
+        base.as_posix(),
         revision=spec.revision,
-        dtype=pick_dtype(spec, device),
+        dtype=dtype,
         use_safetensors=True,
+        **own_parts(folder, dtype),
     )
     pipe.to(device)
     pipe.set_progress_bar_config(disable=True)

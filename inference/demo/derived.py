@@ -34,7 +34,9 @@ def own_parts(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     parts = {}
     for config in sorted(folder.glob("*/config.json")):
         part = getattr(diffusers, json.loads(config.read_text())["_class_name"])
-        parts[config.parent.name] = part.from_pretrained(config.parent, torch_dtype=dtype)
+        parts[config.parent.name] = part.from_pretrained(
+            config.parent, torch_dtype=dtype, use_safetensors=True
+        )
     return parts
 
 

@@ -18,6 +18,9 @@ from inference.demo.train.common import Budget, Ema, Log, Worker, decay, note_co
 from inference.demo.train.text import TextEncoders
 from inference.demo.train.transformer import CHECKPOINT_SECONDS, make_optimizers, sample_times
 
+# The generator's learning rates are for weights that know nothing yet.
+RATE = 0.6
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -159,7 +162,7 @@ def finetune(
         progress = worker.average(params, budget.progress(state.step + 1 - first))
         nn.utils.clip_grad_norm_(params, 1.0)
         for optimizer in state.optimizers:
-            set_rate(optimizer, decay(progress, 0.4))
+            set_rate(optimizer, RATE * decay(progress, 0.4))
             optimizer.step()
         model.zero_grad(set_to_none=False)
         state.ema.update(model)

@@ -37,21 +37,29 @@ def orders() -> list[list[Order]]:
     return rows
 
 
+def compose(rows: list[list[Image.Image]], path: Path) -> None:
+    """Write rows of pictures as one sheet."""
+    step = CELL + GAP
+    sheet = Image.new(
+        "RGB", (max(map(len, rows)) * step + GAP, len(rows) * step + GAP), (60, 60, 60)
+    )
+    for y, row in enumerate(rows):
+        for x, image in enumerate(row):
+            left, top = (CELL - image.width) // 2, (CELL - image.height) // 2
+            sheet.paste(image, (GAP + x * step + left, GAP + y * step + top))
+    # Two bits less for every channel are invisible and halve the file.
+    ImageOps.posterize(sheet, 6).save(path, optimize=True)
+
+
 def main() -> None:
     """Draw the sheet."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("picture", type=Path)
     options = parser.parse_args()
-    rows, pipe = orders(), load(options.folder)
-    step = CELL + GAP
-    sheet = Image.new("RGB", (8 * step + GAP, len(rows) * step + GAP), (60, 60, 60))
-    for y, row in enumerate(rows):
-        for x, image in enumerate(paint(pipe, row, STEPS, TRUE_CFG_SCALE)):
-            left, top = (CELL - image.width) // 2, (CELL - image.height) // 2
-            sheet.paste(image, (GAP + x * step + left, GAP + y * step + top))
-    # Two bits less for every channel are invisible and halve the file.
-    ImageOps.posterize(sheet, 6).save(options.picture, optimize=True)
+    pipe = load(options.folder)
+    rows = [paint(pipe, row, STEPS, TRUE_CFG_SCALE) for row in orders()]
+    compose(rows, options.picture)
 
 
 if __name__ == "__main__":
