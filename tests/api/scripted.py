@@ -72,6 +72,9 @@ class ScriptedEngine:
     def cancel(self, job_id: str) -> None:
         self._cancelled.add(job_id)
 
+    def was_cancelled(self, job_id: str) -> bool:
+        return job_id in self._cancelled
+
     def status(self) -> EngineStatus:
         device = DeviceStatus(
             device="cpu",

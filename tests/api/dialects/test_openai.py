@@ -113,9 +113,10 @@ def test_a_form_gives_the_same_order_as_json() -> None:
 def test_a_variation_has_no_words() -> None:
     variation = parse(VariationRequest, Body(values={"n": 2, "size": "256x256", "prompt": "x"}))
 
-    assert translate.to_variation(variation, []).request == ImageRequest(
-        model="auto", prompt="", width=256, height=256, count=2
-    )
+    order = translate.to_variation(variation, [])
+
+    assert order.request == ImageRequest(model="auto", prompt="", width=256, height=256, count=2)
+    assert order.delivery == Delivery(format=ImageFormat.PNG, in_reply=True)
 
 
 # pictures
