@@ -92,7 +92,7 @@ def test_numbers_arrive_as_text__V(served: Served, ai: openai.OpenAI) -> None:
 
 
 def test_several_pictures_are_refused_by_models_that_take_one__INF(ai: openai.OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="takes 1 image") as caught:
+    with pytest.raises(openai.BadRequestError, match="at most 1 source image") as caught:
         ai.images.edit(image=[png(), png(), png()], prompt=PROMPT)
 
     assert (caught.value.param, caught.value.code) == ("image", "unsupported_value")
