@@ -14,11 +14,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from diffusers.utils import (
-    convert_state_dict_to_diffusers,
-    convert_state_dict_to_peft,
-    convert_unet_state_dict_to_peft,
-)
+from diffusers.utils import convert_state_dict_to_peft, convert_unet_state_dict_to_peft
+from diffusers.utils.state_dict_utils import StateDictType
 from torch import Tensor
 
 from inference.errors import LoraFailed
@@ -127,10 +124,9 @@ def _as_peft(weights: Weights, component: str, module: Any) -> Weights:
     if all(".lora_A." in key or ".lora_B." in key for key in weights):
         plain = weights
     elif component.startswith("text_encoder"):
-        try:
-            plain = convert_state_dict_to_peft(convert_state_dict_to_diffusers(weights))
-        except ValueError as error:
-            raise LoraFailed(f"{component}: {first_line(error)}") from None
+        old = any("_lora." in key for key in weights)
+        kind = StateDictType.DIFFUSERS_OLD if old else StateDictType.DIFFUSERS
+        plain = convert_state_dict_to_peft(weights, kind)
     else:
         plain = convert_unet_state_dict_to_peft(weights)
     if component.startswith("text_encoder") and not hasattr(module, "text_model"):
@@ -192,12 +188,18 @@ class _Scales:
     def __init__(self, metadata: Mapping[str, str], component: str) -> None:
         try:
             told = json.loads(metadata.get("lora_adapter_metadata") or "{}")
-            own = {key.removeprefix(f"{component}."): told[key] for key in told}
-            self._config = own if any(key.startswith(f"{component}.") for key in told) else {}
-            self._alphas = {str(k): float(v) for k, v in (own.get("alpha_pattern") or {}).items()}
-            self._default = own.get("lora_alpha")
-            if self._default is not None:
-                self._default = float(self._default)
+            if not isinstance(told, dict):
+                raise ValueError
+            start = f"{component}."
+            self._config = {
+                key.removeprefix(start): value
+                for key, value in told.items()
+                if key.startswith(start)
+            }
+            alphas = self._config.get("alpha_pattern") or {}
+            self._alphas = {key: float(alpha) for key, alpha in alphas.items()}
+            default = self._config.get("lora_alpha")
+            self._default = None if default is None else float(default)
         except (ValueError, TypeError, AttributeError, RecursionError):
             raise LoraFailed("its metadata cannot be read") from None
         if self._config.get("use_dora"):
@@ -205,7 +207,7 @@ class _Scales:
 
     def of(self, path: str, rank: int) -> float:
         """The factor of a layer."""
-        if not self._config or self._default is None:
+        if self._default is None:
             return 1.0
         patterns = [key for key in self._alphas if re.search(rf"(^|\.){_escaped(key)}$", path)]
         alpha = self._alphas[patterns[0]] if patterns else self._default
