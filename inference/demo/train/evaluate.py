@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, FluxPipeline
+from numpy.typing import NDArray
 from PIL import Image
 
 from inference.demo import MAX_SEQUENCE_LENGTH, STEPS, TRUE_CFG_SCALE
@@ -159,15 +161,19 @@ def report(pipe: FluxPipeline, count: int, guidances: dict[int, float]) -> list[
 
 
 @torch.no_grad()
+def through(vae: AutoencoderKL, drawing: NDArray[np.uint8]) -> Image.Image:
+    """Encode and decode a drawing: no picture can be better than this."""
+    batch = to_tensor([drawing.astype("float32")], vae.device)
+    output = vae.decode(vae.encode(batch).latent_dist.mode()).sample
+    levels = ((output[0].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255)
+    return Image.fromarray(levels.to("cpu", torch.uint8).numpy())
+
+
 def ceiling(vae: AutoencoderKL, orders: list[Order]) -> dict[str, float]:
-    """Score drawings that only went through the autoencoder: no picture can be better."""
+    """Score drawings that only went through the autoencoder."""
     rng, pictures = random.Random(CHOOSING), []
     for order in orders:
-        truth = draw(settle(order.scene, rng), *order.size, rng)
-        batch = to_tensor([truth.astype("float32")], vae.device)
-        output = vae.decode(vae.encode(batch).latent_dist.mode()).sample
-        levels = ((output[0].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255)
-        pictures.append(Image.fromarray(levels.to("cpu", torch.uint8).numpy()))
+        pictures.append(through(vae, draw(settle(order.scene, rng), *order.size, rng)))
     return score(orders, pictures)
 
 

@@ -5,16 +5,18 @@ Run it as `python -m inference.demo.train.lora_scores inference/demo/tiny-flux-s
 
 import argparse
 import json
+import random
 from pathlib import Path
 from typing import Any
 
-from diffusers import FluxPipeline
+from diffusers import AutoencoderKL, FluxPipeline
 from PIL import Image
 
 from inference.demo import STEPS, TRUE_CFG_SCALE
 from inference.demo.derived import base_of
 from inference.demo.judge import judge, stripes
-from inference.demo.train.evaluate import Order, full_orders, load, paint, short_orders
+from inference.demo.scenes import draw, settle
+from inference.demo.train.evaluate import Order, full_orders, load, paint, short_orders, through
 from inference.demo.train.lora import FILE
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -60,12 +62,20 @@ def score_lora(orders: list[Order], rows: dict[float, list[Image.Image]]) -> lis
     return scores
 
 
+def ceiling(vae: AutoencoderKL, orders: list[Order]) -> float:
+    """Return the mean style share of striped drawings that only went through the autoencoder."""
+    rng = random.Random(REPORTING)
+    drawings = [draw(settle(o.scene, rng), *o.size, rng, striped=True) for o in orders]
+    return round(sum(stripes(through(vae, drawn)) for drawn in drawings) / len(orders), 3)
+
+
 def evaluate_lora(folder: Path, count: int) -> list[dict[str, Any]]:
     """Score the LoRA at every strength and write that beside its weights."""
     pipe, orders = load_striped(folder), lora_orders(count, REPORTING)
     rows = {strength: paint_at(pipe, orders, strength) for strength in STRENGTHS}
     scores = score_lora(orders, rows)
-    (folder / "scores.json").write_text(json.dumps({"scores": scores}, indent=2) + "\n")
+    kept = {"autoencoder_alone": ceiling(pipe.vae, orders), "scores": scores}
+    (folder / "scores.json").write_text(json.dumps(kept, indent=2) + "\n")
     return scores
 
 
