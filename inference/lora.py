@@ -172,9 +172,9 @@ class LoraRows:
             with _exchanged(self._plan(recipes, rows)):
                 yield
         except RowsFolded as error:
+            if self._may_mix:
+                log.warning("lora.unmixed", component=self._component, reason=str(error))
             self._may_mix = False
-            self._plans.clear()
-            log.warning("lora.unmixed", component=self._component, reason=str(error))
             raise
 
     def forget(self, adapters: Sequence[Adapter]) -> None:
