@@ -18,6 +18,7 @@ from api.errors import BadRequest, Forbidden, NotFound, Unauthorized
 from api.keys import hash_of, is_well_formed, new_key
 
 if TYPE_CHECKING:
+    from api.idempotency import Once
     from api.store.accounts import AccountStore
 
 # What another process changed (a key revoked on the command line) is noticed after this long.
@@ -249,13 +250,16 @@ class Accounts:
         """The account, made without a meter if it is new."""
         return await self._store.open_account(check_name(name))
 
-    async def grant(self, name: str, amount: int, note: str = "") -> Account:
+    async def grant(
+        self, name: str, amount: int, note: str = "", *, once: Once | None = None
+    ) -> Account:
         """Add credits, or take some back; raises NotFound, or NoCredits below zero.
 
         The account is metered from then on: what it used before is forgiven. Without keys nobody
-        is asked to pay, so that account is never metered: BadRequest.
+        is asked to pay, so that account is never metered: BadRequest. With `once`, a repeat changes
+        nothing; raises IdempotencyMismatch for another request under the same key.
         """
-        return await self._store.grant(check_name(name), check_credits(amount), note)
+        return await self._store.grant(check_name(name), check_credits(amount), note, once)
 
     async def unmeter(self, name: str) -> Account:
         """Never refuse the account for want of credits again; raises NotFound."""

@@ -180,6 +180,17 @@ class _FormParser(MultiPartParser):
             part.content_disposition = (part.content_disposition or b"") + b'; filename="unnamed"'
         super().on_headers_finished()
 
+    def on_part_end(self) -> None:
+        part = self._current_part
+        if part.file is None and b"\0" not in part.data:
+            # The base class would read what is not UTF-8 as Latin-1, and make other words of it.
+            try:
+                part.data.decode()
+            except UnicodeDecodeError:
+                name = short(part.field_name)
+                raise BadRequest(f"{name} is not UTF-8", field=name) from None
+        super().on_part_end()
+
     def on_end(self) -> None:
         self._has_ended = True
 

@@ -26,7 +26,7 @@ from api.storage import Storage, output_key
 from api.store import Claim, Store
 from api.tasks import Output, TaskState, TaskUpdate
 from api.watch import Updates
-from inference.errors import JobError
+from inference.errors import JobError, ModelFailed
 from inference.events import Cancelled, Emit, Event, Failed, ImageDone, Progress
 from inference.job import Job
 from inference.status import EngineStatus
@@ -247,6 +247,10 @@ class Run:
             await self.give_back(counted=True)
 
     async def _finish(self, state: TaskState, kind: str | None = None, why: str = "") -> None:
+        if kind == ModelFailed.kind:
+            # The reason names folders of this machine, which are no caller's business.
+            self._log.error("model_failed", reason=why)
+            why = f"the model {self.task.job.model!r} could not be loaded"
         message = _storable(why) if kind else None
         task = await self._insist(
             lambda: self._shop.store.finish(

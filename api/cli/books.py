@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from api.cli.settings import settings_of
-from api.cli.terminal import Failure, UsageError, lines, out, stop
+from api.cli.terminal import Failure, UsageError, lines, out, say, stop
 
 if TYPE_CHECKING:
     from api.accounts import Accounts
@@ -23,15 +23,26 @@ DataDir = Annotated[
 ]
 
 
-def on_books(data_dir: Path | None, work: Callable[[Accounts], Awaitable[T]]) -> T:
-    """The result of `work` on the accounts; leaves with a line about what is wrong."""
+def on_books(
+    data_dir: Path | None, work: Callable[[Accounts], Awaitable[T]], *, begins: bool = False
+) -> T:
+    """The result of `work` on the accounts; leaves with a line about what is wrong.
+
+    Only what `begins` something makes a data folder that is not there yet.
+    """
     folder = settings_of(data_dir=data_dir).data_dir
+    is_new = not (folder / "darkroom.db").exists()
+    if is_new and not begins:
+        stop(UsageError(f"{folder} holds no database of a server", "data_dir"))
     try:
-        return asyncio.run(_run(folder, work))
+        done = asyncio.run(_run(folder, work))
     except UsageError as error:
         stop(error)
     except Failure as error:
         stop(error, code=1)
+    if is_new:
+        say(f"in a new data folder: {folder.resolve()}")
+    return done
 
 
 def show(rows: list[list[str]]) -> None:

@@ -61,7 +61,7 @@ def create(
         )
         return await accounts.create_key(key, credits=credits)
 
-    key, text = on_books(data_dir, work)
+    key, text = on_books(data_dir, work, begins=True)
     out().print(text, markup=False)
     say(f"key {key.id} of account {key.account}; it is not shown again, only its hash is kept")
 

@@ -22,7 +22,9 @@ from api.accounts import (
 from api.clock import wall_clock_ms
 from api.errors import NoCredits, NotFound
 from api.folder import DataFolder
+from api.idempotency import Once
 from api.keys import new_key_id, new_webhook_secret
+from api.store import once as idempotency
 from api.store.database import Database, sqlite_database
 from api.store.ledger import bounds_of, spent, write_line
 from api.store.migrate import migrate_sqlite
@@ -127,11 +129,21 @@ class AccountStore:
 
         return await self._database.write(work)
 
-    async def grant(self, name: str, amount: int, note: str) -> Account:
-        """Add `amount`, which may be negative; raises NotFound or NoCredits."""
+    async def grant(self, name: str, amount: int, note: str, once: Once | None = None) -> Account:
+        """Add `amount`, which may be negative; raises NotFound or NoCredits.
+
+        What counts `once` and came before changes nothing; raises IdempotencyMismatch.
+        """
 
         async def work(connection: AsyncConnection) -> Account:
-            await _grant(connection, name, amount, note, self._now_ms())
+            now_ms = self._now_ms()
+            if once is not None:
+                if await idempotency.find(connection, name, once, now_ms=now_ms) is not None:
+                    return await _read(connection, name)
+                await idempotency.keep(
+                    connection, name, once, task_id="", reply=None, now_ms=now_ms
+                )
+            await _grant(connection, name, amount, note, now_ms)
             return await _read(connection, name)
 
         return await self._database.write(work)

@@ -209,6 +209,12 @@ def test_a_file_of_no_bytes_is_a_file() -> None:
     assert len(read(part("image", b"", file_name="x.png") + END, FORM).files) == 1
 
 
+def test_text_that_is_not_utf_8_is_refused_rather_than_guessed() -> None:
+    with pytest.raises(BadRequest, match="prompt is not UTF-8") as caught:
+        read(part("prompt", "café".encode("latin-1")) + END, FORM)
+    assert caught.value.field == "prompt"
+
+
 def test_says_what_bytes_in_a_text_part_lack() -> None:
     with pytest.raises(BadRequest, match=r"image holds a NUL .* file name") as caught:
         read(part("image", b"\x89PNG\x00") + END, FORM)

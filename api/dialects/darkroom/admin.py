@@ -6,23 +6,20 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import Response
-from pydantic import BaseModel
 
 from api.body import read_body
 from api.clock import wall_clock_ms
-from api.dialects.base import DeskOf, parse
+from api.dialects.base import DeskOf, json_docs, parse
 from api.dialects.callers import AdminOf, CallerOf
 from api.dialects.darkroom import admin_schema as schema
 from api.dialects.darkroom import admin_translate as translate
+from api.dialects.orders import once_of
+from api.errors import BadRequest
+from api.idempotency import HEADER
 
 KeyId = Annotated[str, Path(pattern=r"^[A-Za-z0-9]{1,16}$")]
 Name = Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 MAX_LINES = 1000
-
-
-def _json_docs(wire: type[BaseModel]) -> dict[str, Any]:
-    content = {"application/json": {"schema": wire.model_json_schema()}}
-    return {"requestBody": {"required": True, "content": content}}
 
 
 async def _is_secret(response: Response) -> None:
@@ -45,10 +42,12 @@ async def list_keys(desk: DeskOf, _: AdminOf) -> dict[str, Any]:
     status_code=201,
     response_model=schema.NewKey,
     dependencies=SECRET,
-    openapi_extra=_json_docs(schema.KeyRequest),
+    openapi_extra=json_docs(schema.KeyRequest),
 )
 async def create_key(request: Request, desk: DeskOf, _: AdminOf) -> dict[str, Any]:
     """Make a key, and its account if that is new; the reply shows it, this once."""
+    if HEADER in request.headers:
+        raise BadRequest(f"a key is shown once, so no {HEADER} can repeat it", field=HEADER)
     wire = parse(schema.KeyRequest, await read_body(request, desk.limits))
     wanted = translate.to_key(wire, [dialect.name for dialect in desk.dialects])
     key, text = await desk.accounts.create_key(wanted, credits=wire.credits)
@@ -80,12 +79,18 @@ async def read_account(
 @router.post(
     "/admin/accounts/{name}/credits",
     response_model=schema.AccountInfo,
-    openapi_extra=_json_docs(schema.CreditsRequest),
+    openapi_extra=json_docs(schema.CreditsRequest),
 )
 async def credit(name: Name, request: Request, desk: DeskOf, _: AdminOf) -> dict[str, Any]:
-    """Add credits, or take some back; the account is metered from then on."""
-    wire = parse(schema.CreditsRequest, await read_body(request, desk.limits))
-    return translate.to_account(await desk.accounts.grant(name, wire.amount, wire.note))
+    """Add credits, or take some back; the account is metered from then on.
+
+    With an `Idempotency-Key` a repeat changes nothing, for a day.
+    """
+    body = await read_body(request, desk.limits)
+    wire = parse(schema.CreditsRequest, body)
+    once = once_of(request, desk, body)
+    account = await desk.accounts.grant(name, wire.amount, wire.note, once=once)
+    return translate.to_account(account)
 
 
 @router.get("/account", response_model=schema.OwnAccount)

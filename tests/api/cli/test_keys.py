@@ -51,7 +51,10 @@ class TestKeys:
         text = made.stdout.removesuffix("\n")
         assert is_well_formed(text)
         (row,) = cells(darkroom("keys", "list").stdout)[1:]
-        assert made.stderr.startswith(f"key {row[0]} of account team; ")
+        told, where = made.stderr.splitlines()
+        assert told.startswith("in a new data folder: ") and told.endswith("/data")
+        assert where.startswith(f"key {row[0]} of account team; ")
+        assert "new data folder" not in darkroom("keys", "create", "team").stderr
         assert row[1:6] == ["team", "-", "use", "-", "-"]
 
     def test_every_flag_is_kept(self) -> None:
@@ -91,8 +94,9 @@ class TestKeys:
             (("create", "team", "--spend-limit", -1), "(--spend-limit)"),
             (("create", "team", "--credits", -1), "credits must not be negative (--credits)"),
             (("create", "team", "--label", "x" * 65), "(--label)"),
-            (("revoke", "none"), "there is no such key"),
-            (("list", "--data-dir", "/proc/none"), "/proc/none cannot be used"),
+            (("create", "team", "--data-dir", "/proc/none"), "/proc/none cannot be used"),
+            (("list", "--data-dir", "typo"), "typo holds no database of a server (--data-dir)"),
+            (("revoke", "none", "--data-dir", "typo"), "(--data-dir)"),
         ],
     )
     def test_a_fault_is_one_line(self, arguments: tuple[object, ...], said: str) -> None:
@@ -102,8 +106,14 @@ class TestKeys:
         assert line.startswith("darkroom: ")
         assert said in line
 
+    def test_only_a_first_key_makes_a_data_folder(self, folder: Path) -> None:
+        darkroom("keys", "list", "--data-dir", "typo", code=2)
+        assert not (folder / "typo").exists()
+        darkroom("keys", "create", "team")
+        assert "there is no such key" in darkroom("keys", "revoke", "none", code=2).stderr
+
     def test_a_database_that_is_too_new_is_told(self, folder: Path) -> None:
-        darkroom("keys", "list")
+        darkroom("keys", "create", "team")
         with sqlite3.connect(folder / "data" / "darkroom.db") as connection:
             connection.execute("UPDATE alembic_version SET version_num = 'later'")
         connection.close()
@@ -114,7 +124,7 @@ class TestKeys:
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("api.store.database.BUSY_SECONDS", 0)
-        darkroom("keys", "list")
+        darkroom("keys", "create", "team")
         other = sqlite3.connect(folder / "data" / "darkroom.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         # what is migrated already needs no writing first
@@ -124,7 +134,7 @@ class TestKeys:
         assert "the database cannot be used now" in line
 
     def test_the_folder_is_private(self, folder: Path) -> None:
-        darkroom("keys", "list")
+        darkroom("keys", "create", "team")
         assert (folder / "data").stat().st_mode & 0o777 == 0o700
 
 
@@ -153,6 +163,7 @@ class TestAccounts:
         assert told[1:3] == [["metered", "no"], ["balance", "10"]]
 
     def test_the_account_without_a_name_is_taken_as_it_is_shown(self) -> None:
+        darkroom("keys", "create", "team")
         assert "(no key)" in darkroom("accounts", "list").stdout
         shown = darkroom("accounts", "secret", "(no key)").stdout
         assert shown == darkroom("accounts", "secret", "").stdout

@@ -527,3 +527,27 @@ def test_periods_and_scopes_are_those_of_the_model() -> None:
     """The wire types spell them out."""
     assert get_args(admin_schema.ScopeName) == tuple(Scope)
     assert get_args(admin_schema.PeriodName) == tuple(Period)
+
+
+def test_a_grant_that_is_sent_twice_counts_once(
+    served: Served, admin: dict[str, str], key: Callable[..., dict[str, str]]
+) -> None:
+    key("once", credits=0)
+    path, headers = "/darkroom/admin/accounts/once/credits", admin | {"Idempotency-Key": "grant-1"}
+
+    def grant(amount: int) -> httpx2.Response:
+        return served.client.post(path, json={"amount": amount}, headers=headers)
+
+    assert [grant(7).json()["balance"] for _ in range(3)] == [7, 7, 7]
+    other = grant(8)
+    assert (other.status_code, other.json()["type"]) == (422, "urn:darkroom:idempotency_mismatch")
+    assert served.client.post(path, json={"amount": 7}, headers=admin).json()["balance"] == 14
+
+
+def test_a_key_is_never_repeated(served: Served, admin: dict[str, str]) -> None:
+    reply = served.client.post(
+        "/darkroom/admin/keys",
+        json={"account": "team"},
+        headers=admin | {"Idempotency-Key": "again"},
+    )
+    assert (reply.status_code, reply.json()["field"]) == (400, "Idempotency-Key")
