@@ -11,6 +11,7 @@ import diffusers
 import torch
 import transformers
 
+from inference import processors
 from inference.catalog import ModelSpec
 from inference.demo.derived import base_of, own_parts
 from inference.errors import ModelFailed
@@ -72,14 +73,7 @@ def _load(spec: ModelSpec, device: str) -> Mapping[Mode, Any]:
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     first, *others = spec.modes
-    dtype = pick_dtype(spec, device)
-    pipe = pipeline_class(spec, first).from_pretrained(
-        base.as_posix(),
-        revision=spec.revision,
-        dtype=dtype,
-        use_safetensors=True,
-        **own_parts(folder, dtype),
-    )
+    pipe = _open(spec, base, own_parts(folder, pick_dtype(spec, device)), device)
     pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
     pipes = {first: pipe}
@@ -89,6 +83,24 @@ def _load(spec: ModelSpec, device: str) -> Mapping[Mode, Any]:
     _check_channels(spec, pipe)
     _check_guidance(spec, pipe)
     return pipes
+
+
+def _open(spec: ModelSpec, base: Path, parts: Mapping[str, Any], device: str) -> Any:
+    """The pipeline of the first mode, with `parts` and our processors in place of the files'."""
+    source, own = base.as_posix(), spec.rules.processors
+    pipe = pipeline_class(spec, spec.modes[0]).from_pretrained(
+        source,
+        **dict.fromkeys(own),  # None: left out, diffusers would ask for torchvision
+        **parts,
+        revision=spec.revision,
+        dtype=pick_dtype(spec, device),
+        use_safetensors=True,
+    )
+    for part, name in own.items():
+        reader = getattr(processors, name)
+        pipe.register_modules(**{part: reader.read(source, part, spec.revision)})
+        reader.prepare(pipe.text_encoder)
+    return pipe
 
 
 def _check_channels(spec: ModelSpec, pipe: Any) -> None:

@@ -91,6 +91,19 @@ MODEL_RULES: Mapping[str, ModelRules] = {
             "mid_block_additional_residual": Rule.ROWS,
         },
     ),
+    "Flux2Transformer2DModel": ModelRules(
+        latents="hidden_states",
+        rules={
+            "hidden_states": Rule.ROWS,
+            "encoder_hidden_states": Rule.ROWS,
+            "timestep": Rule.TIME,
+            "guidance": Rule.ROWS,
+            # [rows, tokens, 4], of which it reads the first row's alone
+            "img_ids": Rule.SHARED,
+            "txt_ids": Rule.SHARED,
+            "joint_attention_kwargs": Rule.NESTED,
+        },
+    ),
     "SD3Transformer2DModel": ModelRules(
         latents="hidden_states",
         rules={
@@ -131,6 +144,8 @@ MODEL_RULES: Mapping[str, ModelRules] = {
     "CLIPTextModel": _TEXT,
     "CLIPTextModelWithProjection": _TEXT,
     "T5EncoderModel": _TEXT,
+    "Qwen3Model": _TEXT,
+    "Qwen3ForCausalLM": _TEXT,
 }
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from inference.job import Job, Mode, ReferenceTag
-from inference.pixels import Pictures, as_mask, fill_area, fit, side_by_side
+from inference.pixels import Pictures, as_mask, as_rgb, fill_area, fit, side_by_side
 
 if TYPE_CHECKING:
     from inference.catalog import ModelSpec
@@ -21,6 +21,9 @@ Arguments = dict[str, Any]
 # models.yaml's word for a model without guidance: distilled to few steps
 NO_GUIDANCE = "none"
 TRUE_CFG = "true_cfg_scale"
+MEGAPIXEL = 1024 * 1024
+# FLUX.2 refuses sources with a side below 64 pixels, and those longer than 8:1.
+_LEAST_AREA = 8 * 64 * 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +32,14 @@ class Route:
 
     `max_sources` bounds the pictures to be changed, where the mode takes any. `extra_channels`
     are those that its denoiser may take in beside the latents: the mask and what it leaves.
+    `max_area`, in pixels, is what the pipeline shrinks a larger picture to unasked.
     """
 
     pipeline: str
     arguments: Callable[[Job, ModelSpec, Pictures], Arguments]
     max_sources: int = 1
     extra_channels: tuple[int, ...] | None = None
+    max_area: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +50,8 @@ class Family:
     models.yaml does not say otherwise; `guidance_flag` is the denoiser's own word for whether it
     listens to that. `negative_field` is the only guidance field with which a negative prompt
     counts, where not every one does. `reference_tags` are what it can take from reference
-    pictures. `defaults` stand where models.yaml sets none.
+    pictures. `processors` names the components that classes of `processors.py` read. `defaults`
+    stand where models.yaml sets none.
     """
 
     routes: Mapping[Mode, Route]
@@ -59,6 +65,7 @@ class Family:
     max_sequence_length: bool = False
     loras: bool = True
     reference_tags: frozenset[ReferenceTag] = frozenset()
+    processors: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -123,13 +130,20 @@ def _kontext_edit(job: Job, spec: ModelSpec, pictures: Pictures) -> Arguments:
     return generate(job, spec, pictures) | {"image": shown}
 
 
-def _kontext_inpaint(job: Job, spec: ModelSpec, pictures: Pictures) -> Arguments:
+def _inpaint_with(job: Job, spec: ModelSpec, pictures: Pictures) -> Arguments:
     """The first source is redrawn, the others show what with."""
     arguments = inpaint(job, spec, pictures)
     if pictures.sources[1:]:
         joined = side_by_side(pictures.sources[1:])
         arguments["image_reference"] = fill_area(joined, job.width * job.height, 16)
     return arguments
+
+
+def _edit_all(job: Job, spec: ModelSpec, pictures: Pictures) -> Arguments:
+    """For FLUX.2, which looks at each source by itself: shown at about the output's area."""
+    area = min(max(job.width * job.height, _LEAST_AREA), MEGAPIXEL)
+    shown = [fill_area(source, area, 16) for source in pictures.sources]
+    return generate(job, spec, pictures) | {"image": shown}
 
 
 def _flux(routes: Mapping[Mode, Route], **changes: Any) -> Family:
@@ -146,7 +160,13 @@ def _flux(routes: Mapping[Mode, Route], **changes: Any) -> Family:
     )
 
 
-def _qwen(routes: Mapping[Mode, Route]) -> Family:
+def _edit_native(job: Job, spec: ModelSpec, pictures: Pictures) -> Arguments:
+    """For pipelines that size the sources themselves, and take one or several."""
+    shown = [as_rgb(source) for source in pictures.sources]
+    return generate(job, spec, pictures) | {"image": shown if len(shown) > 1 else shown[0]}
+
+
+def _qwen(routes: Mapping[Mode, Route], **changes: Any) -> Family:
     """A family on the Qwen-Image transformer."""
     return Family(
         routes=routes,
@@ -157,6 +177,7 @@ def _qwen(routes: Mapping[Mode, Route]) -> Family:
         max_sequence_length=True,
         # one space is what its makers write where nothing is to be avoided
         defaults={"num_inference_steps": 50, "guidance_scale": 4.0, "negative_prompt": " "},
+        **changes,
     )
 
 
@@ -173,7 +194,7 @@ FAMILIES: Mapping[str, Family] = {
             Mode.GENERATE: Route("FluxKontextPipeline", _kontext(generate)),
             Mode.EDIT: Route("FluxKontextPipeline", _kontext(_kontext_edit), max_sources=4),
             Mode.INPAINT: Route(
-                "FluxKontextInpaintPipeline", _kontext(_kontext_inpaint), max_sources=4
+                "FluxKontextInpaintPipeline", _kontext(_inpaint_with), max_sources=4
             ),
         },
         defaults={"strength": 1.0},
@@ -185,6 +206,35 @@ FAMILIES: Mapping[str, Family] = {
         },
         negative_prompt=False,
         defaults={"guidance_scale": 30.0, "strength": 1.0},
+    ),
+    "flux2": Family(
+        routes={
+            Mode.GENERATE: Route("Flux2Pipeline", generate),
+            Mode.EDIT: Route("Flux2Pipeline", _edit_all, max_sources=8),
+        },
+        denoisers=("transformer",),
+        size_multiple=16,
+        native_side=1024,
+        guidance_flag="guidance_embeds",
+        negative_prompt=False,
+        max_sequence_length=True,
+        processors={"tokenizer": "MistralPrompts"},
+        defaults={"num_inference_steps": 50, "guidance_scale": 4.0},
+    ),
+    "flux2-klein": Family(
+        routes={
+            Mode.GENERATE: Route("Flux2KleinPipeline", generate),
+            Mode.EDIT: Route("Flux2KleinPipeline", _edit_all, max_sources=4),
+            Mode.INPAINT: Route(
+                "Flux2KleinInpaintPipeline", _inpaint_with, max_sources=4, max_area=MEGAPIXEL
+            ),
+        },
+        denoisers=("transformer",),
+        size_multiple=16,
+        native_side=1024,
+        negative_prompt=False,
+        max_sequence_length=True,
+        defaults={"num_inference_steps": 50, "guidance_scale": 4.0},
     ),
     "sdxl": Family(
         routes={
@@ -217,6 +267,14 @@ FAMILIES: Mapping[str, Family] = {
             Mode.IMG2IMG: Route("QwenImageImg2ImgPipeline", img2img),
             Mode.INPAINT: Route("QwenImageInpaintPipeline", inpaint),
         }
+    ),
+    "qwen-image-edit": _qwen(
+        {Mode.EDIT: Route("QwenImageEditPipeline", _edit_native)},
+        processors={"processor": "QwenPrompts"},
+    ),
+    "qwen-image-edit-plus": _qwen(
+        {Mode.EDIT: Route("QwenImageEditPlusPipeline", _edit_native, max_sources=3)},
+        processors={"processor": "QwenPrompts"},
     ),
     "z-image": Family(
         routes={

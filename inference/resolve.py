@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from typing import Any
 
@@ -41,7 +42,7 @@ def resolve(
         raise Unsupported("guidance_scale", f"{spec.name!r} honours no guidance_scale")
     _within("num_inference_steps", steps, 1, spec.limits.num_inference_steps)
     _within("guidance_scale", guidance, 0, spec.limits.guidance_scale)
-    width, height = _size(request, spec)
+    width, height = _within_area(_size(request, spec), spec, mode)
     return Job(
         id=job_id,
         model=spec.name,
@@ -164,6 +165,16 @@ def _size(request: ImageRequest, spec: ModelSpec) -> tuple[int, int]:
         width, height = spec.default_size
         return spec.size_of(request.aspect_ratio or f"{width}:{height}", request.resolution)
     return spec.default_size
+
+
+def _within_area(size: tuple[int, int], spec: ModelSpec, mode: Mode) -> tuple[int, int]:
+    """A size as large as the mode's pipeline makes it, in the same ratio."""
+    width, height = size
+    most, unit = spec.rules.routes[mode].max_area, spec.rules.size_multiple
+    if most is None or width * height <= most:
+        return size
+    scale = math.sqrt(most / (width * height))
+    return int(width * scale) // unit * unit, int(height * scale) // unit * unit
 
 
 def _seeds(request: ImageRequest) -> tuple[int, ...]:

@@ -5,14 +5,20 @@ checkpoint would, in milliseconds.
 """
 
 from inference.skeletons.flux import tiny_fill, tiny_flux, tiny_kontext
-from inference.skeletons.others import tiny_qwen, tiny_zimage
+from inference.skeletons.flux2 import tiny_flux2, tiny_klein
+from inference.skeletons.others import tiny_qwen, tiny_qwen_edit, tiny_zimage
+from inference.skeletons.parts import save
 from inference.skeletons.stable import tiny_sd3, tiny_sdxl
 
 __all__ = [
+    "save",
     "tiny_fill",
     "tiny_flux",
+    "tiny_flux2",
+    "tiny_klein",
     "tiny_kontext",
     "tiny_qwen",
+    "tiny_qwen_edit",
     "tiny_sd3",
     "tiny_sdxl",
     "tiny_zimage",

@@ -5,13 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from transformers import (
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
+    Qwen2VLImageProcessorPil,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3Model,
 )
+
+from inference.processors import MistralPrompts, QwenPrompts
 
 # What the real tokenizers know beside text.
 _MARKS = (
@@ -21,6 +26,10 @@ _MARKS = (
 _CHAT = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
     "{{ message.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+)
+_CONTENTS = (
+    "{% for message in messages %}[{{ message.role }}]"
+    "{% for part in message.content %}{{ part.text }}{% endfor %}{% endfor %}"
 )
 
 
@@ -43,6 +52,45 @@ def qwen_tokenizer() -> Qwen2Tokenizer:
     )
     tokenizer.chat_template = _CHAT
     return tokenizer
+
+
+def mistral_prompts() -> MistralPrompts:
+    """A Mistral's reader of prompts over a tokenizer of single bytes, with a chat template."""
+    marks = ["[IMG]", "[IMG_BREAK]", "[IMG_END]"]
+    pieces = [*_bytes_as_letters(), "<pad>", "</s>", *marks]
+    tokenizer = Qwen2Tokenizer(
+        vocab={piece: index for index, piece in enumerate(pieces)},
+        merges=[],
+        pad_token="<pad>",
+        eos_token="</s>",
+        additional_special_tokens=marks,
+    )
+    tokenizer.chat_template = _CONTENTS
+    return MistralPrompts(tokenizer)
+
+
+def qwen_prompts() -> QwenPrompts:
+    """A Qwen2.5-VL's reader of prompts and pictures, which it sees at some 50 pixels a side."""
+    pictures = Qwen2VLImageProcessorPil(min_pixels=56 * 56, max_pixels=56 * 56)
+    return QwenPrompts(pictures, qwen_tokenizer())
+
+
+def mistral_vision(tokenizer: Qwen2Tokenizer, *, layers: int) -> Mistral3ForConditionalGeneration:
+    """A random Mistral 3 of 16 channels."""
+    config = Mistral3Config(
+        text_config={"model_type": "mistral", **_text(tokenizer, layers, head_dim=8)},
+        vision_config={
+            "model_type": "pixtral",
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 64,
+            "patch_size": 16,
+        },
+        image_token_index=tokenizer.convert_tokens_to_ids("[IMG]"),
+    )
+    return Mistral3ForConditionalGeneration(config)
 
 
 def _text(tokenizer: Qwen2Tokenizer, layers: int, **more: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import diffusers
 import torch
 
-from inference.skeletons.language import qwen3, qwen_tokenizer, qwen_vision
+from inference.skeletons.language import qwen3, qwen_prompts, qwen_tokenizer, qwen_vision
 from inference.skeletons.parts import louder, tiny_vae, without_dropout
 
 
@@ -25,10 +25,27 @@ def tiny_qwen(*, seed: int = 0) -> Any:
     return without_dropout(pipe)
 
 
-def qwen_vae() -> Any:
+def tiny_qwen_edit(*, seed: int = 0, plus: bool = False) -> Any:
+    """A random QwenImageEditPipeline, or with `plus` the one that takes several pictures."""
+    torch.manual_seed(seed)
+    prompts = qwen_prompts()
+    wanted = diffusers.QwenImageEditPlusPipeline if plus else diffusers.QwenImageEditPipeline
+    pipe = wanted(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        # it sees every source at a megapixel
+        vae=qwen_vae(base_dim=2),
+        text_encoder=qwen_vision(prompts.tokenizer),
+        tokenizer=prompts.tokenizer,
+        processor=prompts,
+        transformer=qwen_transformer(num_attention_heads=1, zero_cond_t=plus),
+    )
+    return without_dropout(pipe)
+
+
+def qwen_vae(*, base_dim: int = 8) -> Any:
     """A random AutoencoderKLQwenImage of 4 latent channels."""
     return diffusers.AutoencoderKLQwenImage(
-        base_dim=8,
+        base_dim=base_dim,
         z_dim=4,
         dim_mult=[1, 1, 1, 1],
         num_res_blocks=1,
@@ -37,14 +54,14 @@ def qwen_vae() -> Any:
     )
 
 
-def qwen_transformer(**changes: Any) -> Any:
+def qwen_transformer(*, num_attention_heads: int = 4, **changes: Any) -> Any:
     """A random QwenImageTransformer2DModel for that VAE and a 16-channel text encoder."""
     transformer = diffusers.QwenImageTransformer2DModel(
         in_channels=16,
         out_channels=4,
         num_layers=1,
         attention_head_dim=16,
-        num_attention_heads=4,
+        num_attention_heads=num_attention_heads,
         joint_attention_dim=16,
         axes_dims_rope=(4, 6, 6),
         **changes,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import string
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -14,6 +16,8 @@ from transformers import (
     T5EncoderModel,
     T5Tokenizer,
 )
+
+from inference.processors import MistralPrompts, QwenPrompts
 
 _CHARACTERS = string.ascii_lowercase + string.digits + ".,-'"
 
@@ -74,6 +78,18 @@ def tiny_vae(latent_channels: int, **more: Any) -> Any:
         latent_channels=latent_channels,
         **more,
     )
+
+
+def save(pipe: Any, folder: Path) -> None:
+    """Write a pipeline as checkpoints are published, with the processors of transformers."""
+    pipe.save_pretrained(folder)
+    index = folder / "model_index.json"
+    content = json.loads(index.read_text())
+    for name, part in pipe.components.items():
+        if isinstance(part, QwenPrompts | MistralPrompts):
+            part.save(folder / name)
+            content[name] = ["transformers", part.stands_for]
+    index.write_text(json.dumps(content, indent=2))
 
 
 def louder(module: torch.nn.Module, factor: float) -> torch.nn.Module:

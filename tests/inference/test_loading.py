@@ -13,7 +13,7 @@ from inference.catalog import Catalog
 from inference.errors import ModelFailed
 from inference.job import Mode
 from inference.loading import load_pipelines, locate
-from inference.skeletons import tiny_sdxl
+from inference.skeletons import tiny_klein, tiny_sdxl
 
 
 def test_modes_share_every_module(catalog: Catalog) -> None:
@@ -88,6 +88,16 @@ def test_a_checkpoint_made_for_something_else_is_a_reason(
         changes = changes | {"source": str(tmp_path)}
     with pytest.raises(ModelFailed, match=said):
         load_pipelines(spec.model_copy(update=changes), "cpu")
+
+
+def test_a_distilled_klein_is_served_without_guidance(catalog: Catalog, tmp_path: Path) -> None:
+    tiny_klein(distilled=True).save_pretrained(tmp_path)
+    spec = catalog.models["sdxl"].model_copy(
+        update={"family": "flux2-klein", "source": str(tmp_path), "modes": (Mode.EDIT,)}
+    )
+    with pytest.raises(ModelFailed, match=r"to no guidance_scale; set guidance_field: none$"):
+        load_pipelines(spec, "cpu")
+    load_pipelines(spec.model_copy(update={"guidance_field": "none"}), "cpu")
 
 
 def test_sources_are_found() -> None:

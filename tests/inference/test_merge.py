@@ -146,6 +146,19 @@ def test_shapes_must_be_equal_because_the_first_rows_decide() -> None:
     assert merged["img_shapes"] == [[(1, 4, 4), (1, 2, 4)]] * 3
 
 
+def test_positions_with_a_row_axis_are_shared_and_compared() -> None:
+    """FLUX.2 reads the first row's: 24 tokens of another shape must not share a forward."""
+    rules = MODEL_RULES["Flux2Transformer2DModel"]
+    wide, tall = (torch.cartesian_prod(*map(torch.arange, size))[None] for size in ((4, 6), (6, 4)))
+    calls = [
+        {"hidden_states": torch.rand(1, 24, 4), "img_ids": ids, "guidance": None}
+        for ids in (wide, tall, wide.clone())
+    ]
+    assert not same(rules, calls[0], calls[1])
+    assert same(rules, calls[0], calls[2])
+    assert torch.equal(merge(rules, [calls[0], calls[2]])["img_ids"], wide)
+
+
 def zimage_call(rows: int = 1, side: int = 8, length: int = 32) -> dict[str, Any]:
     return {
         "x": [torch.rand(4, 1, side, side) for _ in range(rows)],

@@ -247,6 +247,7 @@ EDITS = Catalog.model_validate(
                 "guidance_field": "none",
             },
             "fill": {"name": "fill", "family": "flux-fill", "source": "e/f"},
+            "klein": {"name": "klein", "family": "flux2-klein", "source": "g/h"},
         }
     }
 )
@@ -305,6 +306,15 @@ class TestCapabilities:
     def test_an_edit_takes_several_pictures_and_leaves_out_the_strength(self) -> None:
         job = made(EDITS, images=(SOURCE,) * 4)
         assert (job.mode, len(job.images), job.takes_strength) == (Mode.EDIT, 4, False)
+
+    @pytest.mark.parametrize(
+        ("images", "size"), [((SOURCE,), (1920, 1088)), ((SOURCE, MASK), (1360, 768))]
+    )
+    def test_a_size_is_no_larger_than_the_modes_pipeline_makes_it(
+        self, images: tuple[InputImage, ...], size: tuple[int, int]
+    ) -> None:
+        job = made(EDITS, model="klein", images=images, width=1920, height=1088)
+        assert (job.width, job.height) == size
 
     def test_an_edit_of_few_steps_is_one(self) -> None:
         """One step of img2img at the default strength would leave none."""
