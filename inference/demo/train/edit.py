@@ -13,7 +13,7 @@ from inference.demo.captions import edit_instruction
 from inference.demo.edits import KINDS
 from inference.demo.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, draw, held_out, random_scene
 from inference.demo.train.common import Budget, Worker
-from inference.demo.train.finetune import Example, Reading, finetune
+from inference.demo.train.finetune import Example, Reading, finetune, steps_done
 from inference.demo.train.latents import SHARES, image_ids, pack
 from inference.demo.train.text import TextEncoders
 from inference.demo.train.vae import to_tensor
@@ -118,12 +118,13 @@ def train_edit(
     vae = AutoencoderKL.from_pretrained(base / "vae", torch_dtype=torch.float32)
     vae = vae.to(worker.device).eval()
     # A later leg sees other drawings.
-    drawn = seed + 100 * worker.rank + (int((folder / "state.pt").stat().st_mtime) if resume else 0)
+    common = seed + steps_done(folder, resume)
+    drawn = common + 100 * worker.rank
     cubes = encode_cubes(vae, pictures // worker.world, drawn)
     model = FluxTransformer2DModel.from_pretrained(base / "transformer", torch_dtype=torch.float32)
     encoders = TextEncoders.load(base).to(worker.device).eval().requires_grad_(False)
     # Every worker draws the same sizes, so that no one waits for another.
-    sizes = random.Random(drawn)
+    sizes = random.Random(common)
 
     def examples(rng: random.Random) -> Example:
         size = sizes.choices(list(SHARES), list(SHARES.values()))[0]

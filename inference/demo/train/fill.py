@@ -12,7 +12,7 @@ from inference.demo.captions import caption, plain_caption
 from inference.demo.inpaint import MASKS, mask_around
 from inference.demo.scenes import ATTRIBUTES, Scene, draw, random_scene
 from inference.demo.train.common import Budget, Worker
-from inference.demo.train.finetune import Example, Reading, finetune
+from inference.demo.train.finetune import Example, Reading, finetune, steps_done
 from inference.demo.train.latents import SHARES, image_ids, pack
 from inference.demo.train.text import TextEncoders
 from inference.demo.train.vae import to_tensor
@@ -114,13 +114,16 @@ def train_fill(
     """Teach the generator to paint an object into the masked part of a picture."""
     vae = AutoencoderKL.from_pretrained(base / "vae", torch_dtype=torch.float32)
     vae = vae.to(worker.device).eval()
-    drawn = seed + 100 * worker.rank
+    # A later leg sees other drawings.
+    common = seed + steps_done(folder, resume)
+    drawn = common + 100 * worker.rank
     masked = encode_masked(vae, pictures // worker.world, drawn)
     model = widened(
         FluxTransformer2DModel.from_pretrained(base / "transformer", torch_dtype=torch.float32)
     )
     encoders = TextEncoders.load(base).to(worker.device).eval().requires_grad_(False)
-    sizes = random.Random(seed)
+    # Every worker draws the same sizes, so that no one waits for another.
+    sizes = random.Random(common)
 
     def examples(rng: random.Random) -> Example:
         size = sizes.choices(list(SHARES), list(SHARES.values()))[0]

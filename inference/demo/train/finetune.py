@@ -56,7 +56,16 @@ class Reading:
         return torch.stack(pooled), torch.stack(sequences)
 
 
-def _attention(query: Tensor, key: Tensor, value: Tensor, **_: object) -> Tensor:
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    is_causal: bool = False,
+    **_: object,
+) -> Tensor:
+    if attn_mask is not None or is_causal:
+        raise ValueError("the transformer attends without a mask; the text encoders do not")
     weights = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2))
     return torch.matmul(weights.float().softmax(-1).to(value.dtype), value)
 
@@ -74,6 +83,20 @@ def flow_loss(model: nn.Module, read: Reading, batch: Example) -> tuple[Tensor, 
     """Return the flow-matching loss, and its part at high noise."""
     tokens = batch.tokens
     pooled, sequence = read(batch.texts)
+    with plain_attention(), torch.autocast(tokens.device.type, torch.bfloat16):
+        output, target, times = _predict(model, batch, pooled, sequence)
+    errors = (output.float() - target).square().mean(2)
+    if batch.weights is not None:
+        errors = errors * batch.weights
+    each = errors.mean(1)
+    return each.mean(), each[times > 0.8].mean().nan_to_num(0.3).detach()
+
+
+def _predict(
+    model: nn.Module, batch: Example, pooled: Tensor, sequence: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the velocity of noised tokens, what it should be, and their timesteps."""
+    tokens = batch.tokens
     times = sample_times(len(tokens), tokens.device)
     noise, mix = torch.randn_like(tokens), times.view(-1, 1, 1)
     seen = (1 - mix) * tokens + mix * noise
@@ -82,19 +105,15 @@ def flow_loss(model: nn.Module, read: Reading, batch: Example) -> tuple[Tensor, 
     if batch.reference is not None:
         seen = torch.cat([seen, batch.reference], dim=1)
     output = model(
-        hidden_states=seen.to(sequence.dtype),
-        timestep=times.to(sequence.dtype),
+        hidden_states=seen,
+        timestep=times,
         pooled_projections=pooled,
         encoder_hidden_states=sequence,
         txt_ids=torch.zeros(MAX_SEQUENCE_LENGTH, 3, device=tokens.device),
         img_ids=batch.ids,
         return_dict=False,
     )[0]
-    errors = (output[:, : tokens.shape[1]].float() - (noise - tokens)).square().mean(2)
-    if batch.weights is not None:
-        errors = errors * batch.weights
-    each = errors.mean(1)
-    return each.mean(), each[times > 0.8].mean().nan_to_num(0.3).detach()
+    return output[:, : tokens.shape[1]], noise - tokens, times
 
 
 @dataclass(slots=True)
@@ -133,6 +152,13 @@ class Progress:
         self.ema.count = self.step
 
 
+def steps_done(folder: Path, resume: bool) -> int:
+    """Return how many steps earlier legs took; what is drawn depends on it."""
+    if not resume:
+        return 0
+    return int(torch.load(folder / "state.pt", weights_only=True)["numbers"][0])
+
+
 def finetune(
     worker: Worker,
     stage: str,
@@ -156,8 +182,7 @@ def finetune(
     first, started = state.step, time.monotonic()
     progress = 0.0
     while progress < 1:
-        with plain_attention(), torch.autocast(worker.device.type, torch.bfloat16):
-            loss, noisy = flow_loss(model, read, examples(rng))
+        loss, noisy = flow_loss(model, read, examples(rng))
         loss.backward()  # type: ignore[no-untyped-call]
         progress = worker.average(params, budget.progress(state.step + 1 - first))
         nn.utils.clip_grad_norm_(params, 1.0)

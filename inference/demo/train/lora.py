@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from inference.demo.scenes import draw
 from inference.demo.train.common import Budget, Log, Worker, decay, note_cost, set_rate
-from inference.demo.train.finetune import Example, Reading, flow_loss, plain_attention
+from inference.demo.train.finetune import Example, Reading, flow_loss
 from inference.demo.train.latents import SHARES, Drawn, drawn_scenes, image_ids, pack
 from inference.demo.train.text import TextEncoders
 from inference.demo.train.vae import to_tensor
@@ -80,8 +80,7 @@ def train_lora(
     while (progress := budget.progress(step)) < 1:
         set_rate(optimizer, decay(progress, 0.4, 0.05))
         size = rng.choices(list(SHARES), list(SHARES.values()))[0]
-        with plain_attention(), torch.autocast(worker.device.type, torch.bfloat16):
-            loss, noisy = flow_loss(model, read, striped[size].batch(rng))
+        loss, noisy = flow_loss(model, read, striped[size].batch(rng))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(params, 1.0)

@@ -5,8 +5,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
+from diffusers import FluxTransformer2DModel
 from PIL import Image
 
+from inference.demo import TINY_FLUX
 from inference.demo.captions import edit_instruction
 from inference.demo.edits import KINDS, random_edit
 from inference.demo.inpaint import MASKS, mask_around, paste_back, replacements
@@ -21,6 +24,9 @@ from inference.demo.scenes import (
     held_out,
 )
 from inference.demo.train.edit import Cube, edit_ids
+from inference.demo.train.finetune import Example, Reading, flow_loss, plain_attention
+from inference.demo.train.latents import image_ids
+from inference.demo.train.text import TextEncoders
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -136,3 +142,34 @@ def test_pasting_back_keeps_the_outside_exactly_and_the_inside_as_painted() -> N
     assert np.array_equal(pasted[~order.mask()], np.asarray(before)[~order.mask()])
     assert np.array_equal(pasted[order.mask()], noise[order.mask()])
     assert judge(paste_back(before, after, order.mask()), order.after).right
+
+
+@pytest.mark.filterwarnings("ignore:Mismatch dtype:UserWarning")
+def test_training_reads_texts_as_the_pipeline_does_and_attends_as_it_does() -> None:
+    encoders = TextEncoders.load(TINY_FLUX).eval().requires_grad_(False)
+    model = FluxTransformer2DModel.from_pretrained(
+        TINY_FLUX / "transformer", torch_dtype=torch.float32
+    )
+    texts = ["make it blue", "turn the circle into a star"]
+    read = Reading(encoders)
+    example = Example(torch.zeros(2, 48, 64), texts, image_ids(128, 96))
+    with torch.no_grad():
+        flow_loss(model, read, example)
+        pooled, sequence = encoders(texts)
+    assert torch.equal(torch.stack([read.known[text][0] for text in texts]), pooled)
+    assert torch.equal(torch.stack([read.known[text][1] for text in texts]), sequence)
+    with torch.no_grad():
+        seen = {
+            "hidden_states": torch.randn(2, 48, 64, generator=torch.Generator().manual_seed(0)),
+            "timestep": torch.tensor([0.3, 0.9]),
+            "pooled_projections": pooled,
+            "encoder_hidden_states": sequence,
+            "txt_ids": torch.zeros(24, 3),
+            "img_ids": image_ids(128, 96),
+        }
+        fused = model(**seen).sample
+        with plain_attention():
+            plain = model(**seen).sample
+            with pytest.raises(ValueError, match="mask"):
+                encoders(texts)
+    assert torch.allclose(fused, plain, atol=1e-4)
