@@ -63,6 +63,11 @@ class Running:
             log.error("emit.failed", job_id=self.job.id, error=repr(error))
 
     @property
+    def ready(self) -> bool:
+        """Whether it could start at once; if not, what it lacks is on its way."""
+        return self.model is not None and self.model.loras.ready(self.job.loras)
+
+    @property
     def lane(self) -> Lane:
         """How it may share its model, which is known once that is loaded."""
         assert self.model is not None, "models are found before anything else"

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+_BREATH_SECONDS = 0.002
+
 
 class Worker:
     """Runs the images of one device; every method but `status` belongs to the engine thread."""
@@ -115,6 +117,9 @@ class Worker:
                 self._schedule.charge(image.ticket, seconds)
         for image in [image for image in self._running if image.call is None]:
             self._end(image)
+        if self._waiting and not self._running:
+            # only for what is still being read
+            time.sleep(_BREATH_SECONDS)
 
     def beat(self) -> None:
         """Show a sign of life."""
@@ -159,7 +164,8 @@ class Worker:
             if image.lane is Lane.EXCLUSIVE:
                 closed.add(image.job.model)
         chosen: list[Running] = []
-        for image in sorted(self._waiting, key=lambda one: self._schedule.rank(one.ticket, now)):
+        ready = [image for image in self._waiting if image.ready]
+        for image in sorted(ready, key=lambda one: self._schedule.rank(one.ticket, now)):
             name = image.job.model
             if len(chosen) == room:
                 break

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,10 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 
-from inference import coalesce, skeletons, worker
+from inference import coalesce, lora_shelf, skeletons, worker
 from inference.catalog import Catalog
 from inference.errors import LoraFailed
-from inference.events import Cancelled, Failed
+from inference.events import Cancelled, Failed, Progress
 from inference.job import Job, Lora, Mode
 from inference.lora import LoraRows, Mix, RowsFolded
 from inference.lora_spec import LoraSpec
@@ -88,10 +90,18 @@ def asks(name: str, *loras: tuple[str, float], **changes: Any) -> Job:
     return job(name, loras=named, negative_prompt=None, **changes)
 
 
+def settle(bench: Bench) -> None:
+    """Wait until all that was asked for has been read, so that all may start at once."""
+    bench.worker._find_models()
+    while not all(image.ready for image in bench.worker._waiting):
+        time.sleep(0.001)
+
+
 def made_alone(bench: Bench, wanted: Job) -> Any:
     bench.finish()
     bench.seen.events.clear()
     bench.submit(wanted)
+    settle(bench)
     bench.finish()
     return bench.seen.picture(wanted.id)
 
@@ -131,6 +141,7 @@ def test_staggered_requests_with_their_own_loras_are_as_alone(
 ) -> None:
     for wanted in many():
         bench.submit(wanted)
+        settle(bench)
         bench.ticks(2)
     bench.finish()
     together = {wanted.id: bench.seen.picture(wanted.id) for wanted in many()}
@@ -153,14 +164,16 @@ def test_loading_one_while_others_run_changes_no_pixel_of_theirs(served: Catalog
 
     def run(loaded_before: bool) -> list[bytes]:
         bench = Bench(served)
-        bench.submit(asks("warm-up", ("c", 0.5)) if loaded_before else asks("warm-up"))
-        bench.finish()
+        made_alone(bench, asks("warm-up", ("c", 0.5)) if loaded_before else asks("warm-up"))
         bench.submit(asks("first", num_inference_steps=8))
         bench.submit(asks("second", ("a", 1.0), seeds=(2,), num_inference_steps=8))
+        settle(bench)
         bench.ticks(6)
         shelf = bench.worker._residents.get("flux").loras
         assert (("c", None) in shelf._kept) is loaded_before
         bench.submit(asks("late", ("c", 0.5), seeds=(3,)))
+        settle(bench)
+        assert 0 < len(bench.seen.progress("first")) < 8
         bench.finish()
         return [bench.seen.picture(name).tobytes() for name in ("first", "second", "late")]
 
@@ -171,6 +184,7 @@ def test_cancelling_one_changes_no_pixel_of_the_others(bench: Bench) -> None:
     def run(cancel: bool) -> list[bytes]:
         for name, mix in (("x", ()), ("y", (("a", 1.0),)), ("z", (("b", 1.0),))):
             bench.submit(asks(name, *mix, num_inference_steps=8))
+        settle(bench)
         bench.ticks(5)
         if cancel:
             bench.worker.cancel(lambda one: one.id == "y")
@@ -208,6 +222,7 @@ def test_a_forward_mixes_only_so_many(
     for number, name in enumerate(["a", "b", "c", None, "a"]):
         mix = [(name, 1.0)] if name else []
         bench.submit(asks(f"j{number}", *mix, seeds=(number,)))
+    settle(bench)
     bench.finish()
     used = [len({part[0] for mix in company for part in mix.parts}) for company in forwards]
     assert max(used) == min(most, 3)
@@ -260,6 +275,7 @@ def test_a_model_that_folds_its_rows_mixes_none_but_makes_all(
     jobs = [wish("none"), wish("half", ("z", 0.5)), wish("one", ("z", 1.0)), wish("too", ("z", 1))]
     for wanted in jobs:
         bench.submit(wanted)
+    settle(bench)
     bench.finish()
     assert len(set(forwards[0])) == 3, "they were to meet once, to find out"
     assert all(len(set(company)) == 1 for company in forwards[8:])
@@ -268,6 +284,77 @@ def test_a_model_that_folds_its_rows_mixes_none_but_makes_all(
     for wanted in jobs:
         assert difference(together[wanted.id], made_alone(bench, wanted)) <= 1
     assert difference(together["none"], together["one"]) > 10
+
+
+def test_reading_one_holds_nobody_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A download may take minutes; pictures that do not need it go on, and new ones start."""
+    made_alone(bench, asks("warm-up"))
+    arrived, go_on = threading.Event(), threading.Event()
+    find = lora_shelf.find
+
+    def slow(*args: Any) -> Any:
+        arrived.set()
+        assert go_on.wait(30)
+        return find(*args)
+
+    monkeypatch.setattr(lora_shelf, "find", slow)
+    slow_one = Lora(name="a", strength=1.0, rank=3)
+    bench.submit(job("slow", negative_prompt=None, loras=(slow_one,)))
+    bench.ticks(1)
+    assert arrived.wait(10)
+    bench.submit(asks("quick"))
+    while not any(event.job_id == "quick" for event in ends(bench)):
+        bench.ticks(1)
+    assert not bench.seen.progress("slow") and bench.worker.busy
+    go_on.set()
+    bench.finish(limit=20_000)
+    assert bench.seen.picture("slow")
+
+
+def ends(bench: Bench) -> list[Any]:
+    return [event for event in bench.seen.events if not isinstance(event, Progress)]
+
+
+def test_one_that_waits_to_be_read_can_be_cancelled(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_alone(bench, asks("warm-up"))
+    go_on = threading.Event()
+    find = lora_shelf.find
+    monkeypatch.setattr(lora_shelf, "find", lambda *args: (go_on.wait(30), find(*args))[1])
+    bench.submit(job("slow", negative_prompt=None, loras=(Lora(name="a", strength=1.0, rank=1),)))
+    bench.ticks(3)
+    bench.worker.cancel(lambda one: one.id == "slow")
+    assert isinstance(bench.seen.outcome("slow"), Cancelled)
+    assert not bench.worker.busy
+    go_on.set()
+
+
+def test_what_cannot_be_read_is_not_tried_for_every_request(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[str] = []
+
+    def failing(spec: Any, name: str) -> Any:
+        tries.append(name)
+        raise LoraFailed("the hub does not answer")
+
+    monkeypatch.setattr(lora_shelf, "find", failing)
+    for number in range(3):
+        bench.submit(asks(f"j{number}", ("far away", 1.0)))
+    bench.finish()
+    for number in range(3):
+        failed = bench.seen.outcome(f"j{number}")
+        assert isinstance(failed, Failed) and "does not answer" in str(failed.error)
+    assert tries == ["far away"]
+    monkeypatch.setattr(lora_shelf, "_RETRY_SECONDS", 0.0)
+    shelf = bench.worker._residents.get("flux").loras
+    shelf._failed.clear()
+    for number in range(2):
+        made_to_fail = asks(f"k{number}", ("far away", 1.0))
+        bench.submit(made_to_fail)
+        bench.finish()
+    assert len(tries) == 3
 
 
 class Folding(torch.nn.Module):
