@@ -6,11 +6,12 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers import FluxFillPipeline, FluxTransformer2DModel
 from PIL import Image
 
 from inference.demo import TINY_FLUX
 from inference.demo.captions import edit_instruction
+from inference.demo.derived import load_derived
 from inference.demo.edits import KINDS, random_edit
 from inference.demo.inpaint import MASKS, mask_around, paste_back, replacements
 from inference.demo.judge import judge, kept
@@ -24,6 +25,7 @@ from inference.demo.scenes import (
     held_out,
 )
 from inference.demo.train.edit import Cube, edit_ids
+from inference.demo.train.fill import pack_mask, widened
 from inference.demo.train.finetune import Example, Reading, flow_loss, plain_attention
 from inference.demo.train.latents import image_ids
 from inference.demo.train.text import TextEncoders
@@ -173,3 +175,40 @@ def test_training_reads_texts_as_the_pipeline_does_and_attends_as_it_does() -> N
             with pytest.raises(ValueError, match="mask"):
                 encoders(texts)
     assert torch.allclose(fused, plain, atol=1e-4)
+
+
+def test_training_packs_a_mask_as_the_fill_pipeline_does() -> None:
+    pipe = load_derived(TINY_FLUX, FluxFillPipeline)
+    mask = (torch.rand(1, 96, 128, generator=torch.Generator().manual_seed(1)) > 0.5).float()
+    expected, _ = pipe.prepare_mask_latents(
+        mask[:, None],
+        torch.zeros(1, 3, 96, 128),
+        1,
+        16,
+        1,
+        96,
+        128,
+        torch.float32,
+        "cpu",
+        None,
+    )
+    assert torch.equal(pack_mask(mask), expected)
+
+
+def test_new_inputs_of_the_fill_model_start_without_effect() -> None:
+    base = FluxTransformer2DModel.from_pretrained(
+        TINY_FLUX / "transformer", torch_dtype=torch.float32
+    )
+    inputs: dict[str, torch.Tensor] = {
+        "timestep": torch.tensor([0.5]),
+        "pooled_projections": torch.randn(1, 128),
+        "encoder_hidden_states": torch.randn(1, 24, 128),
+        "txt_ids": torch.zeros(24, 3),
+        "img_ids": image_ids(128, 96),
+    }
+    latents, beside = torch.randn(1, 48, 64), torch.randn(1, 48, 320)
+    with torch.no_grad():
+        plain = base(hidden_states=latents, **inputs).sample
+        wide = widened(base)(hidden_states=torch.cat([latents, beside], dim=2), **inputs).sample
+    assert wide.shape == plain.shape
+    assert torch.allclose(plain, wide, atol=1e-5)
