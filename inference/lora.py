@@ -138,7 +138,8 @@ def _add_conv(layer: Any, output: Tensor, x: Tensor, down: Tensor, up: Tensor) -
 class LoraRows:
     """Gives the rows of a module's forwards their adapters: the rendezvous' `RowData` for LoRA."""
 
-    def __init__(self, module: torch.nn.Module, component: str) -> None:
+    def __init__(self, module: torch.nn.Module, component: str, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
         self._module = module
         self._component = component
         self._tiles = type(module).__name__ in TILES_ROWS
@@ -193,10 +194,13 @@ class LoraRows:
         key = tuple(by_row[:1] if len(set(by_row)) == 1 else by_row)
         if key not in self._plans:
             self._plans[key] = self._gather(key)
-            while len(self._plans) > _KEPT_PLANS:
+            while len(self._plans) > 1 and self._hold_too_much():
                 self._plans.popitem(last=False)
         self._plans.move_to_end(key)
         return self._plans[key]
+
+    def _hold_too_much(self) -> bool:
+        return len(self._plans) > _KEPT_PLANS or self.held_bytes > self._limit_bytes
 
     def _gather(self, by_row: tuple[Recipe, ...]) -> list[_Branch]:
         """A branch for every layer that one of the rows' adapters changes."""

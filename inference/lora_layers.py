@@ -1,6 +1,8 @@
 """From the tensors of a LoRA file to a pair for each layer of a model, or the reason against it.
 
-Nothing here changes the model, so whatever is wrong with a file, the base stays as it was.
+Nothing here changes the model, so whatever is wrong with a file, the base stays as it was. Keys are
+converted by diffusers' own functions, on dicts alone: no module is built, so no lock is needed, and
+any thread may do it.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import json
 import logging
 import math
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -109,6 +112,8 @@ def _complaints() -> Iterator[list[str]]:
     logger = logging.getLogger("diffusers.loaders.lora_conversion_utils")
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    # of this file, not of one that another thread reads
+    handler.addFilter(lambda record: record.thread == threading.get_ident())
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING)

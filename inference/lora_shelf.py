@@ -54,7 +54,7 @@ class LoraShelf:
         device: str,
         limit_bytes: int,
     ) -> None:
-        self.rows = {name: LoraRows(module, name) for name, module in modules.items()}
+        self.rows = {name: LoraRows(module, name, limit_bytes) for name, module in modules.items()}
         self.limit_bytes = limit_bytes
         self._spec = spec
         self._pipe = pipe

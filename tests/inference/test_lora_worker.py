@@ -17,7 +17,7 @@ from inference.catalog import Catalog
 from inference.errors import LoraFailed
 from inference.events import Cancelled, Failed, Progress
 from inference.job import Job, Lora, Mode
-from inference.lora import LoraRows, Mix, RowsFolded
+from inference.lora import Adapter, LoraRows, Mix, RowsFolded
 from inference.lora_spec import LoraSpec
 from inference.status import Lane
 from tests.inference.loras import random_lora, saved
@@ -373,8 +373,6 @@ class QwenImageTransformer2DModel(Folding):
 
 
 def mixes() -> list[Mix]:
-    from inference.lora import Adapter
-
     pair = torch.ones(1, 3), torch.ones(2, 1)
     adapter = Adapter("a", "a", {"transformer": {"inner": pair}})
     return [Mix(), Mix(((adapter, 0.5),))]
@@ -382,7 +380,7 @@ def mixes() -> list[Mix]:
 
 def test_rows_that_a_known_model_repeats_have_theirs_in_each_copy() -> None:
     module = QwenImageTransformer2DModel()
-    rows = LoraRows(module, "transformer")
+    rows = LoraRows(module, "transformer", 1 << 20)
     x = torch.arange(9.0).view(3, 3)
     with torch.no_grad():
         base = module(x)
@@ -394,7 +392,7 @@ def test_rows_that_a_known_model_repeats_have_theirs_in_each_copy() -> None:
 
 def test_rows_that_an_unknown_model_folds_are_told_apart_no_more() -> None:
     module = Folding()
-    rows = LoraRows(module, "transformer")
+    rows = LoraRows(module, "transformer", 1 << 20)
     x = torch.ones(2, 3)
     without, with_it = mixes()
     assert rows.key(without) == rows.key(with_it)
@@ -406,3 +404,19 @@ def test_rows_that_an_unknown_model_folds_are_told_apart_no_more() -> None:
         base = module(x)
         with rows.during([with_it, with_it], [1, 1]):
             assert torch.allclose(module(x) - base, torch.tensor([1.5, 1.5, 0, 0])[:, None])
+
+
+@pytest.mark.parametrize(("limit_bytes", "kept"), [(1 << 20, 3), (0, 1)])
+def test_what_was_gathered_for_a_company_is_kept_within_bounds(limit_bytes: int, kept: int) -> None:
+    module = torch.nn.ModuleDict({"inner": torch.nn.Linear(3, 2)})
+    rows = LoraRows(module, "transformer", limit_bytes)
+    without, with_it = mixes()
+    own = (3 + 2) * 4
+    held = []
+    for count in (2, 3, 4, 5, 6):
+        with rows.during([without, with_it], [1, count]):
+            held.append(rows.held_bytes)
+    sizes = [own * (count + 1) for count in (2, 3, 4, 5, 6)]
+    assert held[-1] == sum(sizes[-kept:])
+    rows.forget([with_it.parts[0][0]])
+    assert rows.held_bytes == 0
