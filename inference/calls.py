@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -30,6 +31,17 @@ def private_copy(pipe: Any, prompts: PromptCache, owner: Hashable) -> Any:
         owner_and_class = (owner, type(pipe).__name__)
         own.__dict__["encode_prompt"] = prompts.wrap(owner_and_class, own.encode_prompt)
     return own
+
+
+def accepted(pipe: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Those of a call's arguments that the pipeline takes; raises ValueError for one that matters.
+
+    Sizes and steps may be fixed; what was asked not to be shown may not be left out in silence.
+    """
+    taken = inspect.signature(pipe.__call__).parameters
+    if arguments.get("negative_prompt") and "negative_prompt" not in taken:
+        raise ValueError(f"{type(pipe).__name__} takes no negative_prompt")
+    return {name: value for name, value in arguments.items() if name in taken}
 
 
 def watch_steps(pipe: Any, on_step: OnStep) -> None:

@@ -21,10 +21,11 @@ from pydantic import (
 )
 
 from inference import lora_spec
+from inference.arguments import NO_GUIDANCE
 from inference.errors import CatalogError, UnknownModel, Unsupported
 from inference.job import ImageRequest, ImageRole, Job, Mode
 from inference.lora_spec import LoraSpec, LoraStrength
-from inference.pipelines import FAMILIES, NO_GUIDANCE, Family
+from inference.pipelines import FAMILIES, Family
 from inference.prices import Price
 from inference.sizes import (
     TIER_SIDES_PX,
@@ -123,7 +124,8 @@ class ModelSpec(_Strict):
         if family is None:
             return values
         filled = dict(values)
-        filled.setdefault("modes", tuple(family.routes))
+        chosen = filled.get("pipelines") if family.any_pipeline else family.routes
+        filled.setdefault("modes", tuple(chosen) if isinstance(chosen, Mapping) else ())
         filled.setdefault("guidance_field", family.guidance_field)
         given = filled.get("defaults", {})
         if isinstance(given, dict):
@@ -140,13 +142,10 @@ class ModelSpec(_Strict):
 
     def _problems(self) -> Iterator[str]:
         """What the entry's values say against one another, or against its family."""
-        family, unit = self.rules, self.rules.size_multiple
+        unit = self.rules.size_multiple
+        yield from self._beyond_family()
         if not self.modes:
             yield "modes must name at least one"
-        if missing := [mode for mode in self.modes if mode not in family.routes]:
-            yield f"family {self.family!r} cannot {', '.join(missing)}"
-        if self.max_sequence_length is not None and not family.max_sequence_length:
-            yield f"family {self.family!r} takes no max_sequence_length"
         for width, height in self.sizes:
             if width % unit or height % unit:
                 yield f"size {width}x{height} is not made of {unit}s"
@@ -156,13 +155,23 @@ class ModelSpec(_Strict):
             width, height = self.default_size
             yield f"the default size {width}x{height} is none that the model can make"
         yield from lora_spec.problems(self)
-        if self.defaults.negative_prompt and not self.takes_negative_prompt:
-            needs = self.rules.negative_field
-            only = (
-                f" without guidance_field: {needs}" if self.rules.negative_prompt and needs else ""
-            )
-            yield f"family {self.family!r} honours no negative_prompt{only}"
         yield from self._beyond_limits()
+
+    def _beyond_family(self) -> Iterator[str]:
+        family = self.rules
+        if missing := [mode for mode in self.modes if mode not in family.routes]:
+            yield f"family {self.family!r} cannot {', '.join(missing)}"
+        if family.any_pipeline and not self.pipelines:
+            yield f"family {self.family!r} needs pipelines: a diffusers class per mode"
+        unnamed = [mode for mode in self.modes if mode not in self.pipelines]
+        if family.any_pipeline and unnamed:
+            yield f"pipelines must name a diffusers class to {', '.join(unnamed)}"
+        if self.max_sequence_length is not None and not family.max_sequence_length:
+            yield f"family {self.family!r} takes no max_sequence_length"
+        if self.defaults.negative_prompt and not self.takes_negative_prompt:
+            needs = family.negative_field if family.negative_prompt else ""
+            only = f" without guidance_field: {needs}" if needs else ""
+            yield f"family {self.family!r} honours no negative_prompt{only}"
 
     def _beyond_limits(self) -> Iterator[str]:
         chosen: dict[str, Defaults | Quality] = {"defaults": self.defaults}

@@ -18,16 +18,8 @@ from typing import Any, Protocol
 import torch
 from greenlet import getcurrent, greenlet
 
-from inference.merge import (
-    Arguments,
-    Keys,
-    ModelRules,
-    count_rows,
-    count_tokens,
-    merge,
-    rules_of,
-    split,
-)
+from inference.merge import Arguments, Keys, count_rows, count_tokens, merge, split
+from inference.rules import ModelRules, rules_of
 
 
 class Abandon(BaseException):

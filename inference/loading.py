@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,6 +62,8 @@ def pipeline_class(spec: ModelSpec, mode: Mode) -> type[Any]:
     found = getattr(diffusers, name, None)
     if found is None:
         raise ModelFailed(f"diffusers {diffusers.__version__} has no {name}")
+    if spec.rules.any_pipeline:
+        _check_signature(spec, mode, found)
     chosen: type[Any] = found
     return chosen
 
@@ -80,8 +83,9 @@ def _load(spec: ModelSpec, device: str) -> Mapping[Mode, Any]:
     for mode in others:
         pipes[mode] = _sibling(pipe, pipeline_class(spec, mode))
         pipes[mode].set_progress_bar_config(disable=True)
-    _check_channels(spec, pipe)
-    _check_guidance(spec, pipe)
+    config = denoisers(spec, pipe)[0].config
+    _check_channels(spec, config)
+    _check_guidance(spec, pipe, config)
     return pipes
 
 
@@ -103,14 +107,25 @@ def _open(spec: ModelSpec, base: Path, parts: Mapping[str, Any], device: str) ->
     return pipe
 
 
-def _check_channels(spec: ModelSpec, pipe: Any) -> None:
+def denoisers(spec: ModelSpec, pipe: Any) -> list[Any]:
+    """The modules that are run at every step, the first of them first; raises ModelFailed."""
+    found = [getattr(pipe, name, None) for name in spec.rules.denoisers]
+    present = [module for module in found if module is not None]
+    if not present:
+        names = ", ".join(spec.rules.denoisers)
+        raise ModelFailed(f"{spec.source}: {type(pipe).__name__} has none of {names}")
+    return present
+
+
+def _check_channels(spec: ModelSpec, config: Any) -> None:
     """Refuse a mode whose denoiser was made for other inputs: it would fail, or paint noise."""
-    config = getattr(pipe, spec.rules.denoisers[0]).config
-    taken = config.get("in_channels")
-    latent = config.get("out_channels") or taken
     for mode in spec.modes:
         extra = spec.rules.routes[mode].extra_channels
-        if mode in spec.pipelines or extra is None or taken - latent in extra:
+        if mode in spec.pipelines or extra is None:
+            continue
+        taken = config.get("in_channels")
+        latent = config.get("out_channels") or taken
+        if taken - latent in extra:
             continue
         needed = " or ".join(str(latent + more) for more in extra)
         raise ModelFailed(
@@ -119,12 +134,11 @@ def _check_channels(spec: ModelSpec, pipe: Any) -> None:
         )
 
 
-def _check_guidance(spec: ModelSpec, pipe: Any) -> None:
+def _check_guidance(spec: ModelSpec, pipe: Any, config: Any) -> None:
     """Refuse a guidance that the checkpoint would take and not listen to."""
     rules = spec.rules
     if spec.guidance_field != rules.guidance_field:
         return
-    config = getattr(pipe, rules.denoisers[0]).config
     if config.get(rules.guidance_flag, True) and not pipe.config.get("is_distilled"):
         return
     other = f" or {rules.negative_field}" if rules.negative_field else ""
@@ -132,6 +146,27 @@ def _check_guidance(spec: ModelSpec, pipe: Any) -> None:
         f"{spec.source}: this checkpoint listens to no {spec.guidance_field}; "
         f"set guidance_field: none{other}"
     )
+
+
+# What a pipeline must take, or its mode would be another.
+_NEEDED = {
+    Mode.GENERATE: ("prompt",),
+    Mode.IMG2IMG: ("prompt", "image", "strength"),
+    Mode.INPAINT: ("prompt", "image", "mask_image"),
+    Mode.EDIT: ("prompt", "image"),
+}
+
+
+def _check_signature(spec: ModelSpec, mode: Mode, wanted: type[Any]) -> None:
+    """Refuse a class whose call has no place for what its mode, or its entry, wants to pass."""
+    needed = [*_NEEDED[mode]]
+    needed += [spec.guidance_field] if spec.guided else []
+    needed += ["max_sequence_length"] if spec.max_sequence_length is not None else []
+    needed += ["negative_prompt"] if spec.defaults.negative_prompt else []
+    taken = inspect.signature(wanted.__call__).parameters
+    missing = ", ".join(name for name in needed if name not in taken)
+    if missing:
+        raise ModelFailed(f"{wanted.__name__} takes no {missing}, so it cannot {mode} as told")
 
 
 def _sibling(pipe: Any, wanted: type[Any]) -> Any:

@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from inference.calls import OnStep, generator, private_copy, watch_steps
+from inference.calls import OnStep, accepted, generator, private_copy, watch_steps
 from inference.catalog import ModelSpec
 from inference.coalesce import Attached, Rendezvous, bring
 from inference.job import Job, Mode
-from inference.loading import load_pipelines
+from inference.loading import denoisers, load_pipelines
 from inference.lora_shelf import LoraShelf
-from inference.merge import UNKNOWN_MODEL, rules_of
 from inference.preview import Previewer, fit_previewer
 from inference.prompts import PromptCache
+from inference.rules import UNKNOWN_MODEL, rules_of
 from inference.status import Lane
 
 if TYPE_CHECKING:
@@ -64,9 +64,24 @@ class LoadedModel:
         if on_step is not None:
             watch_steps(pipe, on_step)
         route = self.spec.rules.routes[job.mode]
-        arguments = route.arguments(job, self.spec, pictures) | overrides
+        arguments = route.arguments(job, self.spec, pictures)
+        if self.spec.rules.any_pipeline:
+            arguments = accepted(pipe, arguments)
+        arguments |= overrides
         noise = generator(job.seeds[index])
-        return pipe, lambda: pipe(**arguments, generator=noise).images[0]
+
+        def make() -> Any:
+            for module in self.step_caches:
+                module._reset_stateful_cache()
+            return pipe(**arguments, generator=noise).images[0]
+
+        return pipe, make
+
+    @property
+    def step_caches(self) -> list[Any]:
+        """The denoisers that remember one step for the next, and so know one picture at a time."""
+        modules = [one.module for one in self.attached if self.denoises(one)]
+        return [module for module in modules if getattr(module, "is_cache_enabled", False)]
 
     @property
     def dtype(self) -> str:
@@ -75,7 +90,10 @@ class LoadedModel:
 
     def denoises(self, attached: Attached) -> bool:
         """Whether it is a denoiser, and not what comes before or after."""
-        return attached in self.attached[: len(self.spec.rules.denoisers)]
+        pipe = self.pipes[self.spec.modes[0]]
+        return any(
+            attached.module is getattr(pipe, name, None) for name in self.spec.rules.denoisers
+        )
 
     def work_seconds(self, job: Job) -> float:
         """About how long the denoising of one picture takes alone."""
@@ -101,7 +119,7 @@ def load_model(
     """Load a model and attach its denoisers; raises ModelFailed. The self-test comes after."""
     pipes = load_pipelines(spec, device)
     pipe = pipes[spec.modes[0]]
-    modules = [getattr(pipe, name) for name in spec.rules.denoisers]
+    modules = denoisers(spec, pipe)
     modules += [module for module in _helpers(pipe) if rules_of(module) is not UNKNOWN_MODEL]
     attached = [rendezvous.attach(module) for module in modules]
     return LoadedModel(

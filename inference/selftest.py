@@ -21,6 +21,7 @@ from inference.job import Job, Mode
 from inference.model import LoadedModel
 from inference.pixels import Pictures
 from inference.prompts import PromptCache
+from inference.rules import UNKNOWN_MODEL
 from inference.status import Lane
 
 log = structlog.get_logger()
@@ -65,11 +66,15 @@ def run_selftest(model: LoadedModel) -> None:
 def find_lane(model: LoadedModel, mode: Mode) -> Lane:
     """The most sharing that leaves every picture as it is alone."""
     name = type(model.pipes[mode]).__name__
-    if any(word in name for word in EXCLUSIVE_WORDS) or swaps_processors(model, mode):
+    if any(word in name for word in EXCLUSIVE_WORDS) or model.step_caches:
+        return Lane.EXCLUSIVE
+    if swaps_processors(model, mode):
         return Lane.EXCLUSIVE
     jobs = [_probe(model, mode, steps=3, seed=1), _probe(model, mode, steps=4, seed=2)]
     alone = [_make(model, job)[1]() for job in jobs]
-    for lane in (Lane.MERGE, Lane.INTERLEAVE):
+    # without rules nothing merges, whatever is tried
+    unknown = model.attached[0].rules is UNKNOWN_MODEL
+    for lane in (Lane.INTERLEAVE,) if unknown else (Lane.MERGE, Lane.INTERLEAVE):
         if _same(alone, _together(model, jobs, merged=lane is Lane.MERGE), _tolerance(model)):
             return lane
     return Lane.EXCLUSIVE
@@ -117,7 +122,13 @@ def sample_calls(model: LoadedModel) -> list[tuple[Call, int]]:
 
 def measure(call: Call) -> list[float]:
     """Seconds per call of forwards of 1, 2, 4 … equal calls, as far as it is worth looking."""
+    module: Any = call.target.module
+    if getattr(module, "is_cache_enabled", False):
+        with module.cache_context("self-test"):  # what it holds is for so many rows
+            return [_row_seconds([call])]
     costs = [_row_seconds([call])]
+    if call.target.rules is UNKNOWN_MODEL:
+        return costs
     while len(costs) < MEASURED_SIZES:
         rows = 2 ** len(costs)
         try:

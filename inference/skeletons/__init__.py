@@ -4,6 +4,7 @@ Tests and CPU benchmarks use these tiny shapes; they exercise every line that a 
 checkpoint would, in milliseconds.
 """
 
+from inference.skeletons.any import tiny_pixart, tiny_sd
 from inference.skeletons.flux import tiny_fill, tiny_flux, tiny_kontext
 from inference.skeletons.flux2 import tiny_flux2, tiny_klein
 from inference.skeletons.others import tiny_qwen, tiny_qwen_edit, tiny_zimage
@@ -17,8 +18,10 @@ __all__ = [
     "tiny_flux2",
     "tiny_klein",
     "tiny_kontext",
+    "tiny_pixart",
     "tiny_qwen",
     "tiny_qwen_edit",
+    "tiny_sd",
     "tiny_sd3",
     "tiny_sdxl",
     "tiny_zimage",

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from inference.calls import accepted
 from inference.catalog import Catalog, ModelSpec
 from inference.events import Cancelled, Event, Failed, ImageDone, Progress
 from inference.job import ImageRole, InputImage, Job, Mode
@@ -111,6 +112,8 @@ def plain(spec: ModelSpec, wanted: Job, index: int = 0) -> Image.Image:
     """The picture as diffusers alone makes it: a fresh pipeline, one ordinary call."""
     pipe = load_pipelines(spec, "cpu")[wanted.mode]
     arguments = spec.rules.routes[wanted.mode].arguments(wanted, spec, decoded(wanted, PICTURES))
+    if spec.rules.any_pipeline:
+        arguments = accepted(pipe, arguments)
     generator = torch.Generator("cpu").manual_seed(wanted.seeds[index])
     made: Image.Image = pipe(**arguments, generator=generator).images[0]
     return made

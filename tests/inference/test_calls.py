@@ -10,7 +10,7 @@ import diffusers
 import pytest
 import torch
 
-from inference.calls import as_map, generator, private_copy, total_steps, watch_steps
+from inference.calls import accepted, as_map, generator, private_copy, total_steps, watch_steps
 from inference.prompts import PromptCache
 from inference.skeletons import tiny_flux, tiny_sdxl
 
@@ -61,6 +61,16 @@ def test_watched_steps_keep_their_signature_so_ancestral_noise_keeps_its_seed(pi
         pictures.append(made.images[0].tobytes())
         assert len(seen) == (3 if watching else 0)
     assert pictures[0] == pictures[1]
+
+
+def test_a_pipeline_gets_what_its_call_takes_and_a_wish_it_cannot_have_is_an_error() -> None:
+    def call(prompt: str, *, width: int) -> None: ...
+
+    pipe = SimpleNamespace(__call__=call)
+    assert accepted(pipe, {"prompt": "a", "width": 8, "steps": 3}) == {"prompt": "a", "width": 8}
+    assert accepted(pipe, {"prompt": "a", "negative_prompt": ""}) == {"prompt": "a"}
+    with pytest.raises(ValueError, match="takes no negative_prompt"):
+        accepted(pipe, {"negative_prompt": "blur"})
 
 
 def test_steps_are_counted_as_the_pipeline_will_make_them() -> None:

@@ -257,7 +257,10 @@ class TestChoice:
 class TestFamilies:
     @pytest.mark.parametrize("family", FAMILIES)
     def test_an_entry_needs_no_more_than_family_and_source(self, family: str) -> None:
-        spec = parsed(models={"m": {"family": family, "source": "a/b"}}).models["m"]
+        entry = {"family": family, "source": "a/b"}
+        if FAMILIES[family].any_pipeline:
+            entry |= {"pipelines": {mode.value: "P" for mode in FAMILIES[family].routes}}
+        spec = parsed(models={"m": entry}).models["m"]
         assert set(spec.modes) == set(FAMILIES[family].routes)
         assert spec.guidance_field == FAMILIES[family].guidance_field
         side = FAMILIES[family].native_side
@@ -291,6 +294,11 @@ class TestMistakes:
         ("change", "said"),
         [
             ({"family": "flix"}, "family 'flix' is none of flux, "),
+            ({"family": "generic"}, "family 'generic' needs pipelines: a diffusers class per mode"),
+            (
+                {"family": "generic", "pipelines": {"edit": "P"}, "modes": ["edit", "generate"]},
+                "pipelines must name a diffusers class to generate",
+            ),
             ({"family": "sdxl", "modes": ["edit"]}, "family 'sdxl' cannot edit"),
             (
                 {"defaults": {"negative_prompt": "blur"}},

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from inference.coalesce import Abandon, Carrier, Rendezvous, by_name, forward
-from inference.merge import MODEL_RULES, ModelRules, Rule
+from inference.rules import MODEL_RULES, ModelRules, Rule
 
 
 class Doubler(torch.nn.Module):
@@ -27,7 +27,7 @@ class Doubler(torch.nn.Module):
 @pytest.fixture
 def doubler(monkeypatch: pytest.MonkeyPatch) -> Doubler:
     rules = ModelRules(latents="rows", rules={"rows": Rule.ROWS})
-    monkeypatch.setattr("inference.merge.MODEL_RULES", {**MODEL_RULES, "Doubler": rules})
+    monkeypatch.setattr("inference.rules.MODEL_RULES", {**MODEL_RULES, "Doubler": rules})
     return Doubler()
 
 

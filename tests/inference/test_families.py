@@ -28,7 +28,7 @@ class Case:
     make: Callable[[], Any]
     family: str
     entry: dict[str, Any] = field(default_factory=dict)
-    unlike: Mode | None = None  # a mode whose forwards do not share
+    lane: Lane = Lane.MERGE
 
 
 SHORT = {"max_sequence_length": 16}
@@ -57,11 +57,38 @@ CASES |= {
     "qwen": Case(skeletons.tiny_qwen, "qwen-image"),
     "z-image": Case(skeletons.tiny_zimage, "z-image", {"max_sequence_length": 64}),
 }
-ROUTES = [
-    (name, mode)
-    for name, case in CASES.items()
-    for mode in case.entry.get("modes", FAMILIES[case.family].routes)
-]
+CASES |= {
+    "sd": Case(
+        skeletons.tiny_sd,
+        "generic",
+        {
+            "pipelines": {
+                "generate": "StableDiffusionPipeline",
+                "img2img": "StableDiffusionImg2ImgPipeline",
+            }
+        },
+    ),
+    "pix2pix": Case(
+        lambda: skeletons.tiny_sd(edits=True),
+        "generic",
+        {"pipelines": {"edit": "StableDiffusionInstructPix2PixPipeline"}},
+    ),
+    "pixart": Case(
+        skeletons.tiny_pixart,
+        "generic",
+        SHORT | {"pipelines": {"generate": "PixArtSigmaPipeline"}},
+        lane=Lane.INTERLEAVE,
+    ),
+}
+
+
+def modes_of(case: Case) -> list[Mode]:
+    """What a case is served for."""
+    own = case.entry.get("modes") or case.entry.get("pipelines")
+    return [Mode(mode) for mode in own or FAMILIES[case.family].routes]
+
+
+ROUTES = [(name, mode) for name, case in CASES.items() for mode in modes_of(case)]
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +132,8 @@ def wishes(name: str, mode: Mode) -> list[Job]:
 
 
 @pytest.mark.parametrize(("name", "mode"), ROUTES)
-def test_alone_is_bit_exact(bench: Bench, served: Catalog, name: str, mode: str) -> None:
-    wanted = job(model=name, mode=Mode(mode))
+def test_alone_is_bit_exact(bench: Bench, served: Catalog, name: str, mode: Mode) -> None:
+    wanted = job(model=name, mode=mode)
     bench.submit(wanted)
     bench.finish()
     expected = plain(served.models[name], wanted)
@@ -116,7 +143,7 @@ def test_alone_is_bit_exact(bench: Bench, served: Catalog, name: str, mode: str)
 
 @pytest.mark.parametrize(("name", "mode"), ROUTES)
 def test_three_staggered_requests_are_as_alone(
-    bench: Bench, served: Catalog, name: str, mode: str, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, served: Catalog, name: str, mode: Mode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows: list[int] = []
 
@@ -128,12 +155,13 @@ def test_three_staggered_requests_are_as_alone(
     for attached in bench.worker._residents.get(name).attached:
         # what was measured of so small a model is mostly noise
         monkeypatch.setattr(attached, "budget_tokens", 1 << 20)
-    for wanted in wishes(name, Mode(mode)):
+    for wanted in wishes(name, mode):
         bench.submit(wanted)
         bench.ticks(2)
     bench.finish()
-    assert max(rows) > 1, "nothing was merged, so nothing was shown"
-    for wanted in wishes(name, Mode(mode)):
+    merges = CASES[name].lane is Lane.MERGE
+    assert (max(rows) > 1) is merges, "what merges is to be seen merged, and nothing else"
+    for wanted in wishes(name, mode):
         made = bench.seen.picture(wanted.id)
         assert difference(made, plain(served.models[name], wanted)) <= 1, wanted.id
 
@@ -141,7 +169,7 @@ def test_three_staggered_requests_are_as_alone(
 @pytest.mark.parametrize("name", CASES)
 def test_lanes(bench: Bench, name: str) -> None:
     model = bench.worker._residents.get(name)
-    assert set(model.lanes.values()) == {Lane.MERGE}
+    assert set(model.lanes.values()) == {CASES[name].lane}
 
 
 @pytest.mark.parametrize(

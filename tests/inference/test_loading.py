@@ -90,6 +90,32 @@ def test_a_checkpoint_made_for_something_else_is_a_reason(
         load_pipelines(spec.model_copy(update=changes), "cpu")
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"pipelines": {Mode.IMG2IMG: "StableDiffusionPipeline"}},
+            "StableDiffusionPipeline takes no image, strength, so it cannot img2img as told",
+        ),
+        (
+            {"guidance_field": "true_cfg_scale", "max_sequence_length": 8},
+            "StableDiffusionPipeline takes no true_cfg_scale, max_sequence_length, so",
+        ),
+        (
+            {"pipelines": {Mode.EDIT: "FluxPriorReduxPipeline"}},
+            "FluxPriorReduxPipeline takes no guidance_scale",
+        ),
+    ],
+)
+def test_a_class_that_cannot_do_its_mode_is_a_reason(
+    catalog: Catalog, changes: dict[str, Any], said: str
+) -> None:
+    entry = {"family": "generic", "pipelines": {Mode.GENERATE: "StableDiffusionPipeline"}} | changes
+    spec = catalog.models["sdxl"].model_copy(update=entry | {"modes": tuple(entry["pipelines"])})
+    with pytest.raises(ModelFailed, match=said):
+        load_pipelines(spec, "cpu")
+
+
 def test_a_distilled_klein_is_served_without_guidance(catalog: Catalog, tmp_path: Path) -> None:
     tiny_klein(distilled=True).save_pretrained(tmp_path)
     spec = catalog.models["sdxl"].model_copy(

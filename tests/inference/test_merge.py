@@ -8,7 +8,8 @@ import pytest
 import torch
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 
-from inference.merge import MODEL_RULES, UNKNOWN_MODEL, Keys, count_rows, count_tokens, merge, split
+from inference.merge import Keys, count_rows, count_tokens, merge, split
+from inference.rules import MODEL_RULES, UNKNOWN_MODEL
 
 FLUX = MODEL_RULES["FluxTransformer2DModel"]
 UNET = MODEL_RULES["UNet2DConditionModel"]

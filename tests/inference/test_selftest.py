@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from diffusers import FirstBlockCacheConfig
 
 from inference import selftest
 from inference.catalog import Catalog, ModelSpec
 from inference.coalesce import Rendezvous, forward
 from inference.job import Mode
+from inference.loading import load_pipelines
 from inference.model import LoadedModel, load_model
 from inference.prompts import PromptCache
 from inference.selftest import (
@@ -75,6 +77,48 @@ def test_pag_runs_exclusive_and_as_alone(catalog: Catalog, pag: ModelSpec) -> No
     for one in wanted:
         assert bench.seen.picture(one.id).tobytes() == plain(pag, one).tobytes()
     assert bench.seen.picture("beside")
+
+
+def with_cache(pipes: Mapping[Mode, Any]) -> Mapping[Mode, Any]:
+    """A first-block cache that reuses all that it can."""
+    config = FirstBlockCacheConfig(threshold=1.0)
+    pipes[Mode.GENERATE].transformer.enable_cache(config)
+    return pipes
+
+
+def test_a_step_cache_is_found_out_by_trying(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It remembers one picture's step for the next picture: merged or in turns, both are spoilt."""
+    model = loaded(catalog.models["flux"])
+    with_cache(model.pipes)
+    monkeypatch.setattr(LoadedModel, "step_caches", [])
+    assert find_lane(model, Mode.GENERATE) is Lane.EXCLUSIVE
+
+
+def test_a_step_cache_runs_exclusive_and_as_alone(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One picture after the other, and nothing of the first is left for the second."""
+    spec = catalog.models["flux"].model_copy(update={"modes": (Mode.GENERATE,)})
+    monkeypatch.setattr(
+        "inference.model.load_pipelines",
+        lambda spec, device: with_cache(load_pipelines(spec, device)),
+    )
+    bench = Bench(catalog.model_copy(update={"models": {"flux": spec}}))
+    wanted = [job(f"c{seed}", seeds=(seed,), num_inference_steps=6) for seed in (1, 2)]
+    for one in wanted:
+        bench.submit(one)
+    bench.finish()
+    assert bench.worker._residents.get("flux").lanes == {Mode.GENERATE: Lane.EXCLUSIVE}
+    without = plain(spec, wanted[0])
+    monkeypatch.setattr(
+        "tests.inference.making.load_pipelines",
+        lambda spec, device: with_cache(load_pipelines(spec, device)),
+    )
+    for one in wanted:
+        assert bench.seen.picture(one.id).tobytes() == plain(spec, one).tobytes()
+    assert plain(spec, wanted[0]).tobytes() != without.tobytes()
 
 
 def test_an_exclusive_mode_has_the_model_to_itself(catalog: Catalog, pag: ModelSpec) -> None:
