@@ -205,6 +205,8 @@ def parameters(job: Job, index: int) -> str:
     }
     if job.takes_strength:
         facts["Denoising strength"] = f"{job.strength:g}"
+    if job.loras:
+        facts["Loras"] = "; ".join(f"{lora.name} {lora.strength:g}" for lora in job.loras)
     lines = [job.prompt]
     if job.negative_prompt:
         lines.append(f"Negative prompt: {job.negative_prompt}")

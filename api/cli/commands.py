@@ -97,6 +97,11 @@ def generate(
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="How closely to follow.")] = None,
+    profile: Annotated[str | None, typer.Option(help="One of the model's profiles.")] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(help="A LoRA of the model, as NAME or NAME=STRENGTH; may be given again."),
+    ] = None,
     image: Annotated[Path | None, typer.Option(help="Picture to start from.")] = None,
     mask: Annotated[Path | None, typer.Option(help="White where --image is redrawn.")] = None,
     strength: Annotated[
@@ -129,6 +134,8 @@ def generate(
             seed=seed,
             num_inference_steps=steps,
             guidance_scale=guidance,
+            profile=profile,
+            loras=lora or (),
             image=image,
             mask=mask,
             strength=strength,

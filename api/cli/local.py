@@ -16,7 +16,7 @@ from api.settings import Settings
 from inference.catalog import Catalog, load_catalog
 from inference.errors import CatalogError, Refused
 from inference.events import Cancelled, Event, Failed, ImageDone, Progress
-from inference.job import ImageRequest, ImageRole, InputImage, Job
+from inference.job import ImageRequest, ImageRole, InputImage, Job, Lora
 from inference.resolve import resolve
 
 JOB_ID = "generate"
@@ -74,6 +74,7 @@ def _job(wish: Wish, catalog: Catalog) -> Job:
     model = "auto" if "auto" in names else names[0]
     images = tuple(InputImage(role=ROLES[name], key=name) for name in wish.pictures)
     fields = {"model": model, **wish.fields}
+    fields["loras"] = tuple(Lora(**one) for one in wish.fields.get("loras", ()))
     return resolve(catalog, ImageRequest(images=images, **fields), job_id=JOB_ID)
 
 

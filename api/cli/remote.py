@@ -141,7 +141,10 @@ def _body(wish: Wish) -> dict[str, Any]:
     """JSON, or a form where pictures go along."""
     if not wish.pictures:
         return {"json": dict(wish.fields)}
-    data = {name: str(value) for name, value in wish.fields.items()}
+    data = {
+        name: json.dumps(value) if isinstance(value, list) else str(value)
+        for name, value in wish.fields.items()
+    }
     return {"data": data, "files": {name: (name, part) for name, part in wish.pictures.items()}}
 
 

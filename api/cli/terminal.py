@@ -16,6 +16,7 @@ FLAGS = {
     "height": "--size",
     "aspect_ratio": "--ratio",
     "num_inference_steps": "--steps",
+    "loras": "--lora",
     "guidance_scale": "--guidance",
     "account": "the account's name",
     "name": "its name",

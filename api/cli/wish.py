@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,19 @@ class Wish:
 
     @classmethod
     def read(
-        cls, *, size: str | None, image: Path | None, mask: Path | None, **fields: Any
+        cls,
+        *,
+        size: str | None,
+        image: Path | None,
+        mask: Path | None,
+        loras: Sequence[str] = (),
+        **fields: Any,
     ) -> Wish:
         """The wish of a command line; raises UsageError."""
         if size is not None:
             fields |= _sides(size)
+        if loras:
+            fields["loras"] = [_lora(text) for text in loras]
         files = {"image": image, "mask": mask}
         pictures = {name: _bytes(name, path) for name, path in files.items() if path is not None}
         set_fields = {name: value for name, value in fields.items() if value is not None}
@@ -76,6 +84,17 @@ def _sides(size: str) -> dict[str, int]:
         raise UsageError(str(error), "width") from None
     assert isinstance(sides, tuple), "text is parsed or refused"
     return {"width": sides[0], "height": sides[1]}
+
+
+def _lora(text: str) -> dict[str, Any]:
+    """`name` or `name=strength`; a name may hold colons."""
+    name, equals, strength = text.partition("=")
+    if not equals:
+        return {"name": name}
+    try:
+        return {"name": name, "strength": float(strength)}
+    except ValueError:
+        raise UsageError(f"{strength!r} is no strength", "loras") from None
 
 
 def _bytes(name: str, path: Path) -> bytes:

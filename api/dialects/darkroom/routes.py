@@ -53,7 +53,7 @@ router.include_router(deliveries.router)
 )
 async def submit(request: Request, desk: DeskOf, caller: AskerOf) -> Response:
     """Ask for pictures; answers at once with where to follow their making."""
-    body = await read_body(request, desk.limits)
+    body = translate.with_lists(await read_body(request, desk.limits))
     order = translate.to_order(
         parse(schema.GenerationRequest, body), body.files, desk.base_url(request)
     )

@@ -25,6 +25,20 @@ class Reference(BaseModel):
     weight: Annotated[float, Field(ge=0, le=1)] = 0.5
 
 
+class LoraUse(BaseModel):
+    """A LoRA of the model, and how strongly it counts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    name: Name
+    strength: Annotated[
+        float | None, Field(description="1 is as trained, 0 is without, below 0 the opposite")
+    ] = None
+    rank: Annotated[
+        Int64 | None, Field(description="keep only so many components of each layer")
+    ] = None
+
+
 class GenerationRequest(BaseModel):
     """What to make; whatever is left out, the model decides."""
 
@@ -59,6 +73,15 @@ class GenerationRequest(BaseModel):
     strength: Annotated[
         float | None, Field(description="how far to leave the source picture, 0 to 1")
     ] = None
+    images: Annotated[
+        list[str], Field(max_length=16, description="more source pictures, for models that edit")
+    ] = []
+    profile: Annotated[Name | None, Field(description="one of the model's profiles")] = None
+    loras: Annotated[list[LoraUse], Field(max_length=16)] = []
+    lora_strength: Annotated[
+        float | None, Field(description="of every LoRA that says none of its own")
+    ] = None
+    lora_rank: Int64 | None = None
     references: Annotated[list[Reference], Field(max_length=16)] = []
     output_format: Annotated[
         FormatName | None, Field(description="left out: as the server is set up")
@@ -125,6 +148,7 @@ class Generation(BaseModel):
     num_inference_steps: int
     guidance_scale: float
     strength: float | None
+    loras: list[LoraUse]
     credits: int
     attempt: int
     created_at: str
@@ -185,6 +209,14 @@ class ModelMode(BaseModel):
     lane: Literal["merge", "interleave", "exclusive"] | None
 
 
+class ModelLora(BaseModel):
+    """A LoRA that requests may name; `trigger` is put before prompts that do not hold it."""
+
+    strength: float
+    rank: int | None
+    trigger: str
+
+
 class Model(BaseModel):
     """A served model; `sizes` is empty where any size within the limits will do."""
 
@@ -200,6 +232,8 @@ class Model(BaseModel):
     limits: ModelLimits
     defaults: ModelDefaults
     qualities: dict[str, ModelQuality]
+    loras: dict[str, ModelLora]
+    profiles: list[str]
     takes_negative_prompt: bool
     max_sequence_length: int | None
     price: int | dict[str, int | dict[str, int]]

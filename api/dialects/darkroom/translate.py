@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any, get_args
 
-from api.body import FilePart, short
+from api.body import Body, FilePart, parse_json, short
 from api.dialects.base import ErrorBody, ErrorContext, status_of
 from api.dialects.darkroom.schema import GenerationRequest, State
 from api.errors import ApiError, BadRequest, field_of, kind_of
@@ -18,7 +18,7 @@ from api.submit import QueueStatus
 from api.tasks import Delivery, ImageFormat, Output, Task
 from inference.catalog import Catalog, ModelSpec
 from inference.errors import EngineError
-from inference.job import ImageRequest, ImageRole, Mode, ReferenceTag
+from inference.job import ImageRequest, ImageRole, Lora, Mode, ReferenceTag
 from inference.status import EngineStatus
 
 PREFIX = "/darkroom"
@@ -26,7 +26,10 @@ PROBLEM_TYPE = "application/problem+json"
 WISHES = {
     *("model", "prompt", "negative_prompt", "width", "height", "aspect_ratio", "resolution"),
     *("quality", "count", "seed", "num_inference_steps", "guidance_scale", "strength"),
+    *("profile", "lora_strength", "lora_rank"),
 }
+# What a form holds as JSON text.
+LISTS = ("images", "loras", "references")
 ROLES = {"image": ImageRole.SOURCE, "mask": ImageRole.MASK}
 STATES: tuple[str, ...] = get_args(State)
 
@@ -78,7 +81,8 @@ def to_order(wire: GenerationRequest, files: Sequence[FilePart], base_url: str) 
 def to_request(wire: GenerationRequest) -> ImageRequest:
     """The neutral wish; its pictures travel beside it."""
     fields = wire.model_dump(include=WISHES)
-    return ImageRequest(mode=Mode(wire.mode) if wire.mode else None, **fields)
+    loras = tuple(Lora(**use.model_dump()) for use in wire.loras)
+    return ImageRequest(mode=Mode(wire.mode) if wire.mode else None, loras=loras, **fields)
 
 
 def to_references(wire: GenerationRequest) -> list[Upload]:
@@ -96,19 +100,33 @@ def to_references(wire: GenerationRequest) -> list[Upload]:
 
 
 def to_uploads(wire: GenerationRequest, files: Sequence[FilePart]) -> list[Upload]:
-    """The source and the mask, from fields and file parts; raises BadRequest."""
-    found: dict[str, bytes | Remote] = {}
+    """The sources and the mask, from fields and file parts; raises BadRequest."""
+    found: list[tuple[str, str, bytes | Remote]] = []
     for name, text in (("image", wire.image), ("mask", wire.mask)):
         if text is not None:
-            found[name] = picture_of(text, name)
+            found.append((name, name, picture_of(text, name)))
+    for number, text in enumerate(wire.images):
+        field = f"images.{number}"
+        found.append(("image", field, picture_of(text, field)))
     for part in files:
         if part.name not in ROLES:
             name = short(part.name)
             raise BadRequest(f"no file is taken as {name!r}, only as image and mask", field=name)
-        if part.name in found:
-            raise BadRequest(f"send one {part.name}, not several", field=part.name)
-        found[part.name] = part.data
-    return [Upload(role=ROLES[name], field=name, data=data) for name, data in found.items()]
+        found.append((part.name, part.name, part.data))
+    if sum(name == "mask" for name, _, _ in found) > 1:
+        raise BadRequest("send one mask, not several", field="mask")
+    return [Upload(role=ROLES[name], field=field, data=data) for name, field, data in found]
+
+
+def with_lists(body: Body) -> Body:
+    """The body, where lists that a form holds as JSON text are lists; raises BadRequest."""
+    if not body.is_form:
+        return body
+    values = dict(body.values)
+    for name in LISTS:
+        if isinstance(text := values.get(name), str):
+            values[name] = parse_json(f'{{"{name}": {text}}}'.encode()).get(name)
+    return replace(body, values=values)
 
 
 def to_created(task: Task, link: PictureLink) -> Reply:
@@ -138,6 +156,7 @@ def to_body(task: Task, link: PictureLink) -> dict[str, Any]:
         "num_inference_steps": job.num_inference_steps,
         "guidance_scale": job.guidance_scale,
         "strength": job.strength if job.takes_strength else None,
+        "loras": [asdict(lora) for lora in job.loras],
         "credits": task.credits,
         "attempt": task.attempt,
         "created_at": to_time(task.created_ms),
@@ -211,6 +230,11 @@ def _model(catalog: Catalog, spec: ModelSpec, status: EngineStatus) -> dict[str,
         "limits": spec.limits.model_dump(),
         "defaults": defaults | {"size": _size(*spec.default_size)},
         "qualities": {name: quality.model_dump() for name, quality in spec.qualities.items()},
+        "loras": {
+            name: {"strength": lora.strength, "rank": lora.rank, "trigger": lora.trigger}
+            for name, lora in spec.loras.items()
+        },
+        "profiles": list(spec.profiles),
         "takes_negative_prompt": spec.takes_negative_prompt,
         "max_sequence_length": spec.max_sequence_length,
         "price": spec.price,

@@ -17,7 +17,7 @@ from api.errors import ApiError, BadRequest, NotFound, TooLarge, UnsupportedMedi
 from api.tasks import Task, TaskState, TaskUpdate
 from inference.catalog import Catalog, load_catalog
 from inference.errors import BadValue, EngineError, UnknownModel
-from inference.job import ImageRequest, ImageRole, Mode
+from inference.job import ImageRequest, ImageRole, Lora, Mode
 from inference.status import DeviceStatus, EngineStatus, Lane, ModelState, ModelStatus
 
 CONTEXT = ErrorContext(path="/darkroom/generations", request_id="r1")
@@ -102,7 +102,10 @@ def test_every_field_reaches_the_wish(is_form: bool) -> None:
         ({"prompt": "a", "guidance_scale": "high"}, "guidance_scale"),
         ({"prompt": "a", "priority": 101}, "priority"),
         ({"prompt": "a", "aspect_ratio": "1" * 41}, "aspect_ratio"),
-        ({"prompt": "a", "images": []}, "images"),
+        ({"prompt": "a", "pictures": []}, "pictures"),
+        ({"prompt": "a", "images": "AAEC"}, "images"),
+        ({"prompt": "a", "loras": [{"strength": 1}]}, "loras.0.name"),
+        ({"prompt": "a", "loras": [{"name": "x", "weight": 1}]}, "loras.0.weight"),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_named(values: dict[str, Any], field: str) -> None:
@@ -136,9 +139,33 @@ def test_pictures_come_as_text_or_as_files() -> None:
     ]
 
 
+def test_several_sources_keep_their_order() -> None:
+    files = [FilePart(name="image", data=b"file")]
+    uploads = translate.to_uploads(wire(prompt="a", image="AAEC", images=["AAED"]), files)
+    assert [(one.field, one.data) for one in uploads] == [
+        ("image", b"\x00\x01\x02"),
+        ("images.0", b"\x00\x01\x03"),
+        ("image", b"file"),
+    ]
+
+
+def test_loras_reach_the_wish() -> None:
+    request = translate.to_request(
+        wire(prompt="a", loras=[{"name": "ink", "strength": 0.5}, {"name": "x", "rank": 4}])
+    )
+    assert request.loras == (Lora(name="ink", strength=0.5), Lora(name="x", rank=4))
+
+
+def test_a_form_holds_lists_as_json() -> None:
+    body = Body(values={"prompt": "a", "loras": '[{"name": "ink"}]'}, is_form=True)
+    assert parse(schema.GenerationRequest, translate.with_lists(body)).loras[0].name == "ink"
+    with pytest.raises(BadRequest, match="not JSON"):
+        translate.with_lists(Body(values={"loras": "ink"}, is_form=True))
+
+
 @pytest.mark.parametrize(
     ("image", "names"),
-    [("AAEC", ["image"]), (None, ["mask", "mask"]), (None, ["picture"]), ("%%", [])],
+    [(None, ["mask", "mask"]), (None, ["picture"]), ("%%", [])],
 )
 def test_pictures_too_many_or_under_other_names_are_refused(
     image: str | None, names: list[str]
