@@ -97,9 +97,27 @@ class MistralPrompts:
     def prepare(encoder: Any) -> None:
         """Nothing: it reads words alone."""
 
-    def apply_chat_template(self, conversation: Any, **options: Any) -> Any:
-        """As the tokenizer's own."""
-        return self.tokenizer.apply_chat_template(conversation, **options)
+    def apply_chat_template(
+        self,
+        conversation: Any,
+        *,
+        add_generation_prompt: bool = False,
+        tokenize: bool = True,
+        return_dict: bool = True,
+        **options: Any,
+    ) -> Any:
+        """`input_ids` and `attention_mask` of conversations; `options` are the tokenizer's.
+
+        As its own processor does, and not as its tokenizer alone would: a text that the template
+        has not begun with the mark of a beginning gets one.
+        """
+        assert tokenize and return_dict, "FLUX.2 asks for token ids by name"
+        texts = self.tokenizer.apply_chat_template(
+            conversation, add_generation_prompt=add_generation_prompt, tokenize=False
+        )
+        begin = self.tokenizer.bos_token
+        begun = begin is not None and all(text.startswith(begin) for text in texts)
+        return self.tokenizer(texts, add_special_tokens=not begun, **options)
 
     def save(self, folder: Path) -> None:
         """As `read` finds it again."""
