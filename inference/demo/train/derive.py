@@ -15,8 +15,8 @@ from inference.demo.train.lora import train_lora
 from inference.demo.train.lora_scores import evaluate_lora
 
 NAMES = {"lora": "stripes", "fill": "fill", "edit": "kontext"}
-STEPS = {"lora": 600, "fill": 1200, "edit": 8000}
-PICTURES = {"lora": 1200, "fill": 4000, "edit": 12_000}
+STEPS = {"lora": 300, "fill": 500, "edit": 8000}
+PICTURES = {"lora": 1200, "fill": 3000, "edit": 12_000}
 TRAINERS = {"fill": train_fill, "edit": train_edit}
 SCORES = {"lora": evaluate_lora, "fill": evaluate_inpaint, "edit": evaluate_edits}
 
