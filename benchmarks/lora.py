@@ -92,15 +92,16 @@ def jobs_of(model: str, side: int, adapters: int, strengths: int) -> list[Job]:
 
 
 class Engine:
-    """Darkroom's worker, ticked on this thread, its LoRAs loaded."""
+    """Darkroom's worker, ticked on this thread."""
 
-    def __init__(self, catalog: Catalog, most_per_forward: int) -> None:
-        settings = EngineSettings(max_loras_per_forward=most_per_forward)
-        self._worker = Worker("cpu", catalog, settings)
+    def __init__(self, catalog: Catalog) -> None:
+        self._worker = Worker("cpu", catalog, EngineSettings())
         self._worker.prepare()
 
-    def make(self, jobs: Sequence[Job]) -> float:
+    def make(self, jobs: Sequence[Job], most_per_forward: int) -> float:
         """CPU seconds for all pictures."""
+        # one worker for every way: another would have measured other token budgets at its start
+        self._worker._settings = EngineSettings(max_loras_per_forward=most_per_forward)
         done: list[str] = []
 
         def emit(event: Event) -> None:
@@ -145,11 +146,11 @@ class Diffusers:
 
 def ways(catalog: Catalog, adapters: int) -> dict[str, Way]:
     """The four by name."""
-    engine, single, diffusers = Engine(catalog, adapters), Engine(catalog, 1), Diffusers(catalog)
+    engine, diffusers = Engine(catalog), Diffusers(catalog)
     return {
-        "none": lambda jobs: engine.make([replace(job, loras=()) for job in jobs]),
-        "mixed": engine.make,
-        "one at a time": single.make,
+        "none": lambda jobs: engine.make([replace(job, loras=()) for job in jobs], adapters),
+        "mixed": lambda jobs: engine.make(jobs, adapters),
+        "one at a time": lambda jobs: engine.make(jobs, 1),
         "diffusers": diffusers.make,
     }
 
