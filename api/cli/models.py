@@ -61,7 +61,9 @@ def _presence(source: str) -> str:
         folder = Path(source)
     else:
         return "here" if _is_cached(source) else "fetched from the hub at first use"
-    return "here" if (folder / "model_index.json").is_file() else "missing"
+    # base.json: a built-in model that takes its other parts from another
+    is_there = any((folder / name).is_file() for name in ("model_index.json", "base.json"))
+    return "here" if is_there else "missing"
 
 
 def _is_cached(hub_id: str) -> bool:

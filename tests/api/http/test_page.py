@@ -228,7 +228,7 @@ def test_a_model_that_failed_tells_why(page: Page, served: Served) -> None:
     page.reload()
 
     expect(page.get_by_text("could not be loaded: no such <b>file</b>")).to_be_visible()
-    expect(page.get_by_label("Model")).to_have_text("tiny-flux — failed")
+    expect(page.get_by_label("Model").locator("option").first).to_have_text("tiny-flux — failed")
 
 
 # --- with a key
