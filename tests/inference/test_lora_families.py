@@ -15,6 +15,7 @@ from inference.job import Job, Lora
 from inference.lora_spec import LoraSpec
 from inference.model import load_model
 from inference.prompts import PromptCache
+from inference.skeletons.others import qwen_transformer
 from tests.inference.loras import alone, far, random_lora, saved, together
 from tests.inference.making import catalog_over, job
 
@@ -22,9 +23,7 @@ from tests.inference.making import catalog_over, job
 def folding_qwen() -> Any:
     """As Qwen-Image-Edit-2511: the modulations are computed for each row and for time 0 below."""
     pipe = skeletons.tiny_qwen()
-    torch.manual_seed(0)
-    config = dict(pipe.transformer.config) | {"zero_cond_t": True}
-    pipe.register_modules(transformer=type(pipe.transformer).from_config(config))
+    pipe.register_modules(transformer=qwen_transformer(zero_cond_t=True))
     return pipe
 
 
