@@ -81,6 +81,23 @@ def test_every_quality_key_and_family_is_documented() -> None:
     assert all(f"`{name}`" in text for name in FAMILIES)
 
 
+def test_every_family_is_told_as_it_is() -> None:
+    """Its modes, how many source pictures it takes, and where its guidance goes."""
+    table = TEXTS["docs/models.md"].partition("| family |")[2].partition("\n\n")[0]
+    told = {
+        line.split("`")[1]: [cell.strip() for cell in line.split("|")[2:-1]]
+        for line in table.splitlines()
+        if line.startswith("| `")
+    }
+    assert set(told) == set(FAMILIES)
+    for name, family in FAMILIES.items():
+        serves, sources, guidance, *_, unit, _ = told[name]
+        assert family.any_pipeline or all(mode.value in serves for mode in family.routes)
+        assert int(sources) == max(route.max_sources for route in family.routes.values())
+        assert guidance == f"`{family.guidance_field}`"
+        assert unit == f"{family.size_multiple} px"
+
+
 def test_the_models_in_the_documents_are_valid(tmp_path: Path) -> None:
     examples = [one for text in TEXTS.values() for one in blocks(text, "yaml")]
     assert len(examples) >= 2

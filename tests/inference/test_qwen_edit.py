@@ -32,7 +32,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
     root = tmp_path_factory.mktemp("qwen")
     skeletons.save(skeletons.tiny_qwen_edit(), root / "edit")
     skeletons.save(skeletons.tiny_qwen_edit(plus=True), root / "plus")
-    entries = {"edit": {"family": "qwen-image-edit"}, "plus": {"family": "qwen-image-edit-plus"}}
+    # guidance 1 leaves out the second forward of each step, in the self-test too
+    defaults = {"size": (64, 64), "guidance_scale": 1.0}
+    entries = {
+        "edit": {"family": "qwen-image-edit", "defaults": defaults},
+        "plus": {"family": "qwen-image-edit-plus", "defaults": defaults},
+    }
     return catalog_over({name: root / name for name in entries}, entries)
 
 
@@ -44,7 +49,6 @@ def _no_grad() -> Iterator[None]:
 
 
 def edit(name: str, **changes: Any) -> Job:
-    # guidance 1 leaves out the second forward of each step
     values = {"num_inference_steps": 2, "guidance_scale": 1.0, "prompt": "paint 1"} | changes
     return job(name, mode=Mode.EDIT, **values)
 
