@@ -31,7 +31,7 @@ def run(stage: str, folder: Path, *, resume: bool = False) -> Path:
         minutes=None,
         seed=0,
         resume=resume,
-        count=2,
+        count=3,
     )
     (out,) = (path for path in folder.glob("tiny-flux-*"))
     assert base_of(out) == TINY_FLUX.resolve()
