@@ -91,3 +91,15 @@ def as_mask(picture: Image.Image, width: int, height: int) -> Image.Image:
     if grey.size == (width, height):
         return grey
     return ImageOps.fit(grey, (width, height), Image.Resampling.BILINEAR)
+
+
+def keep_outside(made: Image.Image, pictures: Pictures) -> Image.Image:
+    """The painted picture where the mask is white, the source's own pixels where it is black.
+
+    Pipelines pass the whole source through their autoencoder, which changes every pixel of it. In
+    the grey of a soft mask the two blend.
+    """
+    assert pictures.sources and pictures.mask is not None, "checked at the door"
+    width, height = made.size
+    source = fit(pictures.sources[0], width, height)
+    return Image.composite(made.convert("RGB"), source, as_mask(pictures.mask, width, height))

@@ -17,6 +17,7 @@ from inference.catalog import Catalog, ModelSpec
 from inference.events import Cancelled, Event, Failed, ImageDone, Progress
 from inference.job import ImageRole, InputImage, Job, Mode
 from inference.loading import load_pipelines
+from inference.pixels import as_mask, fit
 from inference.settings import EngineSettings
 from inference.worker import Worker, decoded
 
@@ -109,14 +110,22 @@ def job(name: str = "j", model: str = "flux", **changes: Any) -> Job:
 
 
 def plain(spec: ModelSpec, wanted: Job, index: int = 0) -> Image.Image:
-    """The picture as diffusers alone makes it: a fresh pipeline, one ordinary call."""
+    """The picture as diffusers alone makes it: a fresh pipeline, one ordinary call.
+
+    Outside a mask the source's own pixels, as everywhere here.
+    """
     pipe = load_pipelines(spec, "cpu")[wanted.mode]
     arguments = spec.rules.routes[wanted.mode].arguments(wanted, spec, decoded(wanted, PICTURES))
     if spec.rules.any_pipeline:
         arguments = accepted(pipe, arguments)
     generator = torch.Generator("cpu").manual_seed(wanted.seeds[index])
     made: Image.Image = pipe(**arguments, generator=generator).images[0]
-    return made
+    if wanted.mode is not Mode.INPAINT:
+        return made
+    given = decoded(wanted, PICTURES)
+    assert given.mask is not None
+    source, mask = fit(given.sources[0], *made.size), as_mask(given.mask, *made.size)
+    return Image.composite(made, source, mask)
 
 
 def difference(one: Image.Image, other: Image.Image) -> int:

@@ -7,7 +7,7 @@ import io
 import pytest
 from PIL import Image
 
-from inference.pixels import as_mask, decode, fill_area, fit, side_by_side
+from inference.pixels import Pictures, as_mask, decode, fill_area, fit, keep_outside, side_by_side
 
 
 def encoded(picture: Image.Image, **options: object) -> bytes:
@@ -97,3 +97,12 @@ def test_an_opaque_mask_with_an_alpha_channel_goes_by_its_colours() -> None:
     picture.putpixel((1, 0), (255, 255, 255, 255))
     mask = as_mask(decode(encoded(picture)), 2, 1)
     assert [mask.getpixel((x, 0)) for x in range(2)] == [0, 255]
+
+
+def test_outside_a_mask_the_source_stays_to_the_byte_and_soft_edges_blend() -> None:
+    source, made = Image.new("RGB", (3, 1), (200, 0, 9)), Image.new("RGB", (3, 1), (0, 100, 9))
+    mask = Image.new("L", (3, 1))
+    mask.putpixel((1, 0), 128)
+    mask.putpixel((2, 0), 255)
+    kept = keep_outside(made, Pictures(sources=(source,), mask=mask))
+    assert [kept.getpixel((x, 0)) for x in range(3)] == [(200, 0, 9), (100, 50, 9), (0, 100, 9)]

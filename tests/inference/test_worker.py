@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +17,7 @@ from inference.errors import ModelFailed, OutOfMemory, PipelineFailed
 from inference.events import Cancelled, Failed
 from inference.job import Job, Mode
 from inference.running import Running
-from tests.inference.making import Bench, as_png, difference, job, plain
+from tests.inference.making import Bench, as_png, difference, job, picture, plain
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,17 @@ def test_alone_is_bit_exact(bench: Bench, catalog: Catalog, model: str, mode: Mo
     made = bench.seen.picture("j")
     assert made.tobytes() == expected.tobytes()
     assert as_png(made) == as_png(expected)
+
+
+@pytest.mark.parametrize("model", ["flux", "sdxl"])
+def test_outside_the_mask_nothing_changes(bench: Bench, model: str) -> None:
+    bench.submit(job(model=model, mode=Mode.INPAINT, seeds=(1, 2)))
+    bench.finish()
+    source = np.asarray(picture())
+    for index in range(2):
+        made = np.asarray(bench.seen.picture("j", index))
+        assert np.array_equal(made[:, :32], source[:, :32])
+        assert not np.array_equal(made[:, 32:], source[:, 32:])
 
 
 def staggered(model: str) -> list[Job]:
