@@ -71,7 +71,7 @@ def test_what_a_dialect_owns_is_answered_in_its_shape(
         ("/darkroom/generations/x", "GET, DELETE"),
         ("/api/v1/generations", "POST"),
         ("/modelmux/api/v1/generations", "POST"),
-        ("/", "GET"),
+        ("/", "GET, HEAD"),
     ],
 )
 def test_a_wrong_method_is_told_every_right_one(
