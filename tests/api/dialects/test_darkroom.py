@@ -206,7 +206,7 @@ def test_every_mode_can_be_asked_for(mode: Mode) -> None:
 
 
 def test_models_tell_what_they_can_and_how_they_stand(catalog: Catalog) -> None:
-    (model,) = translate.to_models(catalog, STATUS)["models"]
+    model = translate.to_models(catalog, STATUS)["models"][0]
 
     schema.Model.model_validate(model)
     assert (model["name"], model["state"], model["dtype"]) == ("tiny-flux", "ready", "float32")
@@ -224,7 +224,7 @@ def test_a_failed_model_tells_why(catalog: Catalog) -> None:
     failed = ModelStatus(name="tiny-flux", state=ModelState.FAILED, reason="no such file")
     status = EngineStatus(devices=(replace(STATUS.devices[0], models=(failed,)),))
 
-    (model,) = translate.to_models(catalog, status)["models"]
+    model = translate.to_models(catalog, status)["models"][0]
 
     assert (model["state"], model["reason"]) == ("failed", "no such file")
 
