@@ -110,15 +110,15 @@ class Database:
     async def _write_all(self) -> None:
         """Commit what waits, group after group, until nothing does."""
         loop = asyncio.get_running_loop()
-        while self._waiting:
-            group = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_GROUP))]
-            outcomes = await loop.run_in_executor(self._thread, self._commit, group)
-            for unit, (value, error) in zip(group, outcomes, strict=True):
-                if error is None:
-                    unit.done.set_result(value)
-                else:
-                    unit.done.set_exception(error)
-        self._writing = None
+        try:
+            while self._waiting:
+                group = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_GROUP))]
+                outcomes = await loop.run_in_executor(self._thread, self._commit, group)
+                for unit, outcome in zip(group, outcomes, strict=True):
+                    _tell(unit.done, outcome)
+        finally:
+            # Whatever ended this, the next write begins anew.
+            self._writing = None
 
     def _commit(self, group: Sequence[Unit]) -> list[Outcome]:
         if len(group) > 1 and time.monotonic() <= group[0].latest:
@@ -132,6 +132,17 @@ class Database:
     def _check_open(self) -> None:
         if self._closed:
             raise Unavailable("the service has stopped")
+
+
+def _tell(done: asyncio.Future[Any], outcome: Outcome) -> None:
+    value, error = outcome
+    if done.done():
+        # nobody waits any more: the loop is being shut down
+        return
+    if error is None:
+        done.set_result(value)
+    else:
+        done.set_exception(error)
 
 
 def _together(engine: Engine, group: Sequence[Unit]) -> list[Outcome]:
