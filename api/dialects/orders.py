@@ -56,16 +56,22 @@ async def place_and_wait(
         return to_response(accepted.reply, is_replay=True)
     if not accepted.is_replay:
         task = await ended_or_left(request, desk, caller, task.id)
-    elif not task.state.ended:
+    else:
+        check_ended(task)
+    reply = answer(task)
+    if once is not None and task.state.ended:
+        await desk.darkroom.answered(caller, once, reply)
+    return to_response(reply, is_replay=accepted.is_replay)
+
+
+def check_ended(task: Task) -> None:
+    """Raise IdempotencyRunning while the task of a repeated order has no final answer."""
+    if not task.state.ended:
         raise IdempotencyRunning(
             "the first request with this idempotency key is still at work",
             field=HEADER,
             retry_after_seconds=RUNNING_RETRY_SECONDS,
         )
-    reply = answer(task)
-    if once is not None and task.state.ended:
-        await desk.darkroom.answered(caller, once, reply)
-    return to_response(reply, is_replay=accepted.is_replay)
 
 
 def once_of(request: Request, desk: Desk, body: Body) -> Once | None:

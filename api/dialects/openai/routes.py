@@ -21,10 +21,10 @@ from api.dialects.base import Desk, DeskOf, Dialect, ErrorContext, body_docs, pa
 from api.dialects.callers import AskerOf, CallerOf
 from api.dialects.openai import schema, translate, uploads
 from api.dialects.openai.events import Told, to_stream
-from api.dialects.orders import RUNNING_RETRY_SECONDS, ended_or_left, once_of
+from api.dialects.orders import check_ended, ended_or_left, once_of
 from api.dialects.pictures import picture_response
-from api.errors import IdempotencyRunning, NoCredits
-from api.idempotency import HEADER, Once
+from api.errors import NoCredits
+from api.idempotency import Once
 from api.orders import Order
 from api.tasks import Output, Task
 
@@ -150,12 +150,7 @@ async def _ended(request: Request, desk: Desk, caller: Caller, body: Body, order
         except ClientDisconnect:
             await _abandon(desk, caller, task, once)
             raise
-    if not task.state.ended:
-        raise IdempotencyRunning(
-            "the first request with this idempotency key is still at work",
-            field=HEADER,
-            retry_after_seconds=RUNNING_RETRY_SECONDS,
-        )
+    check_ended(task)
     request.state.headers["Idempotent-Replayed"] = "true"
     return task
 
