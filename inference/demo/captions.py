@@ -143,7 +143,8 @@ def edit_instruction(kind: str, before: Scene, after: Scene, rng: random.Random)
 def _it(rng: random.Random, shape: str | None = None) -> tuple[str, str | None]:
     shape = shape or rng.choice(SHAPES)
     word = _pick(SHAPE_WORDS, shape, rng)
-    return rng.choice((("it", None), ("the shape", None), (f"the {word}", shape)))
+    # Half by its name: those sentences are the hardest to learn.
+    return rng.choice((("it", None), ("the shape", None), *[(f"the {word}", shape)] * 2))
 
 
 def _recolour(rng: random.Random, colour: str | None = None, source: str | None = None) -> Wording:
