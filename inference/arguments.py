@@ -12,7 +12,7 @@ from inference.job import Job
 from inference.pixels import Pictures, as_mask, as_rgb, fill_area, fit, side_by_side
 
 if TYPE_CHECKING:
-    from inference.catalog import ModelSpec
+    from inference.model_spec import ModelSpec
 
 Arguments = dict[str, Any]
 Maker = Callable[[Job, "ModelSpec", Pictures], Arguments]

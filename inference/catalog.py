@@ -1,264 +1,22 @@
-"""models.yaml as a table: which models are served, what each can make, under which names.
+"""models.yaml as a table: which models are served, and under which names.
 
 Nothing here loads a weight.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
-from functools import cached_property
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from inference import lora_spec
-from inference.arguments import NO_GUIDANCE
 from inference.errors import CatalogError, UnknownModel, Unsupported
 from inference.job import ImageRequest, ImageRole, Job, Mode
-from inference.lora_spec import LoraSpec, LoraStrength
-from inference.pipelines import FAMILIES, Family
+from inference.model_spec import ModelSpec, Strict
 from inference.prices import Price
-from inference.sizes import (
-    TIER_SIDES_PX,
-    FreeSizes,
-    nearest_listed,
-    parse_ratio,
-    parse_size,
-    tier_of,
-)
+from inference.sizes import TIER_SIDES_PX, tier_of
 from inference.yamlfile import explain, read_yaml
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-Side = Annotated[int, Field(gt=0, le=16384)]
-Size = Annotated[tuple[Side, Side], BeforeValidator(parse_size)]
-# Strict, or YAML's yes and true would count as 1.
-Steps = Annotated[int, Field(ge=1, le=1000, strict=True)]
-PositiveInt = Annotated[int, Field(gt=0, strict=True)]
-Guidance = Annotated[float, Field(ge=0, le=100, strict=True)]
-Strength = Annotated[float, Field(ge=0.01, le=1, strict=True)]
-Megapixels = Annotated[float, Field(gt=0, strict=True)]
-LoraLimit = Annotated[float, Field(gt=0, le=100, strict=True)]
-
-
-class Defaults(_Strict):
-    """What a request gets when it does not say."""
-
-    num_inference_steps: Steps = 28
-    guidance_scale: Guidance = 3.5
-    negative_prompt: str | None = None
-    strength: Strength = 0.8
-    profile: str | None = None
-    size: Size | None = None
-
-
-class Quality(_Strict):
-    """A named quality: what replaces the defaults when a request names it."""
-
-    num_inference_steps: Steps | None = None
-    guidance_scale: Guidance | None = None
-
-
-class Profile(Quality):
-    """A named way to run a model: LoRAs by strength, and the steps and guidance that suit them."""
-
-    loras: dict[str, LoraStrength] = {}
-
-
-class Limits(_Strict):
-    """What a request may ask for; sides in pixels."""
-
-    count: PositiveInt = 8
-    num_inference_steps: Steps = 100
-    guidance_scale: Guidance = 30.0
-    prompt_chars: PositiveInt = 4000
-    loras: PositiveInt = 4
-    lora_strength: LoraLimit = 4.0
-    min_side: PositiveInt = 256
-    max_side: PositiveInt = 2048
-    max_megapixels: Megapixels = 2.4
-
-
-class ModelSpec(_Strict):
-    """One served model, as models.yaml describes it."""
-
-    name: str = ""
-    family: str
-    source: str
-    revision: str | None = None
-    description: str = ""
-    license: str = ""
-    modes: tuple[Mode, ...] = ()
-    pipelines: dict[Mode, str] = {}
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    preload: bool = False
-    guidance_field: str = ""
-    max_sequence_length: PositiveInt | None = None
-    sizes: tuple[Size, ...] = ()
-    defaults: Defaults = Defaults()
-    qualities: dict[str, Quality] = {}
-    loras: dict[str, LoraSpec] = {}
-    loras_from: tuple[str, ...] = ()
-    profiles: dict[str, Profile] = {}
-    limits: Limits = Limits()
-    price: Price = 0
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_from_family(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        family = FAMILIES.get(str(values.get("family")))
-        if family is None:
-            return values
-        filled = dict(values)
-        chosen = filled.get("pipelines") if family.any_pipeline else family.routes
-        filled.setdefault("modes", tuple(chosen) if isinstance(chosen, Mapping) else ())
-        filled.setdefault("guidance_field", family.guidance_field)
-        given = filled.get("defaults", {})
-        if isinstance(given, dict):
-            filled["defaults"] = {**family.defaults, **given}
-        return filled
-
-    @model_validator(mode="after")
-    def _agree(self) -> ModelSpec:
-        if self.family not in FAMILIES:
-            raise ValueError(f"family {self.family!r} is none of {', '.join(FAMILIES)}")
-        for problem in self._problems():
-            raise ValueError(problem)
-        return self
-
-    def _problems(self) -> Iterator[str]:
-        """What the entry's values say against one another, or against its family."""
-        unit = self.rules.size_multiple
-        yield from self._beyond_family()
-        if not self.modes:
-            yield "modes must name at least one"
-        for width, height in self.sizes:
-            if width % unit or height % unit:
-                yield f"size {width}x{height} is not made of {unit}s"
-        if not self.sizes and self.free_sizes.empty:
-            yield f"limits leave no size made of {unit}s; see min_side, max_side, max_megapixels"
-        elif self.nearest_size(*self.default_size) != self.default_size:
-            width, height = self.default_size
-            yield f"the default size {width}x{height} is none that the model can make"
-        yield from lora_spec.problems(self)
-        yield from self._beyond_limits()
-
-    def _beyond_family(self) -> Iterator[str]:
-        family = self.rules
-        if missing := [mode for mode in self.modes if mode not in family.routes]:
-            yield f"family {self.family!r} cannot {', '.join(missing)}"
-        if family.any_pipeline and not self.pipelines:
-            yield f"family {self.family!r} needs pipelines: a diffusers class per mode"
-        unnamed = [mode for mode in self.modes if mode not in self.pipelines]
-        if family.any_pipeline and unnamed:
-            yield f"pipelines must name a diffusers class to {', '.join(unnamed)}"
-        if self.max_sequence_length is not None and not family.max_sequence_length:
-            yield f"family {self.family!r} takes no max_sequence_length"
-        if self.defaults.negative_prompt and not self.takes_negative_prompt:
-            needs = family.negative_field if family.negative_prompt else ""
-            only = f" without guidance_field: {needs}" if needs else ""
-            yield f"family {self.family!r} honours no negative_prompt{only}"
-
-    def _beyond_limits(self) -> Iterator[str]:
-        chosen: dict[str, Defaults | Quality] = {"defaults": self.defaults}
-        chosen |= {f"quality {name!r}": quality for name, quality in self.qualities.items()}
-        chosen |= {f"profile {name!r}": profile for name, profile in self.profiles.items()}
-        for where, values in chosen.items():
-            for key in ("num_inference_steps", "guidance_scale"):
-                value, limit = getattr(values, key), getattr(self.limits, key)
-                if value is not None and value > limit:
-                    yield f"{where}: {key} {value:g} is above the limit of {limit:g}"
-
-    @property
-    def rules(self) -> Family:
-        """What the model's architecture fixes."""
-        return FAMILIES[self.family]
-
-    @property
-    def guided(self) -> bool:
-        """Whether `guidance_scale` means anything to it."""
-        return self.guidance_field != NO_GUIDANCE
-
-    @property
-    def takes_negative_prompt(self) -> bool:
-        """Whether it honours what a picture should not show."""
-        needed = self.rules.negative_field or self.guidance_field
-        return self.rules.negative_prompt and self.guided and self.guidance_field == needed
-
-    def max_sources(self, mode: Mode) -> int:
-        """How many pictures to change it takes in a mode."""
-        return 0 if mode is Mode.GENERATE else self.rules.routes[mode].max_sources
-
-    @cached_property
-    def default_size(self) -> tuple[int, int]:
-        """Width and height in pixels of a request that names no size."""
-        if self.defaults.size is not None:
-            return self.defaults.size
-        return self.sizes[0] if self.sizes else self._nearest(1.0, self.rules.native_side**2)
-
-    @cached_property
-    def smallest_size(self) -> tuple[int, int]:
-        """The cheapest width and height in pixels that the model makes well enough to test it."""
-        if self.sizes:
-            return min(self.sizes, key=math.prod)
-        return self._nearest(1.0, self.limits.min_side**2)
-
-    def suits(self, mode: Mode, request: ImageRequest | None) -> bool:
-        """Whether it can do the kind of thing that a request needs."""
-        if mode not in self.modes:
-            return False
-        if request is None:
-            return True
-        tags = {image.tag for image in request.images if image.role is ImageRole.REFERENCE}
-        sources = sum(image.role is ImageRole.SOURCE for image in request.images)
-        return (
-            tags <= self.rules.reference_tags
-            and sources <= self.max_sources(mode)
-            and (self.takes_negative_prompt or not request.negative_prompt)
-            and (self.guided or request.guidance_scale is None)
-            and request.count <= self.limits.count
-            and len(request.prompt) <= self.limits.prompt_chars
-            and lora_spec.knows(self, request)
-        )
-
-    def nearest_size(self, width: int, height: int) -> tuple[int, int]:
-        """The size nearest to `width` × `height` pixels that the model can make."""
-        return self._nearest(width / height, width * height)
-
-    def size_of(self, aspect_ratio: str, resolution: str | None) -> tuple[int, int]:
-        """The size nearest to a ratio like "16:9" at a tier like "2k"; native area without one."""
-        side = TIER_SIDES_PX[resolution] if resolution else math.sqrt(math.prod(self.default_size))
-        return self._nearest(parse_ratio(aspect_ratio), side**2)
-
-    @property
-    def free_sizes(self) -> FreeSizes:
-        """The sizes of a model that lists none."""
-        limits = self.limits
-        return FreeSizes(
-            unit=self.rules.size_multiple,
-            min_side=limits.min_side,
-            max_side=limits.max_side,
-            max_area=limits.max_megapixels * 1e6,
-        )
-
-    def _nearest(self, ratio: float, area: float) -> tuple[int, int]:
-        if self.sizes:
-            return nearest_listed(self.sizes, ratio, area)
-        return self.free_sizes.nearest(ratio, area)
 
 
 def _parse_names(value: object) -> object:
@@ -269,7 +27,7 @@ def _parse_names(value: object) -> object:
 Names = Annotated[tuple[str, ...], BeforeValidator(_parse_names)]
 
 
-class Alias(_Strict):
+class Alias(Strict):
     """Another name that clients send, and what it means: `model`, or something else per mode.
 
     Of several models the first that can do what a request needs is taken.
@@ -293,11 +51,11 @@ def _parse_alias(value: object) -> object:
     return {"model": value} if isinstance(value, str | list) else value
 
 
-class Catalog(_Strict):
+class Catalog(Strict):
     """Every served model and every name it answers to."""
 
     models: dict[str, ModelSpec]
-    aliases: dict[str, Annotated[Alias, BeforeValidator(_parse_alias)]] = {}
+    aliases: dict[str, Annotated[Alias, BeforeValidator(_parse_alias)]] = Field(default={})
 
     @model_validator(mode="after")
     def _names_agree(self) -> Catalog:

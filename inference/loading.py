@@ -13,10 +13,10 @@ import torch
 import transformers
 
 from inference import processors
-from inference.catalog import ModelSpec
 from inference.demo.derived import base_of, own_parts
 from inference.errors import ModelFailed
 from inference.job import Mode
+from inference.model_spec import ModelSpec
 
 # While a model is built, accelerate and diffusers patch torch.nn for the whole process, so two
 # threads that build at once can leave weights on the meta device.

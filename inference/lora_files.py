@@ -11,10 +11,10 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from inference.catalog import ModelSpec
 from inference.errors import LoraFailed, ModelFailed
 from inference.loading import locate
 from inference.lora_spec import HUB
+from inference.model_spec import ModelSpec
 
 Weights = dict[str, Tensor]
 

@@ -17,13 +17,13 @@ from typing import Any
 import structlog
 import torch
 
-from inference.catalog import ModelSpec
 from inference.errors import LoraFailed
 from inference.job import Lora
 from inference.lora import Adapter, Layers, LoraRows, Mix, Pair
 from inference.lora_files import find, read
 from inference.lora_layers import fit
 from inference.lora_rank import truncate
+from inference.model_spec import ModelSpec
 
 log = structlog.get_logger()
 

@@ -13,7 +13,7 @@ from inference.errors import BadValue, Unsupported
 from inference.job import ImageRequest, Lora
 
 if TYPE_CHECKING:
-    from inference.catalog import ModelSpec
+    from inference.model_spec import ModelSpec
 
 # Strict, or YAML's yes and true would count as 1.
 LoraStrength = Annotated[float, Field(strict=True)]

@@ -9,11 +9,11 @@ from typing import Any
 from PIL.Image import Image
 
 from inference.calls import OnStep, accepted, generator, private_copy, watch_steps
-from inference.catalog import ModelSpec
 from inference.coalesce import Attached, Rendezvous, bring
 from inference.job import Job, Mode
 from inference.loading import denoisers, load_pipelines
 from inference.lora_shelf import LoraShelf
+from inference.model_spec import ModelSpec
 from inference.pixels import Pictures, keep_outside
 from inference.preview import Previewer, fit_previewer
 from inference.prompts import PromptCache

@@ -7,9 +7,10 @@ import secrets
 from typing import Any
 
 from inference import lora_spec
-from inference.catalog import Catalog, ModelSpec, Profile, Quality
+from inference.catalog import Catalog
 from inference.errors import BadValue, Unsupported
 from inference.job import ImageRequest, ImageRole, Job, Mode
+from inference.model_spec import ModelSpec, Profile, Quality
 from inference.sizes import TIER_SIDES_PX
 
 SEED_LIMIT = 2**32

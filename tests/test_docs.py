@@ -14,7 +14,8 @@ from pydantic import BaseModel
 
 from api.cli.commands import app
 from api.settings import Settings
-from inference.catalog import Alias, Defaults, Limits, ModelSpec, Quality, load_catalog
+from inference.catalog import Alias, load_catalog
+from inference.model_spec import Defaults, Limits, ModelSpec, Quality
 from inference.pipelines import FAMILIES
 from tests.api.http.served import serving
 

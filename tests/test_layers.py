@@ -15,8 +15,8 @@ WEB_AND_SQL = ("api", "fastapi", "starlette", "uvicorn", "sqlalchemy", "alembic"
 TORCH = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors")
 # Modules of the engine that decide and describe, and never compute.
 TORCHLESS = (
-    *("arguments", "catalog", "errors", "events", "job", "pipelines", "pixels", "prices"),
-    *("resolve", "schedule", "settings", "sizes", "status", "yamlfile"),
+    *("arguments", "catalog", "errors", "events", "job", "lora_spec", "model_spec", "pipelines"),
+    *("pixels", "prices", "resolve", "schedule", "settings", "sizes", "status", "yamlfile"),
 )
 # What a dialect must reach by way of the use cases only.
 INNER = (

@@ -7,7 +7,8 @@ from pathlib import Path
 from rich.table import Table
 
 import inference
-from inference.catalog import Catalog, ModelSpec
+from inference.catalog import Catalog
+from inference.model_spec import ModelSpec
 
 BUILTIN = "builtin:"
 

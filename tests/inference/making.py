@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 
 from inference.calls import accepted
-from inference.catalog import Catalog, ModelSpec
+from inference.catalog import Catalog
 from inference.events import Cancelled, Event, Failed, ImageDone, Progress
 from inference.job import ImageRole, InputImage, Job, Mode
 from inference.loading import load_pipelines
+from inference.model_spec import ModelSpec
 from inference.pixels import as_mask, fit
 from inference.settings import EngineSettings
 from inference.worker import Worker, decoded

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from inference.catalog import ModelSpec
 from inference.job import Mode
+from inference.model_spec import ModelSpec
 from inference.pipelines import FAMILIES
 from inference.pixels import Pictures
 from tests.inference.making import job

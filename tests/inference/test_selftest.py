@@ -11,11 +11,12 @@ import torch
 from diffusers import FirstBlockCacheConfig
 
 from inference import selftest
-from inference.catalog import Catalog, ModelSpec
+from inference.catalog import Catalog
 from inference.coalesce import Rendezvous, forward
 from inference.job import Mode
 from inference.loading import load_pipelines
 from inference.model import LoadedModel, load_model
+from inference.model_spec import ModelSpec
 from inference.prompts import PromptCache
 from inference.selftest import (
     best_rows,

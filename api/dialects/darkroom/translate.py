@@ -16,9 +16,10 @@ from api.links import PictureLink
 from api.orders import Order, Remote, Upload, picture_of
 from api.submit import QueueStatus
 from api.tasks import Delivery, ImageFormat, Output, Task
-from inference.catalog import Catalog, ModelSpec
+from inference.catalog import Catalog
 from inference.errors import EngineError
 from inference.job import ImageRequest, ImageRole, Lora, Mode, ReferenceTag
+from inference.model_spec import ModelSpec
 from inference.status import EngineStatus
 
 PREFIX = "/darkroom"
