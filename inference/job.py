@@ -75,7 +75,10 @@ class ImageRequest:
 
     A size is asked for either as `width` and `height` in pixels, or as `aspect_ratio` ("16:9")
     with an optional `resolution` tier ("1k", "2k", "4k"). `lora_strength` and `lora_rank` are for
-    every LoRA that says none of its own, those of the `profile` too.
+    every LoRA that says none of its own, those of the `profile` too. `downsizing_mp`, in millions
+    of pixels, is what input pictures are shrunk to; `mask_blur`, in pixels of the picture made, is
+    how far beyond the mask it fades into the source. `offloading` asks for the weights to be kept
+    off the device until they are used.
     """
 
     model: str
@@ -97,6 +100,10 @@ class ImageRequest:
     loras: tuple[Lora, ...] = ()
     lora_strength: float | None = None
     lora_rank: int | None = None
+    downsizing_mp: float | None = None
+    sampler: str | None = None
+    mask_blur: int | None = None
+    offloading: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +111,8 @@ class Job:
     """`len(seeds)` pictures of one prompt, with nothing left to choose.
 
     `width` and `height` are pixels the model can make; `strength` is used by img2img and inpaint
-    only. `account` and `priority` (higher first) order jobs against one another.
+    only, `mask_blur` by inpaint. Without a `sampler` the model's own is used. `account` and
+    `priority` (higher first) order jobs against one another.
     """
 
     id: str
@@ -120,6 +128,10 @@ class Job:
     guidance_scale: float
     strength: float
     loras: tuple[Lora, ...] = ()
+    downsizing_mp: float | None = None
+    sampler: str | None = None
+    mask_blur: int = 0
+    offloading: bool | None = None
     account: str = ""
     priority: int = 0
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from inference import lora_spec
+from inference import lora_spec, samplers
 from inference.arguments import NO_GUIDANCE
 from inference.job import ImageRequest, ImageRole, Mode
 from inference.lora_spec import LoraSpec, LoraStrength
@@ -44,6 +44,7 @@ class Defaults(Strict):
     num_inference_steps: Steps = 28
     guidance_scale: Guidance = 3.5
     negative_prompt: str | None = None
+    sampler: str | None = None
     strength: Strength = 0.8
     profile: str | None = None
     size: Size | None = None
@@ -57,8 +58,9 @@ class Quality(Strict):
 
 
 class Profile(Quality):
-    """A named way to run a model: LoRAs by strength, and the steps and guidance that suit them."""
+    """A named way to run a model: LoRAs by strength, and what suits them."""
 
+    sampler: str | None = None
     loras: dict[str, LoraStrength] = {}
 
 
@@ -91,6 +93,7 @@ class ModelSpec(Strict):
     preload: bool = False
     guidance_field: str = ""
     max_sequence_length: PositiveInt | None = None
+    samplers: tuple[str, ...] = ()
     sizes: tuple[Size, ...] = ()
     defaults: Defaults = Defaults()
     qualities: dict[str, Quality] = {}
@@ -112,6 +115,7 @@ class ModelSpec(Strict):
         chosen = filled.get("pipelines") if family.any_pipeline else family.routes
         filled.setdefault("modes", tuple(chosen) if isinstance(chosen, Mapping) else ())
         filled.setdefault("guidance_field", family.guidance_field)
+        filled.setdefault("samplers", family.samplers)
         given = filled.get("defaults", {})
         if isinstance(given, dict):
             filled["defaults"] = {**family.defaults, **given}
@@ -140,6 +144,7 @@ class ModelSpec(Strict):
             width, height = self.default_size
             yield f"the default size {width}x{height} is none that the model can make"
         yield from lora_spec.problems(self)
+        yield from samplers.problems(self)
         yield from self._beyond_limits()
 
     def _beyond_family(self) -> Iterator[str]:
@@ -215,6 +220,7 @@ class ModelSpec(Strict):
             and sources <= self.max_sources(mode)
             and (self.takes_negative_prompt or not request.negative_prompt)
             and (self.guided or request.guidance_scale is None)
+            and (request.sampler is None or request.sampler in self.samplers)
             and request.count <= self.limits.count
             and len(request.prompt) <= self.limits.prompt_chars
             and lora_spec.knows(self, request)

@@ -26,6 +26,7 @@ from inference.arguments import (
     sized_by_image,
 )
 from inference.job import Mode, ReferenceTag
+from inference.samplers import SAMPLERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,8 @@ class Family:
     `size_multiple` is in pixels. `guidance_field` is the call argument that carries guidance when
     models.yaml does not say otherwise; `guidance_flag` is the denoiser's own word for whether it
     listens to that. `negative_field` is the only guidance field with which a negative prompt
-    counts, where not every one does. `reference_tags` are what it can take from reference
+    counts, where not every one does. `samplers` are those that a request may choose among; with
+    none, a model has its own and no other. `reference_tags` are what it can take from reference
     pictures. `processors` names the components that classes of `processors.py` read. `defaults`
     stand where models.yaml sets none. With `any_pipeline` models.yaml names the classes, and their
     own signatures choose among the arguments.
@@ -67,6 +69,7 @@ class Family:
     negative_field: str = ""
     max_sequence_length: bool = False
     loras: bool = True
+    samplers: tuple[str, ...] = ()
     reference_tags: frozenset[ReferenceTag] = frozenset()
     processors: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -167,6 +170,7 @@ FAMILIES: Mapping[str, Family] = {
         denoisers=("unet",),
         size_multiple=8,
         native_side=1024,
+        samplers=tuple(SAMPLERS),
     ),
     "sd3": Family(
         routes={

@@ -14,6 +14,8 @@ from inference.model_spec import ModelSpec, Profile, Quality
 from inference.sizes import TIER_SIDES_PX
 
 SEED_LIMIT = 2**32
+# Pixels that an edge may fade over: more reaches across most pictures.
+MASK_BLUR_LIMIT = 256
 
 
 def resolve(
@@ -25,24 +27,10 @@ def resolve(
     _check_images(request, spec, mode)
     _check_references(request, spec)
     _within("count", request.count, 1, spec.limits.count)
-    quality, profile = _quality(request, spec), _profile(request, spec)
+    _check_offloading(request, spec)
+    profile = _profile(request, spec)
     loras = lora_spec.choose(request, spec, profile.loras)
-    steps = _first(
-        request.num_inference_steps,
-        profile.num_inference_steps,
-        quality.num_inference_steps,
-        spec.defaults.num_inference_steps,
-    )
-    guidance = _first(
-        request.guidance_scale,
-        profile.guidance_scale,
-        quality.guidance_scale,
-        spec.defaults.guidance_scale,
-    )
-    if request.guidance_scale is not None and not spec.guided:
-        raise Unsupported("guidance_scale", f"{spec.name!r} honours no guidance_scale")
-    _within("num_inference_steps", steps, 1, spec.limits.num_inference_steps)
-    _within("guidance_scale", guidance, 0, spec.limits.guidance_scale)
+    steps, guidance = _steps_and_guidance(request, spec, profile)
     width, height = _within_area(_size(request, spec), spec, mode)
     return Job(
         id=job_id,
@@ -58,6 +46,10 @@ def resolve(
         guidance_scale=guidance,
         strength=_strength(request, spec, mode, steps),
         loras=loras,
+        downsizing_mp=_downsizing(request),
+        sampler=_sampler(request, spec, profile),
+        mask_blur=_mask_blur(request, mode),
+        offloading=request.offloading,
         account=account,
         priority=priority,
     )
@@ -78,6 +70,54 @@ def _shown(value: float) -> str:
     if isinstance(value, int):
         return str(value) if abs(value) < 10**15 else "a far larger one"
     return f"{value:g}"
+
+
+def _steps_and_guidance(
+    request: ImageRequest, spec: ModelSpec, profile: Profile
+) -> tuple[int, float]:
+    if request.guidance_scale is not None and not spec.guided:
+        raise Unsupported("guidance_scale", f"{spec.name!r} honours no guidance_scale")
+    said = (request, profile, _quality(request, spec), spec.defaults)
+    steps = _first(*(one.num_inference_steps for one in said))
+    guidance = _first(*(one.guidance_scale for one in said))
+    _within("num_inference_steps", steps, 1, spec.limits.num_inference_steps)
+    _within("guidance_scale", guidance, 0, spec.limits.guidance_scale)
+    return steps, guidance
+
+
+def _sampler(request: ImageRequest, spec: ModelSpec, profile: Profile) -> str | None:
+    asked = request.sampler
+    if asked is not None and asked not in spec.samplers:
+        known = ", ".join(spec.samplers) or "only its own, so name none"
+        raise Unsupported("sampler", f"{spec.name!r} has no sampler {asked[:80]!r}; it has {known}")
+    chosen: str | None = _first(asked, profile.sampler, spec.defaults.sampler)
+    return chosen
+
+
+def _downsizing(request: ImageRequest) -> float | None:
+    most = request.downsizing_mp
+    if most is None:
+        return None
+    if not (math.isfinite(most) and most > 0):
+        raise BadValue("downsizing_mp", f"downsizing_mp must be above 0, not {_shown(most)}")
+    if not request.images:
+        raise BadValue("downsizing_mp", "downsizing_mp needs an input picture to shrink")
+    return float(most)
+
+
+def _mask_blur(request: ImageRequest, mode: Mode) -> int:
+    if request.mask_blur is None:
+        return 0
+    if mode is not Mode.INPAINT:
+        raise BadValue("mask_blur", "mask_blur needs a mask; send one or leave it out")
+    _within("mask_blur", request.mask_blur, 0, MASK_BLUR_LIMIT)
+    return request.mask_blur
+
+
+def _check_offloading(request: ImageRequest, spec: ModelSpec) -> None:
+    if request.offloading:
+        what = f"{spec.name!r} keeps its weights on its device; leave offloading out"
+        raise Unsupported("offloading", what)
 
 
 def _strength(request: ImageRequest, spec: ModelSpec, mode: Mode, steps: int) -> float:
