@@ -84,6 +84,7 @@ def _desk(services: Services, dialects: tuple[Dialect, ...]) -> Desk:
         dialects=dialects,
         rate_per_minute=settings.rate_per_minute,
         sync_wait_seconds=settings.sync_wait_seconds,
+        credit_usd=settings.credit_usd,
         public_url=settings.public_url or "",
     )
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import structlog
 
 from api.accounts import Accounts
+from api.assistants import NO_ASSISTANTS
 from api.destinations import Destinations
 from api.dialects import DIALECTS
 from api.dispatcher import Dispatcher
@@ -145,6 +146,7 @@ def build(settings: Settings, *, engine: EnginePort | None = None) -> Services:
     presign = _presign(settings, storage)
     courier = _courier(outbox, outbound, store, accounts, links, presign)
     updates = Updates(on_end=courier.wake)
+    assistants = NO_ASSISTANTS
     pixels = ThreadPoolExecutor(PIXEL_THREADS, thread_name_prefix="pixels")
     workshop = Workshop(
         engine=engine,
@@ -154,6 +156,7 @@ def build(settings: Settings, *, engine: EnginePort | None = None) -> Services:
         pixels=pixels,
         style=_style(settings),
         deliver=destinations.deliver_for,
+        assistants=assistants,
     )
     dispatcher = Dispatcher(workshop, settings)
     reception = Reception(
@@ -165,6 +168,7 @@ def build(settings: Settings, *, engine: EnginePort | None = None) -> Services:
         outbound=outbound,
         destinations=destinations,
         pixels=pixels,
+        assistants=assistants,
     )
     darkroom = Darkroom(
         settings=settings,

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+import secrets
+import string
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from api.errors import BadRequest
-from api.tasks import AS_CONFIGURED, Delivery
+from api.tasks import AS_CONFIGURED, NO_EXTRAS, Delivery, Extras
 from inference.job import ImageRequest, ImageRole, ReferenceTag
+
+ID_ALPHABET = string.ascii_letters + string.digits
+
+
+def random_id(chars: int = 21) -> str:
+    """Letters and digits: 21 are 125 bits, so that nobody guesses a task."""
+    return "".join(secrets.choice(ID_ALPHABET) for _ in range(chars))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +46,18 @@ class Upload:
 class Order:
     """One request as its dialect understood it; the wish's `images` are made from `uploads`.
 
-    `webhook_field` is what the dialect calls the address to be told. `id_chars` is how long an id
-    its clients expect: 21 are 125 bits, so that nobody guesses a task.
+    `webhook_field` is what the dialect calls the address to be told. `new_id` makes an id of the
+    shape that its clients expect, at most 32 characters.
     """
 
     request: ImageRequest
     dialect: str
     uploads: Sequence[Upload] = ()
     delivery: Delivery = AS_CONFIGURED
+    extras: Extras = NO_EXTRAS
     priority: int = 0
     webhook_field: str = "webhook"
-    id_chars: int = 21
+    new_id: Callable[[], str] = random_id
 
 
 def picture_of(text: str, field: str) -> bytes | Remote:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import secrets
-import string
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from api.accounts import Caller
+from api.assistants import NO_ASSISTANTS, Assistants
 from api.checks import free_bytes
 from api.errors import BadRequest, NotFound, Overloaded, QueueFull, Unavailable
 from api.idempotency import Once, Reply
@@ -23,9 +22,9 @@ from api.inputs import PictureLimits, rewrite
 from api.orders import Order, Remote, Upload
 from api.storage import input_key
 from api.store import Accepted, Bounds, Submission
-from api.tasks import Task
+from api.tasks import Task, TaskKind
 from api.uncut import Uncut
-from inference.job import ImageRequest, InputImage
+from inference.job import ImageRequest, InputImage, Job, Mode
 from inference.resolve import resolve
 
 if TYPE_CHECKING:
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
     from inference.catalog import Catalog
 
 log = structlog.get_logger()
-
-ID_ALPHABET = string.ascii_letters + string.digits
 
 
 class Fetcher(Protocol):
@@ -65,6 +62,7 @@ class Reception:
         outbound: Fetcher,
         destinations: Destinations,
         pixels: Executor,
+        assistants: Assistants = NO_ASSISTANTS,
     ) -> None:
         self._settings = settings
         self._catalog = catalog
@@ -74,6 +72,7 @@ class Reception:
         self._outbound = outbound
         self._destinations = destinations
         self._pixels = pixels
+        self._assistants = assistants
         self._uncut = Uncut()
         self._bounds = Bounds(
             tasks=settings.max_queue_tasks,
@@ -121,16 +120,11 @@ class Reception:
 
     def _submission(self, order: Order, caller: Caller) -> Submission:
         """Every value decided, nothing read or written yet."""
-        task_id = "".join(secrets.choice(ID_ALPHABET) for _ in range(order.id_chars))
+        task_id = order.new_id()
         request = replace(order.request, images=_inputs(order.uploads, task_id))
         _refuse_nul(request)
-        job = resolve(
-            self._catalog,
-            request,
-            job_id=task_id,
-            account=caller.account,
-            priority=order.priority,
-        )
+        self._assistants.check(order.extras)
+        job = self._job(replace(order, request=request), task_id, caller)
         webhooks = tuple(
             self._outbound.check_url(url, field=order.webhook_field)
             for url in order.delivery.webhooks
@@ -142,9 +136,21 @@ class Reception:
             dialect=order.dialect,
             request=request,
             job=job,
-            credits=self._catalog.price(request, job) * len(job.seeds),
+            credits=self._catalog.price(request, job) * len(job.seeds) if job.seeds else 0,
             delivery=replace(order.delivery, webhooks=webhooks),
+            extras=order.extras,
             caller=caller,
+        )
+
+    def _job(self, order: Order, task_id: str, caller: Caller) -> Job:
+        if order.extras.kind is not TaskKind.GENERATE:
+            return _look_only(order, task_id, caller.account)
+        return resolve(
+            self._catalog,
+            order.request,
+            job_id=task_id,
+            account=caller.account,
+            priority=order.priority,
         )
 
     async def _keep(self, submission: Submission, uploads: Sequence[Upload]) -> Accepted:
@@ -218,6 +224,26 @@ class Reception:
             dialect=task.dialect,
             account=task.account,
         )
+
+
+def _look_only(order: Order, task_id: str, account: str) -> Job:
+    """The job of a task that makes no picture."""
+    return Job(
+        id=task_id,
+        model="",
+        mode=Mode.GENERATE,
+        prompt="",
+        negative_prompt=None,
+        images=order.request.images,
+        width=0,
+        height=0,
+        seeds=(),
+        num_inference_steps=0,
+        guidance_scale=0,
+        strength=0,
+        account=account,
+        priority=order.priority,
+    )
 
 
 def _inputs(uploads: Sequence[Upload], task_id: str) -> tuple[InputImage, ...]:

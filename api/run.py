@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, TypeVar
 
 import structlog
 
+from api.assistants import NO_ASSISTANTS, AssistantFailed, Assistants
+from api.assisting import looked_at, prepared, rated
 from api.destinations import Deliver, DestinationFailed, deliver_nowhere
 from api.errors import Unavailable
 from api.outputs import (
@@ -24,11 +26,12 @@ from api.outputs import (
 )
 from api.storage import Storage, output_key
 from api.store import Claim, Store
-from api.tasks import Output, TaskState, TaskUpdate
+from api.tasks import Findings, Output, TaskKind, TaskState, TaskUpdate
 from api.watch import Updates
 from inference.errors import JobError, ModelFailed
 from inference.events import Cancelled, Emit, Event, Failed, ImageDone, Progress
 from inference.job import Job
+from inference.pixels import decode
 from inference.status import EngineStatus
 
 log = structlog.get_logger()
@@ -71,6 +74,7 @@ class Workshop:
     pixels: Executor
     style: FileStyle = PLAIN_STYLE
     deliver: Deliver = deliver_nowhere
+    assistants: Assistants = NO_ASSISTANTS
 
 
 class Run:
@@ -111,7 +115,10 @@ class Run:
             why = f"gave up after {self._max_tries} attempts"
             await self._finish(TaskState.FAILED, "gave_up", why)
             return
-        if self._missing:
+        if self.task.extras.kind is not TaskKind.GENERATE:
+            await self._look()
+        elif self._missing:
+            await self._prepare()
             await self._make_missing()
         await self._end()
 
@@ -129,6 +136,30 @@ class Run:
         """Leave the task to the next claim; `counted`, as one of the tries it has."""
         self._shop.engine.cancel(self.task.id)
         await self._insist(lambda: self._shop.store.release([self.holding], counted=counted))
+
+    async def _look(self) -> None:
+        """Have the assistants say something of the picture that the task was given."""
+        try:
+            (image,) = self.task.job.images
+            data = await self._insist(partial(self._shop.storage.get, image.key))
+            picture = await self._in_thread(decode, data)
+            findings = await looked_at(self.task, picture, self._shop.assistants)
+        except AssistantFailed as error:
+            self._error = error
+        else:
+            await self._note(self.task.job, findings)
+
+    async def _prepare(self) -> None:
+        """Have the prompt written out, once: a task that runs again makes the same pictures."""
+        found = await prepared(self.task, self._shop.assistants)
+        if found is not None:
+            await self._note(*found)
+
+    async def _note(self, job: Job, findings: Findings) -> None:
+        if not await self._insist(lambda: self._shop.store.note(self.holding, job, findings)):
+            self.lose()
+            return
+        self.task = replace(self.task, job=job, findings=findings)
 
     async def _make_missing(self) -> None:
         job = self.task.job
@@ -208,6 +239,8 @@ class Run:
             await self._discard(key)
             return
         output = _output(encoded, index=index, key=key, seed=job.seeds[index], copy_url=copy_url)
+        if (wish := self.task.extras.rating) is not None:
+            output = replace(output, rating=await rated(event.picture, wish, shop.assistants))
         if not await self._insist(lambda: shop.store.add_output(self.holding, output)):
             self._log.warning("image_discarded", index=index)
             self.lose()

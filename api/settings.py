@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -64,6 +65,7 @@ class Settings(BaseSettings):
     max_picture_megapixels: Annotated[float, Field(gt=0, le=178, allow_inf_nan=False)] = 16.0
 
     rate_per_minute: PositiveInt | None = None
+    credit_usd: Annotated[Decimal, Field(gt=0, allow_inf_nan=False)] = Decimal("0.01")
     sync_wait_seconds: PositiveSeconds = 120.0
 
     allowed_targets: Annotated[tuple[str, ...], NoDecode] = ()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, Literal
 
 from inference.job import ImageRequest, Job
 
@@ -21,6 +23,15 @@ class TaskState(StrEnum):
     def ended(self) -> bool:
         """Whether nothing more will happen."""
         return self in (TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED)
+
+
+class TaskKind(StrEnum):
+    """What a task does: make pictures, or look at one that it was given."""
+
+    GENERATE = "generate"
+    RATE = "rate"
+    ALT = "alt"
+    REVIEW = "review"
 
 
 class ImageFormat(StrEnum):
@@ -47,20 +58,92 @@ class Delivery:
     """How finished pictures leave: as which files, where to, and who is told.
 
     `quality` is 1 to 100, None for the format's own. `destination` names a place of the account
-    that gets a copy. `webhooks` are URLs told of the task's end. `base_url` is the origin by which
-    the caller reached the server, for absolute links in what is sent without a request. `in_reply`:
-    the pictures leave in the reply alone, so that without its caller the task is for nobody.
+    that gets a copy, and `path` what it is called there, None for the place's own way. `webhooks`
+    are URLs told of the task's end. `base_url` is the origin by which the caller reached the
+    server, for absolute links in what is sent without a request. `in_reply`: the pictures leave in
+    the reply alone, so that without its caller the task is for nobody.
     """
 
     format: ImageFormat | None = None
     quality: int | None = None
     destination: str | None = None
+    path: str | None = None
     webhooks: tuple[str, ...] = ()
     base_url: str = ""
     in_reply: bool = False
 
 
 AS_CONFIGURED = Delivery()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """One answer that a rating may give, and what it stands for."""
+
+    value: str
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RatingWish:
+    """How pictures are to be rated: by these levels, or as "sfw" or "nsfw" where there are none."""
+
+    levels: tuple[Level, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extras:
+    """What a task is asked for besides its pictures.
+
+    `asked` is the request in its dialect's own words, for replies that repeat it. `magic_prompt`
+    and `real_time` have the prompt written out, the latter with what is found on the web. `effort`
+    is for a review. Without `tells_hooks` the account's registered webhooks are not told.
+    """
+
+    kind: TaskKind = TaskKind.GENERATE
+    asked: Mapping[str, Any] | None = None
+    rating: RatingWish | None = None
+    magic_prompt: bool = False
+    real_time: bool = False
+    effort: Literal["low", "high"] = "high"
+    tells_hooks: bool = True
+
+
+NO_EXTRAS = Extras()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rating:
+    """The level that a picture was given, or why it was given none."""
+
+    level: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enhanced:
+    """A prompt as it was written out."""
+
+    prompt: str
+    negative_prompt: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """What came up while a task ran.
+
+    `enhanced` is the prompt that the pictures were made from, where it is not the caller's own,
+    and `sources` the addresses that it was enriched from. `result` is what a look at a picture
+    said: `level` of a rating, `alt` of a description, `score`, `summary`, `findings` and
+    `strengths` of a review.
+    """
+
+    enhanced: Enhanced | None = None
+    sources: tuple[str, ...] = ()
+    result: Mapping[str, Any] | None = None
+
+
+NO_FINDINGS = Findings()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +159,7 @@ class Output:
     size_bytes: int
     sha256: str
     destination_url: str | None = None
+    rating: Rating | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,9 +167,9 @@ class Task:
     """One request as the store holds it; times are milliseconds since the epoch.
 
     `request` is what the caller asked, `job` what was decided, `delivery` what becomes of the
-    pictures. `credits` is the price of all. `attempt` counts claims and is the fence: a worker
-    whose attempt is not this one has lost the task. Once `files_deleted_ms` is set, the pictures
-    are gone.
+    pictures, `extras` what else was asked and `findings` what came of that. `credits` is the price
+    of all. `attempt` counts claims and is the fence: a worker whose attempt is not this one has
+    lost the task. Once `files_deleted_ms` is set, the pictures are gone.
     """
 
     id: str
@@ -95,6 +179,8 @@ class Task:
     request: ImageRequest
     job: Job
     delivery: Delivery = AS_CONFIGURED
+    extras: Extras = NO_EXTRAS
+    findings: Findings = NO_FINDINGS
     credits: int
     attempt: int
     created_ms: int

@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from fastapi import APIRouter, Depends, Request
@@ -101,7 +102,7 @@ class Dialect:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Desk:
-    """What the routes of a dialect work with."""
+    """What the routes of a dialect work with; `credit_usd` is what a credit is in dollars."""
 
     darkroom: Darkroom
     accounts: Accounts
@@ -116,6 +117,7 @@ class Desk:
     dialects: tuple[Dialect, ...]
     rate_per_minute: int | None
     sync_wait_seconds: float
+    credit_usd: Decimal = Decimal("0.01")
     public_url: str = ""
 
     def link(self, path: str, key: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -46,7 +47,9 @@ class DestinationStore:
 
     async def insert(self, destination: Destination) -> bool:
         """Keep a new one; False if the account has one of that name."""
+        now_ms = self._now_ms()
         row = insert(destinations).values(
+            id=f"dst_{secrets.token_hex(12)}",
             account=destination.account,
             name=destination.name,
             url=destination.url,
@@ -55,7 +58,8 @@ class DestinationStore:
             access_key_id=destination.access_key_id,
             secret_access_key=destination.secret,
             public_url=destination.public_url,
-            created_ms=self._now_ms(),
+            created_ms=now_ms,
+            updated_ms=now_ms,
         )
 
         async def work(connection: AsyncConnection) -> None:

@@ -37,7 +37,8 @@ class MessageState(StrEnum):
 class Message:
     """One message to one receiver; times are milliseconds since the epoch.
 
-    `attempts` counts those begun and is the fence. `next_ms` is when it is due, None once settled.
+    `hook_id` names the registered webhook that it is for, if it is for one. `attempts` counts those
+    begun and is the fence. `next_ms` is when it is due, None once settled.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Message:
     next_ms: int | None
     last_status: int | None
     last_error: str | None
+    hook_id: str | None = None
     created_ms: int
 
     @property

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from api.accounts import NOBODY, Caller
 from api.idempotency import Once, Reply
-from api.tasks import AS_CONFIGURED, Delivery, Task
+from api.tasks import AS_CONFIGURED, NO_EXTRAS, Delivery, Extras, Task
 from inference.job import ImageRequest, Job
 
 
@@ -34,6 +34,7 @@ class Submission:
     job: Job
     credits: int
     delivery: Delivery = AS_CONFIGURED
+    extras: Extras = NO_EXTRAS
     caller: Caller = NOBODY
     once: Once | None = None
     answer: Callable[[Task], Reply] | None = None

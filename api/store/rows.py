@@ -11,11 +11,14 @@ from pydantic import TypeAdapter
 from sqlalchemy import Row
 
 from api.errors import BadRequest
-from api.tasks import Delivery, Output, Task, TaskState
+from api.tasks import Delivery, Extras, Findings, Output, Rating, Task, TaskState
 from inference.job import ImageRequest, load_job
 
 _REQUEST = TypeAdapter(ImageRequest)
 _DELIVERY = TypeAdapter(Delivery)
+_EXTRAS = TypeAdapter(Extras)
+_FINDINGS = TypeAdapter(Findings)
+_RATING = TypeAdapter(Rating)
 
 
 def dump_request(request: ImageRequest) -> str:
@@ -28,6 +31,21 @@ def dump_delivery(delivery: Delivery) -> str:
     return _DELIVERY.dump_json(delivery, exclude_defaults=True).decode()
 
 
+def dump_extras(extras: Extras) -> str:
+    """Extras as JSON text, without those that were not asked for."""
+    return _EXTRAS.dump_json(extras, exclude_defaults=True).decode()
+
+
+def dump_findings(findings: Findings) -> str:
+    """Findings as JSON text, without what did not come up."""
+    return _FINDINGS.dump_json(findings, exclude_defaults=True).decode()
+
+
+def dump_rating(rating: Rating | None) -> str | None:
+    """A rating as JSON text."""
+    return None if rating is None else _RATING.dump_json(rating, exclude_none=True).decode()
+
+
 def to_task(row: Row[Any], outputs: Iterable[Row[Any]]) -> Task:
     """The record in one row of `tasks` and its rows of `outputs`."""
     return Task(
@@ -38,6 +56,8 @@ def to_task(row: Row[Any], outputs: Iterable[Row[Any]]) -> Task:
         request=_REQUEST.validate_json(row.request),
         job=load_job(row.job),
         delivery=_DELIVERY.validate_json(row.delivery),
+        extras=_EXTRAS.validate_json(row.extras),
+        findings=_FINDINGS.validate_json(row.findings),
         credits=row.credits,
         attempt=row.attempt,
         created_ms=row.created_ms,
@@ -55,7 +75,8 @@ def to_output(row: Row[Any]) -> Output:
     """The record in one row of `outputs`."""
     values = dict(row._mapping)
     del values["task_id"]
-    return Output(**values)
+    rating = values.pop("rating")
+    return Output(**values, rating=None if rating is None else _RATING.validate_json(rating))
 
 
 def to_cursor(task: Task) -> str:

@@ -36,6 +36,8 @@ tasks = Table(
     Column("request", Text, nullable=False),
     Column("job", Text, nullable=False),
     Column("delivery", Text, nullable=False, server_default="{}"),
+    Column("extras", Text, nullable=False, server_default="{}"),
+    Column("findings", Text, nullable=False, server_default="{}"),
     Column("images", Integer, nullable=False),
     Column("credits", BigInteger, nullable=False),
     Column("attempt", Integer, nullable=False),
@@ -96,6 +98,7 @@ outputs = Table(
     Column("size_bytes", BigInteger, nullable=False),
     Column("sha256", String(64), nullable=False),
     Column("destination_url", Text),
+    Column("rating", Text),
     PrimaryKeyConstraint("task_id", "index"),
 )
 
@@ -183,6 +186,7 @@ outbox = Table(
     Column("next_ms", BigInteger),
     Column("last_status", Integer),
     Column("last_error", String(200)),
+    Column("hook_id", String(32)),
     Column("created_ms", BigInteger, nullable=False),
     CheckConstraint("state IN ('waiting', 'delivered', 'failed')", name="known_outbox_state"),
 )
@@ -203,6 +207,47 @@ destinations = Table(
     Column("access_key_id", String(200), nullable=False),
     Column("secret_access_key", String(200), nullable=False),
     Column("public_url", Text),
+    Column("id", String(32), nullable=False),
+    Column("provider", String(16), nullable=False, server_default="s3"),
+    Column("path_template", Text),
+    Column("url_template", Text),
     Column("created_ms", BigInteger, nullable=False),
+    Column("updated_ms", BigInteger, nullable=False, server_default="0"),
     PrimaryKeyConstraint("account", "name"),
+    UniqueConstraint("id", name="destinations_id"),
 )
+
+# Addresses that an account registered to be told of every task's end. `events` is a JSON list such
+# as ["generate.completed"], null for all; `failures` counts messages that failed one after another.
+hooks = Table(
+    "hooks",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("account", String(64), nullable=False),
+    Column("dialect", String(32), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("secret", String(80), nullable=False),
+    Column("events", Text),
+    Column("enabled", Boolean, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("updated_ms", BigInteger, nullable=False),
+)
+Index("hooks_of_account", hooks.c.account, hooks.c.dialect)
+
+# Pictures that an account left here to be named in requests.
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("account", String(64), nullable=False),
+    Column("key", String(128), nullable=False, unique=True),
+    Column("media_type", String(32), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("width", Integer, nullable=False),
+    Column("height", Integer, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),
+)
+Index("uploads_of_account", uploads.c.account, uploads.c.expires_ms)
+Index("uploads_expiring", uploads.c.expires_ms)

@@ -32,10 +32,16 @@ from sqlalchemy import (
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
 from api.store.records import Holding, Submission
-from api.store.rows import dump_delivery, dump_request
+from api.store.rows import (
+    dump_delivery,
+    dump_extras,
+    dump_findings,
+    dump_rating,
+    dump_request,
+)
 from api.store.schema import QUEUED, RUNNING, UNFINISHED, outputs, tasks
-from api.tasks import Output, Task, TaskState
-from inference.job import dump_job
+from api.tasks import Findings, Output, Task, TaskState
+from inference.job import Job, dump_job
 
 
 def insert_task(submission: Submission, now_ms: int) -> ReturningInsert[*tuple[Any, ...]]:
@@ -51,6 +57,7 @@ def insert_task(submission: Submission, now_ms: int) -> ReturningInsert[*tuple[A
         request=dump_request(submission.request),
         job=dump_job(job),
         delivery=dump_delivery(submission.delivery),
+        extras=dump_extras(submission.extras),
         images=len(job.seeds),
         credits=submission.credits,
         attempt=0,
@@ -137,11 +144,17 @@ def heartbeat(
 
 def insert_output(holding: Holding, output: Output) -> Insert:
     """A stored picture of a task that is still held, unless it is recorded already."""
-    values = {"task_id": holding.task_id, **asdict(output)}
+    values = {"task_id": holding.task_id, **asdict(output), "rating": dump_rating(output.rating)}
     same = and_(outputs.c.task_id == holding.task_id, outputs.c.index == output.index)
     row = select(*(literal(value, outputs.c[name].type) for name, value in values.items()))
     wanted = row.where(exists().where(held_by(holding)), not_(exists().where(same)))
     return insert(outputs).from_select(list(values), wanted)
+
+
+def note(holding: Holding, job: Job, findings: Findings) -> Update:
+    """What came up while a held task runs, and the job as it is to be made from then on."""
+    changed = update(tasks).where(held_by(holding))
+    return changed.values(job=dump_job(job), findings=dump_findings(findings))
 
 
 def outputs_of(task_ids: Sequence[str]) -> Select[*tuple[Any, ...]]:

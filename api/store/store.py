@@ -19,7 +19,8 @@ from api.store.outbox import insert_messages
 from api.store.records import Accepted, Bounds, Claim, Counts, Holding, Submission
 from api.store.rows import from_cursor, to_cursor, to_task
 from api.store.schema import QUEUED, tasks
-from api.tasks import Output, Task, TaskPage, TaskState
+from api.tasks import Findings, Output, Task, TaskPage, TaskState
+from inference.job import Job
 
 
 class Store:
@@ -157,6 +158,10 @@ class Store:
             return bool(await connection.scalar(fence))
 
         return await self._database.write(work)
+
+    async def note(self, holding: Holding, job: Job, findings: Findings) -> bool:
+        """Record what came up while a task runs; False if it is no longer held."""
+        return await self._execute(statements.note(holding, job, findings)) == 1
 
     async def finish(
         self,

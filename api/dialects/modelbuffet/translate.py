@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from api.body import Body
@@ -14,7 +15,7 @@ from api.errors import ApiError, NotFound, UnsupportedMedia, field_of, kind_of
 from api.idempotency import Reply
 from api.limits import Allowance
 from api.links import PictureLink
-from api.orders import Order, Upload, picture_of
+from api.orders import Order, Upload, picture_of, random_id
 from api.tasks import Delivery, ImageFormat, Output, Task, TaskState
 from inference.errors import EngineError
 from inference.job import ImageRequest, ImageRole, ReferenceTag
@@ -84,7 +85,7 @@ def to_order(wire: GenerateRequest, base_url: str) -> Order:
         dialect=NAME,
         uploads=[*to_sources(wire), *to_references(wire)],
         delivery=Delivery(webhooks=(wire.webhook,) if wire.webhook else (), base_url=base_url),
-        id_chars=ID_CHARS,
+        new_id=partial(random_id, ID_CHARS),
     )
 
 

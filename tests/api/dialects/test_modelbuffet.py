@@ -94,7 +94,7 @@ def test_a_wire_request_becomes_its_golden_order(name: str) -> None:
     order = translate.to_order(wire(**pair["sent"]), "https://d.example")
 
     assert parts_of(order) == pair["wanted"]
-    assert (order.dialect, order.id_chars) == ("modelbuffet", 10)
+    assert (order.dialect, len(order.new_id())) == ("modelbuffet", 10)
     assert (order.webhook_field, order.delivery.base_url) == ("webhook", "https://d.example")
 
 
