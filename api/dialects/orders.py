@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -13,13 +14,23 @@ from starlette.requests import ClientDisconnect
 from api.accounts import Caller
 from api.body import Body
 from api.dialects.base import Desk, owner_of
-from api.errors import BadRequest, IdempotencyRunning
+from api.errors import ApiError, BadRequest, IdempotencyRunning
 from api.idempotency import HEADER, MAX_KEY_CHARS, Once, Reply
 from api.orders import Order
-from api.tasks import Task
+from api.tasks import Task, TaskState
 
 # How long a caller who repeats a request that is still at work had best wait.
 RUNNING_RETRY_SECONDS = 2
+
+
+class NotMade(ApiError):
+    """The task ended without its pictures; `reason` is the kind of its error."""
+
+    kind = "not_made"
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 async def place(
@@ -62,6 +73,42 @@ async def place_and_wait(
     if once is not None and task.state.ended:
         await desk.darkroom.answered(caller, once, reply)
     return to_response(reply, is_replay=accepted.is_replay)
+
+
+async def place_and_stay(
+    request: Request, desk: Desk, caller: Caller, body: Body, order: Order
+) -> Task:
+    """Accept an order and stay until it has ended, however long that takes.
+
+    A repeated one leads to the task of the first, from which the same answer is made again.
+    Raises ClientDisconnect or IdempotencyRunning.
+    """
+    once = once_of(request, desk, body)
+    accepted = await desk.darkroom.submit(order, caller, once=once)
+    task = accepted.task
+    if not accepted.is_replay:
+        try:
+            return await ended_or_left(request, desk, caller, task.id, math.inf)
+        except ClientDisconnect:
+            await abandon(desk, caller, task, once)
+            raise
+    check_ended(task)
+    request.state.headers["Idempotent-Replayed"] = "true"
+    return task
+
+
+async def abandon(desk: Desk, caller: Caller, task: Task, once: Once | None) -> None:
+    """Cancel a task whose caller has left, unless there is a key to come back with."""
+    if once is None:
+        await desk.darkroom.cancel(task.id, account=caller.account)
+
+
+def made(task: Task) -> Task:
+    """The task, if it ended with all its pictures; raises NotMade."""
+    if task.state is TaskState.SUCCEEDED:
+        return task
+    reason = "cancelled" if task.state is TaskState.CANCELLED else task.error_kind or "failed"
+    raise NotMade(task.error_message or f"the pictures were not made: {reason}", reason=reason)
 
 
 def check_ended(task: Task) -> None:

@@ -16,6 +16,7 @@ from sse_starlette import ServerSentEvent
 from api.dialects.base import ErrorContext
 from api.dialects.openai import translate
 from api.dialects.openai.schema import GenerationRequest
+from api.dialects.orders import made
 from api.errors import ApiError
 from api.previews import as_partial
 from api.tasks import Task, TaskUpdate
@@ -78,7 +79,7 @@ async def to_stream(
                         partials.end()
                     yield await _completed(told, update.output.index)
                 if update.state.ended:
-                    translate.made(await told.now())
+                    made(await told.now())
                     return
     except ApiError as error:
         yield _event("error", dict(translate.to_error(error, told.context).body))

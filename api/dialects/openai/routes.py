@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -12,7 +11,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import JSONResponse, Response
 from sse_starlette import EventSourceResponse
-from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
 from api.accounts import Caller
@@ -21,10 +19,9 @@ from api.dialects.base import Desk, DeskOf, Dialect, ErrorContext, body_docs, pa
 from api.dialects.callers import AskerOf, CallerOf
 from api.dialects.openai import schema, translate, uploads
 from api.dialects.openai.events import Told, to_stream
-from api.dialects.orders import check_ended, ended_or_left, once_of
+from api.dialects.orders import NotMade, abandon, made, once_of, place_and_stay
 from api.dialects.pictures import picture_response
 from api.errors import NoCredits
-from api.idempotency import Once
 from api.orders import Order
 from api.tasks import Output, Task
 
@@ -131,28 +128,9 @@ async def _answer(
     with _final_refusals(request):
         if isinstance(wire, schema.GenerationRequest) and wire.stream:
             return await _stream(request, desk, caller, body, wire, order)
-        task = translate.made(await _ended(request, desk, caller, body, order))
+        task = made(await place_and_stay(request, desk, caller, body, order))
     images = [await _item(request, desk, caller, wire, task, one) for one in task.outputs]
     return JSONResponse(translate.to_body(task, images, wire))
-
-
-async def _ended(request: Request, desk: Desk, caller: Caller, body: Body, order: Order) -> Task:
-    """The task once it has ended; raises ClientDisconnect or IdempotencyRunning.
-
-    A repeated order leads to the task of the first, from which the same answer is made again.
-    """
-    once = once_of(request, desk, body)
-    accepted = await desk.darkroom.submit(order, caller, once=once)
-    task = accepted.task
-    if not accepted.is_replay:
-        try:
-            return await ended_or_left(request, desk, caller, task.id, math.inf)
-        except ClientDisconnect:
-            await _abandon(desk, caller, task, once)
-            raise
-    check_ended(task)
-    request.state.headers["Idempotent-Replayed"] = "true"
-    return task
 
 
 async def _item(
@@ -187,7 +165,7 @@ async def _stream(
         return await desk.darkroom.get(task.id, account=caller.account)
 
     async def left(_: Message) -> None:
-        await _abandon(desk, caller, task, once)
+        await abandon(desk, caller, task, once)
 
     told = Told(
         action="image_edit" if order.uploads else "image_generation",
@@ -205,18 +183,12 @@ async def _stream(
     )
 
 
-async def _abandon(desk: Desk, caller: Caller, task: Task, once: Once | None) -> None:
-    # With a key the caller may come back for it; without one nobody can.
-    if once is None:
-        await desk.darkroom.cancel(task.id, account=caller.account)
-
-
 @contextmanager
 def _final_refusals(request: Request) -> Iterator[None]:
     """Tell clients not to repeat what would fail again."""
     try:
         yield
-    except (NoCredits, translate.NotMade):
+    except (NoCredits, NotMade):
         request.state.headers.update(NO_RETRY)
         raise
 

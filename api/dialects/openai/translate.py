@@ -9,10 +9,11 @@ from typing import Any
 from api.body import Body, short
 from api.dialects.base import ErrorBody, ErrorContext, MethodNotAllowed, status_of
 from api.dialects.openai.schema import GenerationRequest, VariationRequest
+from api.dialects.orders import NotMade
 from api.errors import ApiError, BadRequest, field_of, kind_of
 from api.limits import Allowance
 from api.orders import Order, Upload
-from api.tasks import Delivery, ImageFormat, Output, Task, TaskState
+from api.tasks import Delivery, ImageFormat, Output, Task
 from inference.catalog import Catalog
 from inference.errors import EngineError, Refused, UnknownModel, Unsupported
 from inference.job import ImageRequest, Mode
@@ -64,16 +65,6 @@ STATUS_BY_KIND = {"no_credits": 429, "gone": 404}
 # How text becomes tokens, roughly, and how pixels do in models that cut pictures into patches.
 BYTES_PER_TOKEN = 4
 PATCH_SIDE_PX = 16
-
-
-class NotMade(ApiError):
-    """The task ended without its pictures; `reason` is the kind of its error."""
-
-    kind = "not_made"
-
-    def __init__(self, message: str, *, reason: str) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 def without_nulls(body: Body) -> Body:
@@ -143,14 +134,6 @@ def _refuse(wire: GenerationRequest) -> None:
     if wire.stream and wire.response_format == "url":
         message = "a stream carries b64_json only; leave out response_format or stream"
         raise BadRequest(message, field="response_format")
-
-
-def made(task: Task) -> Task:
-    """The task, if it ended with all its pictures; raises NotMade."""
-    if task.state is TaskState.SUCCEEDED:
-        return task
-    reason = "cancelled" if task.state is TaskState.CANCELLED else task.error_kind or "failed"
-    raise NotMade(task.error_message or f"the pictures were not made: {reason}", reason=reason)
 
 
 def to_body(

@@ -22,6 +22,7 @@ from api.dialects.openai.schema import (
     ModelList,
     VariationRequest,
 )
+from api.dialects.orders import NotMade, made
 from api.errors import (
     ApiError,
     BadRequest,
@@ -176,7 +177,7 @@ def test_a_task_becomes_its_golden_body(
     else:
         images = [{"b64_json": "AAAA"}, {"b64_json": "BBBB"}]
 
-    body = translate.to_body(translate.made(task), images, wire(user="u1"))
+    body = translate.to_body(made(task), images, wire(user="u1"))
 
     assert body == golden("openai.json")[case]
     ImagesResponse.model_validate(body, strict=True)
@@ -192,8 +193,8 @@ def test_a_task_becomes_its_golden_body(
 def test_a_task_without_its_pictures_is_an_error(
     state: str, reason: str, message: str, task_in: Callable[[str], Task]
 ) -> None:
-    with pytest.raises(translate.NotMade) as caught:
-        translate.made(task_in(state))
+    with pytest.raises(NotMade) as caught:
+        made(task_in(state))
 
     told = translate.to_error(caught.value, CONTEXT)
     error = {"message": message, "type": "server_error", "param": None, "code": reason}
