@@ -33,6 +33,11 @@ class DataFolder:
         """The file of the secrets that sign links."""
         return self.path / "link_keys"
 
+    @property
+    def token_keys(self) -> Path:
+        """The file of the secrets that sign tokens for pages."""
+        return self.path / "token_keys"
+
     def make(self) -> None:
         """Create the folder; nobody else may enter it."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)

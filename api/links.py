@@ -112,9 +112,14 @@ def load_links(path: Path, *, ttl_seconds: int) -> Links:
 
     Raises ValueError for a file that is not a list of keys.
     """
+    return Links(key_file(path), ttl_seconds)
+
+
+def key_file(path: Path) -> KeyFile:
+    """The keys in a file, which is made if there is none; raises ValueError for another file."""
     if not path.exists():
         _create(path)
-    return Links(KeyFile(path), ttl_seconds)
+    return KeyFile(path)
 
 
 def rotate(path: Path) -> LinkKey:
