@@ -75,6 +75,8 @@ def _desk(services: Services, dialects: tuple[Dialect, ...]) -> Desk:
         accounts=services.accounts,
         destinations=services.destinations,
         deliveries=Deliveries(services.darkroom, services.outbox, services.courier.wake),
+        uploads=services.uploads,
+        hooks=services.hooks,
         catalog=services.catalog,
         engine_status=services.engine.status,
         links=services.links,

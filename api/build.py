@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import structlog
 
 from api.accounts import Accounts
-from api.assistants import NO_ASSISTANTS
+from api.assistants import NO_ASSISTANTS, Assistants
 from api.destinations import Destinations
 from api.dialects import DIALECTS
 from api.dispatcher import Dispatcher
 from api.errors import Unavailable
 from api.folder import DataFolder, FolderInUse
+from api.hooks import Hooks
 from api.housekeeping import Housekeeper
 from api.late_engine import LateEngine
 from api.links import Links, PictureLink, Presign, load_links
@@ -28,10 +29,13 @@ from api.storage import Storage, storage_of
 from api.store import MigrationError, Store, migrate_sqlite, sqlite_database
 from api.store.accounts import AccountStore
 from api.store.destinations import DestinationStore
+from api.store.hooks import HookStore
 from api.store.housekeeping import HousekeepingStore
 from api.store.outbox import Outbox
+from api.store.uploads import UploadStore
 from api.submit import Darkroom
 from api.tasks import Task
+from api.uploads import Uploads
 from api.watch import Updates
 from api.webhooks import Courier
 from inference.catalog import Catalog, load_catalog
@@ -67,6 +71,8 @@ class Services:
     outbox: Outbox
     courier: Courier
     destinations: Destinations
+    uploads: Uploads
+    hooks: Hooks
     housekeeper: Housekeeper
     folder: DataFolder
     pixels: ThreadPoolExecutor
@@ -112,6 +118,7 @@ class Services:
         """Take no more, finish or put back what runs, close the engine and the store."""
         await self.dispatcher.close()
         await self.darkroom.settle()
+        await self.uploads.settle()
         await self.housekeeper.close()
         await self.courier.close()
         await self.outbound.close()
@@ -124,7 +131,12 @@ class Services:
         self.folder.unlock()
 
 
-def build(settings: Settings, *, engine: EnginePort | None = None) -> Services:
+def build(
+    settings: Settings,
+    *,
+    engine: EnginePort | None = None,
+    assistants: Assistants | None = None,
+) -> Services:
     """The services of one process; raises CatalogError or SettingsError before anything starts."""
     catalog = load_catalog(settings.models)
     folder = DataFolder(settings.data_dir)
@@ -146,8 +158,15 @@ def build(settings: Settings, *, engine: EnginePort | None = None) -> Services:
     presign = _presign(settings, storage)
     courier = _courier(outbox, outbound, store, accounts, links, presign)
     updates = Updates(on_end=courier.wake)
-    assistants = NO_ASSISTANTS
+    assistants = assistants or NO_ASSISTANTS
     pixels = ThreadPoolExecutor(PIXEL_THREADS, thread_name_prefix="pixels")
+    uploads = Uploads(
+        settings=settings,
+        store=UploadStore(database),
+        storage=storage,
+        links=links,
+        pixels=pixels,
+    )
     workshop = Workshop(
         engine=engine,
         store=store,
@@ -193,6 +212,8 @@ def build(settings: Settings, *, engine: EnginePort | None = None) -> Services:
         outbox=outbox,
         courier=courier,
         destinations=destinations,
+        uploads=uploads,
+        hooks=Hooks(HookStore(database), outbound),
         housekeeper=Housekeeper(
             HousekeepingStore(database), storage, retention_hours=settings.output_retention_hours
         ),

@@ -14,23 +14,30 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from api.errors import BadRequest, TooLarge, UnsupportedMedia
+from api.tasks import ImageFormat
 
 # Opened by class: `Image.open` compares the size with a limit of Pillow's own, which only warns.
-_READERS: tuple[tuple[Callable[[bytes], bool], type[ImageFile]], ...] = (
-    (lambda head: head.startswith(b"\x89PNG\r\n\x1a\n"), PngImageFile),
-    (lambda head: head.startswith(b"\xff\xd8\xff"), JpegImageFile),
-    (lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", WebPImageFile),
-    (lambda head: head[4:12] in (b"ftypavif", b"ftypmif1"), AvifImageFile),
+_READERS: tuple[tuple[ImageFormat, Callable[[bytes], bool], type[ImageFile]], ...] = (
+    (ImageFormat.PNG, lambda head: head.startswith(b"\x89PNG\r\n\x1a\n"), PngImageFile),
+    (ImageFormat.JPEG, lambda head: head.startswith(b"\xff\xd8\xff"), JpegImageFile),
+    (ImageFormat.WEBP, lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", WebPImageFile),
+    (ImageFormat.AVIF, lambda head: head[4:12] in (b"ftypavif", b"ftypmif1"), AvifImageFile),
 )
-_TAKEN = "PNG, JPEG, WebP and AVIF"
+_NAMES = {
+    ImageFormat.PNG: "PNG",
+    ImageFormat.JPEG: "JPEG",
+    ImageFormat.WEBP: "WebP",
+    ImageFormat.AVIF: "AVIF",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureLimits:
-    """What one input picture may be: encoded bytes, and width × height in millions."""
+    """What one input picture may be: encoded bytes, width × height in millions, and which files."""
 
     max_bytes: int
     max_megapixels: float
+    formats: frozenset[ImageFormat] = frozenset(ImageFormat)
 
 
 def rewrite(data: bytes, *, field: str, limits: PictureLimits) -> bytes:
@@ -42,7 +49,7 @@ def rewrite(data: bytes, *, field: str, limits: PictureLimits) -> bytes:
         raise BadRequest(f"{field} is empty", field=field)
     if len(data) > limits.max_bytes:
         raise TooLarge(f"{field} has more than {limits.max_bytes} bytes", field=field)
-    with _open(data, field) as picture:
+    with _open(data, field, limits.formats) as picture:
         _check_header(picture, field, limits)
         try:
             return _encode(_plain(picture))
@@ -50,11 +57,14 @@ def rewrite(data: bytes, *, field: str, limits: PictureLimits) -> bytes:
             raise _broken(field) from error
 
 
-def _open(data: bytes, field: str) -> ImageFile:
+def _open(data: bytes, field: str, formats: frozenset[ImageFormat]) -> ImageFile:
     """The picture with its header read and no pixel decoded."""
-    reader = next((reader for matches, reader in _READERS if matches(data[:16])), None)
+    taken = [(matches, reader) for format, matches, reader in _READERS if format in formats]
+    reader = next((reader for matches, reader in taken if matches(data[:16])), None)
     if reader is None:
-        raise UnsupportedMedia(f"{field} is not a picture that is taken; {_TAKEN} are", field=field)
+        *others, last = (_NAMES[format] for format in ImageFormat if format in formats)
+        names = f"{', '.join(others)} and {last}" if others else last
+        raise UnsupportedMedia(f"{field} is not a picture that is taken; {names} are", field=field)
     try:
         return reader(io.BytesIO(data))
     except Image.DecompressionBombError as error:

@@ -83,6 +83,8 @@ class Settings(BaseSettings):
     embed_parameters: bool = True
     mark_ai_origin: bool = True
     output_retention_hours: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
+    upload_retention_hours: Annotated[float, Field(ge=0.001, le=87_600)] = 168.0
+    max_upload_bytes_per_account: PositiveInt = 1024 * MIB
     preview_side_px: Annotated[int, Field(ge=0, le=1024)] = 256
     link_ttl_seconds: PositiveInt = 86_400
     disk_floor_bytes: Annotated[int, Field(ge=0)] = 256 * MIB

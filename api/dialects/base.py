@@ -18,9 +18,11 @@ from api.body import MULTIPART, Body, BodyLimits, short
 from api.deliveries import Deliveries
 from api.destinations import Destinations
 from api.errors import STATUS, ApiError, BadRequest, Unauthorized, kind_of
+from api.hooks import Hooks
 from api.limits import Allowance, Limiter
 from api.links import Links, PictureLink, Presign
 from api.submit import Darkroom
+from api.uploads import Uploads
 from api.webhooks import WebhookStyle
 from inference.catalog import Catalog
 from inference.errors import EngineError
@@ -108,6 +110,8 @@ class Desk:
     accounts: Accounts
     destinations: Destinations
     deliveries: Deliveries
+    uploads: Uploads
+    hooks: Hooks
     catalog: Catalog
     engine_status: Callable[[], EngineStatus]
     links: Links

@@ -6,7 +6,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from api.storage.keys import INPUTS, OUTPUTS, input_key, output_key, task_of
+from api.storage.keys import (
+    INPUTS,
+    OUTPUTS,
+    UPLOADS,
+    input_key,
+    output_key,
+    owner_of,
+    upload_key,
+)
 from api.storage.local import LocalStorage
 from api.storage.s3 import S3Storage
 
@@ -16,13 +24,15 @@ if TYPE_CHECKING:
 __all__ = [
     "INPUTS",
     "OUTPUTS",
+    "UPLOADS",
     "LocalStorage",
     "S3Storage",
     "Storage",
     "input_key",
     "output_key",
+    "owner_of",
     "storage_of",
-    "task_of",
+    "upload_key",
 ]
 
 
@@ -39,7 +49,7 @@ class Storage(Protocol):
         """Forget the bytes; a key that is not there is no error."""
 
     def list(self, prefix: str, *, before_ms: int) -> AsyncIterator[str]:
-        """Keys under `INPUTS` or `OUTPUTS` written before that time, in any order."""
+        """Keys under `INPUTS`, `OUTPUTS` or `UPLOADS` written before that time, in any order."""
 
     def presign(self, key: str, ttl_seconds: int) -> str | None:
         """A link to the object that needs no credentials; None where the medium has none."""

@@ -6,11 +6,11 @@ import re
 
 from api.tasks import ImageFormat
 
-PATTERN = r"(inputs|outputs)/[A-Za-z0-9_-]{1,64}/[a-z0-9-]{1,32}(\.[a-z]{3,4})?"
+PATTERN = r"(inputs|outputs|uploads)/[A-Za-z0-9_-]{1,64}/[a-z0-9-]{1,32}(\.[a-z]{3,4})?"
 _KEY = re.compile(PATTERN)
 _MEDIA_TYPES = {one.extension: one.media_type for one in ImageFormat}
 
-INPUTS, OUTPUTS = "inputs", "outputs"
+INPUTS, OUTPUTS, UPLOADS = "inputs", "outputs", "uploads"
 
 
 def input_key(task_id: str, number: int) -> str:
@@ -23,8 +23,13 @@ def output_key(task_id: str, attempt: int, index: int, extension: str) -> str:
     return f"{OUTPUTS}/{task_id}/{attempt}-{index}.{extension}"
 
 
-def task_of(key: str) -> str:
-    """The task that a key was made for."""
+def upload_key(upload_id: str) -> str:
+    """Where a picture lies that an account left here."""
+    return f"{UPLOADS}/{upload_id}/0.png"
+
+
+def owner_of(key: str) -> str:
+    """The id of the task or the upload that a key was made for."""
     return key.split("/")[1]
 
 

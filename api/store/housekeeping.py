@@ -13,7 +13,7 @@ from sqlalchemy import delete, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.clock import wall_clock_ms
-from api.storage.keys import INPUTS, task_of
+from api.storage.keys import INPUTS, owner_of
 from api.store.database import Database
 from api.store.schema import idempotency, outbox, outputs, tasks
 from api.tasks import TaskState
@@ -68,7 +68,7 @@ class HousekeepingStore:
         Nothing of a task that has not ended is. Of one that has, a picture is unless a row names it
         and it is not marked as deleted, and an input is if the end was before then.
         """
-        ids = {task_of(key) for key in keys}
+        ids = {owner_of(key) for key in keys}
         columns = tasks.c.id, tasks.c.state, tasks.c.finished_ms, tasks.c.files_deleted_ms
         owners = select(*columns).where(tasks.c.id.in_(ids))
         names = select(outputs.c.key).where(outputs.c.key.in_(keys))
@@ -80,7 +80,7 @@ class HousekeepingStore:
             return [
                 key
                 for key in keys
-                if _is_unneeded(key, found.get(task_of(key)), key in named, ended_before_ms)
+                if _is_unneeded(key, found.get(owner_of(key)), key in named, ended_before_ms)
             ]
 
         return await self._database.read(work)
