@@ -140,7 +140,7 @@ class Run:
     async def _look(self) -> None:
         """Have the assistants say something of the picture that the task was given."""
         try:
-            (image,) = self.task.job.images
+            image = self.task.job.images[0]
             data = await self._insist(partial(self._shop.storage.get, image.key))
             picture = await self._in_thread(decode, data)
             findings = await looked_at(self.task, picture, self._shop.assistants)
@@ -267,10 +267,16 @@ class Run:
             await self._discard(key)
             raise
 
+    @property
+    def _is_done(self) -> bool:
+        if self.task.extras.kind is not TaskKind.GENERATE:
+            return self.task.findings.result is not None
+        return len(self._made) == len(self.task.job.seeds)
+
     async def _end(self) -> None:
         if self._lost:
             self._log.warning("task_lost")
-        elif len(self._made) == len(self.task.job.seeds):
+        elif self._is_done:
             await self._finish(TaskState.SUCCEEDED)
         elif self._error is not None:
             await self._finish(TaskState.FAILED, self._error.kind, str(self._error))

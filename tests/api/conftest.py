@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from api.assistants import Assistants
 from api.build import Services, build
 from api.settings import Settings
 from tests.api.s3server import s3_server as s3_server
@@ -49,14 +50,16 @@ def serve(tmp_path: Path, models: Path, engine: ScriptedEngine) -> Serve:
     """`async with serve(**settings) as services`; always on the same data folder."""
 
     @asynccontextmanager
-    async def run(engine: ScriptedEngine = engine, **changes: Any) -> AsyncIterator[Services]:
+    async def run(
+        engine: ScriptedEngine = engine, assistants: Assistants | None = None, **changes: Any
+    ) -> AsyncIterator[Services]:
         values: dict[str, Any] = {
             "data_dir": tmp_path / "data",
             "models": models,
             "drain_seconds": 2.0,
             "disk_floor_bytes": 0,
         }
-        services = build(Settings(**(values | changes)), engine=engine)
+        services = build(Settings(**(values | changes)), engine=engine, assistants=assistants)
         await services.start()
         try:
             yield services
