@@ -156,7 +156,8 @@ def build(
     network = GuardedNetwork(outbound.addresses_of)
     destinations = Destinations(DestinationStore(database), outbound.check_host, network=network)
     presign = _presign(settings, storage)
-    courier = _courier(outbox, outbound, store, accounts, links, presign)
+    hooks = HookStore(database)
+    courier = _courier(outbox, outbound, store, accounts, hooks, links, presign)
     updates = Updates(on_end=courier.wake)
     assistants = assistants or NO_ASSISTANTS
     pixels = ThreadPoolExecutor(PIXEL_THREADS, thread_name_prefix="pixels")
@@ -213,7 +214,7 @@ def build(
         courier=courier,
         destinations=destinations,
         uploads=uploads,
-        hooks=Hooks(HookStore(database), outbound),
+        hooks=Hooks(hooks, outbound),
         housekeeper=Housekeeper(
             HousekeepingStore(database), storage, retention_hours=settings.output_retention_hours
         ),
@@ -233,6 +234,7 @@ def _courier(
     outbound: Outbound,
     store: Store,
     accounts: Accounts,
+    hooks: HookStore,
     links: Links,
     presign: Presign,
 ) -> Courier:
@@ -245,6 +247,7 @@ def _courier(
         styles={one.name: one.webhooks for one in DIALECTS if one.webhooks is not None},
         read_task=store.get,
         secrets_of=accounts.webhook_secrets,
+        hook_of=hooks.enabled,
         link_for=link_for,
     )
 

@@ -138,9 +138,9 @@ class HookStore:
         """The one of that id, if it is the account's."""
         return await self._one(_same(account, dialect, hook_id))
 
-    async def by_id(self, hook_id: str) -> Hook | None:
-        """The one of that id, whoever's it is."""
-        return await self._one(hooks.c.id == hook_id)
+    async def enabled(self, hook_id: str) -> Hook | None:
+        """The one of that id, whoever's it is, unless it is turned off."""
+        return await self._one(and_(hooks.c.id == hook_id, hooks.c.enabled))
 
     async def delete(self, account: str, dialect: str, hook_id: str) -> bool:
         """Forget one; False if there was none."""

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.clock import wall_clock_ms
 from api.store.database import Database
+from api.store.hooks import Hook, count_outcome
 from api.store.schema import outbox
 
 BASE62 = string.digits + string.ascii_letters
@@ -71,16 +72,28 @@ def new_message_id() -> str:
 
 
 def insert_messages(
-    task_id: str, account: str, dialect: str, urls: Collection[str], now_ms: int
+    task_id: str,
+    account: str,
+    dialect: str,
+    urls: Collection[str],
+    now_ms: int,
+    *,
+    hooks: Collection[Hook] = (),
 ) -> Insert:
-    """A message to each of the URLs, at least one, due now; for the transaction that it tells of.
+    """A message to each URL and each hook, at least one; for the transaction that it tells of.
 
-    The URLs are as `Outbound.check_url` gives them; one that comes twice is told once.
+    All are due now. The URLs are as `Outbound.check_url` gives them; one that comes twice is told
+    once, but a hook is told whoever else is.
     """
-    assert urls, "an insert of no rows would insert an empty one"
+    receivers: list[tuple[str, str | None]] = [(url, None) for url in dict.fromkeys(urls)]
+    receivers += [(hook.url, hook.id) for hook in hooks]
+    assert receivers, "an insert of no rows would insert an empty one"
     common = {"task_id": task_id, "account": account, "dialect": dialect, "attempts": 0}
     common |= {"state": MessageState.WAITING, "next_ms": now_ms, "created_ms": now_ms}
-    messages = [common | {"id": new_message_id(), "url": url} for url in dict.fromkeys(urls)]
+    messages = [
+        common | {"id": new_message_id(), "url": url, "hook_id": hook_id}
+        for url, hook_id in receivers
+    ]
     return insert(outbox).values(messages)
 
 
@@ -149,6 +162,7 @@ class Outbox:
         """Note how an attempt ended, and whether another follows; False if it had been taken away.
 
         `again_ms` is the time of the next attempt; without one, what was not delivered has failed.
+        What it was to a registered webhook counts for that.
         """
         state = MessageState.DELIVERED if delivered else MessageState.FAILED
         if again_ms is not None:
@@ -164,7 +178,15 @@ class Outbox:
                 last_error=error and error[:MAX_ERROR_CHARS],
             )
         )
-        return await self._execute(statement) == 1
+
+        async def work(connection: AsyncConnection) -> bool:
+            if (await connection.execute(statement)).rowcount == 0:
+                return False
+            if message.hook_id is not None and state is not MessageState.WAITING:
+                await count_outcome(connection, message.hook_id, delivered=delivered)
+            return True
+
+        return await self._database.write(work)
 
     async def release(self, message: Message) -> bool:
         """Give back a message whose attempt was cut short: due now, the attempt not counted."""

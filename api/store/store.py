@@ -15,6 +15,7 @@ from api.idempotency import Once, Reply
 from api.store import ledger, statements
 from api.store import once as idempotency
 from api.store.database import Database
+from api.store.hooks import hooks_to_tell
 from api.store.outbox import insert_messages
 from api.store.records import Accepted, Bounds, Claim, Counts, Holding, Submission
 from api.store.rows import from_cursor, to_cursor, to_task
@@ -276,8 +277,10 @@ async def _conclude(connection: AsyncConnection, task: Task, now_ms: int) -> Non
     """What else happens, in the same transaction, when a task ends."""
     if task.state is not TaskState.SUCCEEDED:
         await ledger.give_back(connection, task.id, now_ms=now_ms)
-    if urls := task.delivery.webhooks:
-        await connection.execute(insert_messages(task.id, task.account, task.dialect, urls, now_ms))
+    urls, hooks = task.delivery.webhooks, await hooks_to_tell(connection, task)
+    if urls or hooks:
+        told = insert_messages(task.id, task.account, task.dialect, urls, now_ms, hooks=hooks)
+        await connection.execute(told)
 
 
 async def _check_bounds(

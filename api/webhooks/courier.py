@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -16,6 +17,7 @@ from api.clock import wall_clock_ms
 from api.errors import Unavailable
 from api.links import PictureLink
 from api.outbound import Outbound, Reply, Unreachable
+from api.store.hooks import Hook
 from api.store.outbox import Message, Outbox
 from api.tasks import Task
 from api.webhooks.letters import Event, WebhookStyle
@@ -79,7 +81,8 @@ def outcome_of(reply: Reply) -> Outcome:
 class Courier:
     """Delivers what is due in the outbox; used on the event loop only.
 
-    `styles` are by dialect; `secrets_of` gives an account's secrets, the newest first.
+    `styles` are by dialect; `secrets_of` gives an account's secrets, the newest first, and
+    `hook_of` the registered webhook of an id, None where it is gone or turned off.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class Courier:
         styles: Mapping[str, WebhookStyle],
         read_task: Callable[[str], Awaitable[Task | None]],
         secrets_of: Callable[[str], Awaitable[tuple[str, ...]]],
+        hook_of: Callable[[str], Awaitable[Hook | None]],
         link_for: Callable[[Task], PictureLink],
         now_ms: Callable[[], int] = wall_clock_ms,
         jitter: Callable[[], float] = lambda: random.uniform(-JITTER, JITTER),
@@ -99,6 +103,7 @@ class Courier:
         self._styles = styles
         self._read_task = read_task
         self._secrets_of = secrets_of
+        self._hook_of = hook_of
         self._link_for = link_for
         self._now_ms = now_ms
         self._jitter = jitter
@@ -213,14 +218,12 @@ class Courier:
         task = await self._patiently(lambda: self._read_task(message.task_id))
         if task is None:
             return Outcome(error="the task is gone", final=True)
-        event = Event(
-            message_id=message.id,
-            task=task,
-            secrets=await self._patiently(lambda: self._secrets_of(message.account)),
-            link=self._link_for(task),
-            now_seconds=self._now_ms() // 1000,
-        )
-        letter = style.write(event)
+        hook, hook_id = None, message.hook_id
+        if hook_id is not None:
+            hook = await self._patiently(lambda: self._hook_of(hook_id))
+            if hook is None:
+                return Outcome(error="the webhook was removed or turned off", final=True)
+        letter = style.write(await self._event(message, task, hook))
         reply = await self._outbound.post(
             message.url,
             body=letter.body,
@@ -228,6 +231,17 @@ class Courier:
             timeout_seconds=style.timeout_seconds,
         )
         return outcome_of(reply)
+
+    async def _event(self, message: Message, task: Task, hook: Hook | None) -> Event:
+        secrets_of = partial(self._secrets_of, message.account)
+        return Event(
+            message_id=message.id,
+            task=task,
+            secrets=(hook.secret,) if hook else await self._patiently(secrets_of),
+            link=self._link_for(task),
+            now_seconds=self._now_ms() // 1000,
+            hook=hook,
+        )
 
     async def _settle(self, message: Message, outcome: Outcome) -> None:
         again_ms = self._again_ms(message, outcome)

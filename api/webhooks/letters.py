@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from api.links import PictureLink
+from api.store.hooks import Hook
 from api.tasks import Task
 
 # Of Standard Webhooks 1.0.0: at once, then after these, three days and three hours in all.
@@ -22,8 +23,9 @@ SECRET_PREFIX = "whsec_"
 class Event:
     """What a message is written from, anew for every attempt.
 
-    `secrets` are the account's, the newest first; `link` makes a path of ours an absolute signed
-    URL; `now_seconds` is the time of the attempt, since the epoch.
+    `secrets` are what it is signed with, the newest first: those of the account, or the one of the
+    registered webhook `hook` that the message is for. `link` makes a path of ours an absolute
+    signed URL; `now_seconds` is the time of the attempt, since the epoch.
     """
 
     message_id: str
@@ -31,6 +33,7 @@ class Event:
     secrets: tuple[str, ...]
     link: PictureLink
     now_seconds: int
+    hook: Hook | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,7 @@ from api.keys import new_webhook_secret
 from api.outbound import Outbound, Reply
 from api.store import Store, sqlite_database
 from api.store.database import Database
+from api.store.hooks import HookStore
 from api.store.outbox import Message, MessageState, Outbox, insert_messages
 from api.webhooks import (
     STANDARD_RETRY_SECONDS,
@@ -126,6 +127,7 @@ class Office:
             "styles": STYLES,
             "read_task": self.store.get,
             "secrets_of": secrets_of,
+            "hook_of": HookStore(self.database, self.now_ms).enabled,
             "link_for": lambda task: lambda path, key: f"{next(links)}/{task.id}{path}",
             "now_ms": self.now_ms,
             "jitter": lambda: 0.1,
@@ -333,6 +335,7 @@ async def test_jitter_spreads_what_failed_together(office: Office) -> None:
             styles={"slow": slow},
             read_task=office.store.get,
             secrets_of=lambda account: asyncio.sleep(0, (SECRET,)),
+            hook_of=lambda hook_id: asyncio.sleep(0, None),
             link_for=lambda task: lambda path, key: path,
         )
         started = wall_clock_ms()
