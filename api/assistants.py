@@ -71,12 +71,17 @@ class Viewer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assistants:
-    """Those that models.yaml sets up; the others are None."""
+    """Those that models.yaml sets up; the others are None.
+
+    `rates_levels`: the rater knows levels that a request describes. `reviews`: the viewer judges.
+    """
 
     rater: Rater | None = None
     enhancer: Enhancer | None = None
     searcher: Searcher | None = None
     viewer: Viewer | None = None
+    rates_levels: bool = True
+    reviews: bool = True
 
     def check(self, extras: Extras) -> None:
         """Raise Unsupported for what nobody here can do, naming the key of models.yaml."""
@@ -97,6 +102,12 @@ class Assistants:
             if wanted and port is None:
                 what = f"{field} is not set up on this server; its models.yaml has no {key!r}"
                 raise Unsupported(field, what)
+        if extras.rating is not None and extras.rating.levels and not self.rates_levels:
+            what = "levels of one's own cannot be rated: models.yaml's 'rater' has no 'clip'"
+            raise Unsupported("rating", what)
+        if extras.kind is TaskKind.REVIEW and not self.reviews:
+            what = "review is not set up: models.yaml's 'viewer' has no 'endpoint'"
+            raise Unsupported("review", what)
 
 
 NO_ASSISTANTS = Assistants()
