@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from inference.assist_spec import EnhancerSpec, RaterSpec, SearchSpec, ViewerSpec
 from inference.errors import CatalogError, UnknownModel, Unsupported
 from inference.job import ImageRequest, ImageRole, Job, Mode
 from inference.model_spec import ModelSpec, Strict
@@ -52,10 +53,14 @@ def _parse_alias(value: object) -> object:
 
 
 class Catalog(Strict):
-    """Every served model and every name it answers to."""
+    """Every served model, every name it answers to, and who helps around the pictures."""
 
     models: dict[str, ModelSpec]
     aliases: dict[str, Annotated[Alias, BeforeValidator(_parse_alias)]] = Field(default={})
+    rater: RaterSpec | None = None
+    enhancer: EnhancerSpec | None = None
+    search: SearchSpec | None = None
+    viewer: ViewerSpec | None = None
 
     @model_validator(mode="after")
     def _names_agree(self) -> Catalog:
