@@ -172,6 +172,7 @@ def modes_of(request: ImageRequest) -> tuple[Mode, ...]:
     if ImageRole.MASK in roles:
         return (Mode.INPAINT,)
     if ImageRole.SOURCE not in roles:
-        return (Mode.GENERATE,)
+        # some models make pictures from pictures alone
+        return (Mode.GENERATE, Mode.EDIT) if ImageRole.REFERENCE in roles else (Mode.GENERATE,)
     varied = request.strength is not None
     return (Mode.IMG2IMG, Mode.EDIT) if varied else (Mode.EDIT, Mode.IMG2IMG)

@@ -12,12 +12,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from inference import lora_spec, samplers
+from inference import lora_spec, reference_spec, samplers
 from inference.arguments import NO_GUIDANCE
 from inference.job import ImageRequest, ImageRole, Mode
 from inference.lora_spec import LoraSpec, LoraStrength
 from inference.pipelines import FAMILIES, Family
 from inference.prices import Price
+from inference.reference_spec import References
 from inference.sizes import TIER_SIDES_PX, FreeSizes, nearest_listed, parse_ratio, parse_size
 
 
@@ -100,6 +101,7 @@ class ModelSpec(Strict):
     loras: dict[str, LoraSpec] = {}
     loras_from: tuple[str, ...] = ()
     profiles: dict[str, Profile] = {}
+    references: References = {}
     limits: Limits = Limits()
     price: Price = 0
 
@@ -145,6 +147,7 @@ class ModelSpec(Strict):
             yield f"the default size {width}x{height} is none that the model can make"
         yield from lora_spec.problems(self)
         yield from samplers.problems(self)
+        yield from reference_spec.problems(self)
         yield from self._beyond_limits()
 
     def _beyond_family(self) -> Iterator[str]:
@@ -213,10 +216,9 @@ class ModelSpec(Strict):
             return False
         if request is None:
             return True
-        tags = {image.tag for image in request.images if image.role is ImageRole.REFERENCE}
         sources = sum(image.role is ImageRole.SOURCE for image in request.images)
         return (
-            tags <= self.rules.reference_tags
+            reference_spec.refusal(self, mode, request) is None
             and sources <= self.max_sources(mode)
             and (self.takes_negative_prompt or not request.negative_prompt)
             and (self.guided or request.guidance_scale is None)

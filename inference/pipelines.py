@@ -25,7 +25,8 @@ from inference.arguments import (
     kontext_edit,
     sized_by_image,
 )
-from inference.job import Mode, ReferenceTag
+from inference.job import Mode
+from inference.reference_spec import Way
 from inference.samplers import SAMPLERS
 
 
@@ -46,6 +47,20 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ControlRoute:
+    """One mode of a family with a ControlNet: the pipeline class, and how its call differs.
+
+    `picture_field` is the argument that carries the condition. `true_cfg` and `ip_adapter` are
+    false of a class that lacks the arguments for either.
+    """
+
+    pipeline: str
+    picture_field: str = "control_image"
+    true_cfg: bool = True
+    ip_adapter: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
     """What every model of one architecture shares.
 
@@ -53,10 +68,12 @@ class Family:
     models.yaml does not say otherwise; `guidance_flag` is the denoiser's own word for whether it
     listens to that. `negative_field` is the only guidance field with which a negative prompt
     counts, where not every one does. `samplers` are those that a request may choose among; with
-    none, a model has its own and no other. `reference_tags` are what it can take from reference
-    pictures. `processors` names the components that classes of `processors.py` read. `defaults`
-    stand where models.yaml sets none. With `any_pipeline` models.yaml names the classes, and their
-    own signatures choose among the arguments.
+    none, a model has its own and no other. `controlnet` is the class of its ControlNets, `controls`
+    the modes that take one, and `several_controls` whether they take more; `adapters` are the other
+    ways for a checkpoint to read reference pictures, and `looks` says that the model itself can.
+    `processors` names the components that classes of `processors.py` read. `defaults` stand where
+    models.yaml sets none. With `any_pipeline` models.yaml names the classes, and their own
+    signatures choose among the arguments.
     """
 
     routes: Mapping[Mode, Route]
@@ -70,10 +87,21 @@ class Family:
     max_sequence_length: bool = False
     loras: bool = True
     samplers: tuple[str, ...] = ()
-    reference_tags: frozenset[ReferenceTag] = frozenset()
+    controlnet: str = ""
+    controls: Mapping[Mode, ControlRoute] = field(default_factory=dict)
+    several_controls: bool = False
+    adapters: tuple[Way, ...] = ()
+    looks: bool = False
     processors: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     any_pipeline: bool = False
+
+    @property
+    def reference_ways(self) -> tuple[Way, ...]:
+        """How its models can take something from a reference picture."""
+        own = (Way.CONTROLNET,) if self.controls else ()
+        native = (Way.NATIVE,) if self.looks else ()
+        return (*own, *self.adapters, *native, Way.TRANSFER)
 
 
 def _flux(routes: Mapping[Mode, Route], **changes: Any) -> Family:
@@ -112,6 +140,18 @@ FAMILIES: Mapping[str, Family] = {
             Mode.IMG2IMG: Route("FluxImg2ImgPipeline", img2img, extra_channels=(0,)),
             Mode.INPAINT: Route("FluxInpaintPipeline", inpaint, extra_channels=(0,)),
         },
+        controlnet="FluxControlNetModel",
+        controls={
+            Mode.GENERATE: ControlRoute(pipeline="FluxControlNetPipeline"),
+            Mode.IMG2IMG: ControlRoute(
+                pipeline="FluxControlNetImg2ImgPipeline", true_cfg=False, ip_adapter=False
+            ),
+            Mode.INPAINT: ControlRoute(
+                pipeline="FluxControlNetInpaintPipeline", true_cfg=False, ip_adapter=False
+            ),
+        },
+        several_controls=True,
+        adapters=(Way.IP_ADAPTER, Way.REDUX),
     ),
     "flux-kontext": _flux(
         {
@@ -120,6 +160,7 @@ FAMILIES: Mapping[str, Family] = {
             Mode.INPAINT: Route("FluxKontextInpaintPipeline", kontext(inpaint_with), max_sources=4),
         },
         defaults={"strength": 1.0},
+        looks=True,
     ),
     "flux-fill": _flux(
         {
@@ -128,6 +169,7 @@ FAMILIES: Mapping[str, Family] = {
         },
         negative_prompt=False,
         defaults={"guidance_scale": 30.0, "strength": 1.0},
+        adapters=(Way.REDUX,),
     ),
     "flux2": Family(
         routes={
@@ -142,6 +184,7 @@ FAMILIES: Mapping[str, Family] = {
         max_sequence_length=True,
         processors={"tokenizer": "MistralPrompts"},
         defaults={"num_inference_steps": 50, "guidance_scale": 4.0},
+        looks=True,
     ),
     "flux2-klein": Family(
         routes={
@@ -157,6 +200,7 @@ FAMILIES: Mapping[str, Family] = {
         negative_prompt=False,
         max_sequence_length=True,
         defaults={"num_inference_steps": 50, "guidance_scale": 4.0},
+        looks=True,
     ),
     "sdxl": Family(
         routes={
@@ -171,6 +215,16 @@ FAMILIES: Mapping[str, Family] = {
         size_multiple=8,
         native_side=1024,
         samplers=tuple(SAMPLERS),
+        controlnet="ControlNetModel",
+        controls={
+            Mode.GENERATE: ControlRoute(
+                pipeline="StableDiffusionXLControlNetPipeline", picture_field="image"
+            ),
+            Mode.IMG2IMG: ControlRoute(pipeline="StableDiffusionXLControlNetImg2ImgPipeline"),
+            Mode.INPAINT: ControlRoute(pipeline="StableDiffusionXLControlNetInpaintPipeline"),
+        },
+        several_controls=True,
+        adapters=(Way.IP_ADAPTER,),
     ),
     "sd3": Family(
         routes={
@@ -183,13 +237,17 @@ FAMILIES: Mapping[str, Family] = {
         native_side=1024,
         max_sequence_length=True,
         defaults={"guidance_scale": 7.0},
+        controlnet="SD3ControlNetModel",
+        controls={Mode.GENERATE: ControlRoute(pipeline="StableDiffusion3ControlNetPipeline")},
     ),
     "qwen-image": _qwen(
         {
             Mode.GENERATE: Route("QwenImagePipeline", generate),
             Mode.IMG2IMG: Route("QwenImageImg2ImgPipeline", img2img),
             Mode.INPAINT: Route("QwenImageInpaintPipeline", inpaint),
-        }
+        },
+        controlnet="QwenImageControlNetModel",
+        controls={Mode.GENERATE: ControlRoute(pipeline="QwenImageControlNetPipeline")},
     ),
     "qwen-image-edit": _qwen(
         {Mode.EDIT: Route("QwenImageEditPipeline", edit_native)},
@@ -198,6 +256,7 @@ FAMILIES: Mapping[str, Family] = {
     "qwen-image-edit-plus": _qwen(
         {Mode.EDIT: Route("QwenImageEditPlusPipeline", edit_native, max_sources=3)},
         processors={"processor": "QwenPrompts"},
+        looks=True,
     ),
     "z-image": Family(
         routes={

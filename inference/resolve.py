@@ -6,10 +6,10 @@ import math
 import secrets
 from typing import Any
 
-from inference import lora_spec
+from inference import lora_spec, reference_spec
 from inference.catalog import Catalog
 from inference.errors import BadValue, Unsupported
-from inference.job import ImageRequest, ImageRole, Job, Mode
+from inference.job import ImageRequest, ImageRole, Job, Lora, Mode
 from inference.model_spec import ModelSpec, Profile, Quality
 from inference.sizes import TIER_SIDES_PX
 
@@ -25,7 +25,7 @@ def resolve(
     spec, mode = catalog.choose(request)
     _check_text(request, spec, mode)
     _check_images(request, spec, mode)
-    _check_references(request, spec)
+    reference_spec.check(request, spec, mode)
     _within("count", request.count, 1, spec.limits.count)
     _check_offloading(request, spec)
     profile = _profile(request, spec)
@@ -36,7 +36,7 @@ def resolve(
         id=job_id,
         model=spec.name,
         mode=mode,
-        prompt=lora_spec.with_triggers(request.prompt, loras, spec),
+        prompt=_prompt(request, spec, loras),
         negative_prompt=_first(request.negative_prompt, spec.defaults.negative_prompt),
         images=request.images,
         width=width,
@@ -153,21 +153,20 @@ def _check_images(request: ImageRequest, spec: ModelSpec, mode: Mode) -> None:
         "image": (ImageRole.SOURCE, spec.max_sources(mode)),
         "mask": (ImageRole.MASK, 1 if mode is Mode.INPAINT else 0),
     }
+    looks_at_others = mode is Mode.EDIT and reference_spec.shown(request, spec)
     for field, (role, most) in bounds.items():
         given = roles.count(role)
-        if most and not given:
+        if most and not given and not looks_at_others:
             raise BadValue(field, f"{mode} needs a {role} image")
         if given > most:
             what = f"{spec.name!r} takes at most {most} {role} image(s) to {mode}, not {given}"
             raise Unsupported(field, what)
 
 
-def _check_references(request: ImageRequest, spec: ModelSpec) -> None:
-    can = ", ".join(sorted(spec.rules.reference_tags)) or "nothing"
-    for image in request.images:
-        if image.role is ImageRole.REFERENCE and image.tag not in spec.rules.reference_tags:
-            what = f"{spec.name!r} cannot take {image.tag} from a reference picture, only {can}"
-            raise Unsupported("references", what)
+def _prompt(request: ImageRequest, spec: ModelSpec, loras: tuple[Lora, ...]) -> str:
+    """With what its LoRAs are called by, and what its references are for."""
+    prompt = lora_spec.with_triggers(request.prompt, loras, spec)
+    return reference_spec.with_words(prompt, request, spec)
 
 
 def _quality(request: ImageRequest, spec: ModelSpec) -> Quality:

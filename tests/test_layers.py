@@ -16,8 +16,8 @@ TORCH = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensor
 # Modules of the engine that decide and describe, and never compute.
 TORCHLESS = (
     *("arguments", "catalog", "errors", "events", "job", "lora_spec", "model_spec", "pipelines"),
-    *("pixels", "prices", "resolve", "samplers", "schedule", "settings", "sizes", "status"),
-    "yamlfile",
+    *("pixels", "prices", "reference_spec", "resolve", "samplers", "schedule", "settings"),
+    *("sizes", "status", "yamlfile"),
 )
 # What a dialect must reach by way of the use cases only.
 INNER = (
