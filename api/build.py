@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import structlog
 
 from api.accounts import Accounts
-from api.assistants import NO_ASSISTANTS, Assistants
+from api.assist import Staff, hire
+from api.assistants import Assistants
 from api.destinations import Destinations
 from api.dialects import DIALECTS
 from api.dispatcher import Dispatcher
@@ -76,6 +78,7 @@ class Services:
     housekeeper: Housekeeper
     folder: DataFolder
     pixels: ThreadPoolExecutor
+    staff: Staff
 
     async def start(self) -> None:
         """Lock and migrate the data folder, start the engine behind, begin to dispatch.
@@ -122,6 +125,7 @@ class Services:
         await self.housekeeper.close()
         await self.courier.close()
         await self.outbound.close()
+        await self.staff.close()
         await self._undo()
         log.info("stopped")
 
@@ -159,7 +163,7 @@ def build(
     hooks = HookStore(database)
     courier = _courier(outbox, outbound, store, accounts, hooks, links, presign)
     updates = Updates(on_end=courier.wake)
-    assistants = assistants or NO_ASSISTANTS
+    staff = _hire(catalog) if assistants is None else Staff(assistants)
     pixels = ThreadPoolExecutor(PIXEL_THREADS, thread_name_prefix="pixels")
     uploads = Uploads(
         settings=settings,
@@ -176,7 +180,7 @@ def build(
         pixels=pixels,
         style=_style(settings),
         deliver=destinations.deliver_for,
-        assistants=assistants,
+        assistants=staff.assistants,
     )
     dispatcher = Dispatcher(workshop, settings)
     reception = Reception(
@@ -188,7 +192,7 @@ def build(
         outbound=outbound,
         destinations=destinations,
         pixels=pixels,
-        assistants=assistants,
+        assistants=staff.assistants,
     )
     darkroom = Darkroom(
         settings=settings,
@@ -220,7 +224,15 @@ def build(
         ),
         folder=folder,
         pixels=pixels,
+        staff=staff,
     )
+
+
+def _hire(catalog: Catalog) -> Staff:
+    try:
+        return hire(catalog, os.environ)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
 
 
 def _presign(settings: Settings, storage: Storage) -> Presign:
