@@ -31,7 +31,9 @@ from api.dialects.base import (
 from api.errors import ApiError, BadRequest, NotFound
 from api.limits import Limiter
 from api.middleware import Guard, Hosts, Net, hosts_of
+from api.picture_folder import PictureFolder
 from api.playground import routes as playground
+from api.settings import Settings
 from inference.errors import EngineError
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
@@ -83,12 +85,17 @@ def _desk(services: Services, dialects: tuple[Dialect, ...]) -> Desk:
         presign=services.presign,
         limiter=Limiter(),
         limits=limits,
+        picture_folder=_picture_folder(settings),
         dialects=dialects,
         rate_per_minute=settings.rate_per_minute,
         sync_wait_seconds=settings.sync_wait_seconds,
         credit_usd=settings.credit_usd,
         public_url=settings.public_url or "",
     )
+
+
+def _picture_folder(settings: Settings) -> PictureFolder:
+    return PictureFolder(settings.image_path_folder, max_bytes=settings.max_picture_bytes)
 
 
 def _mount(app: FastAPI, dialects: tuple[Dialect, ...]) -> None:

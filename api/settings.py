@@ -9,7 +9,14 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    DirectoryPath,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from api.tasks import ImageFormat
@@ -63,6 +70,7 @@ class Settings(BaseSettings):
     max_part_bytes: PositiveInt = 32 * MIB
     max_picture_bytes: PositiveInt = 32 * MIB
     max_picture_megapixels: Annotated[float, Field(gt=0, le=178, allow_inf_nan=False)] = 16.0
+    image_path_folder: DirectoryPath | None = None
 
     rate_per_minute: PositiveInt | None = None
     credit_usd: Annotated[Decimal, Field(gt=0, allow_inf_nan=False)] = Decimal("0.01")

@@ -21,6 +21,7 @@ from api.errors import STATUS, ApiError, BadRequest, Unauthorized, kind_of
 from api.hooks import Hooks
 from api.limits import Allowance, Limiter
 from api.links import Links, PictureLink, Presign
+from api.picture_folder import PictureFolder
 from api.submit import Darkroom
 from api.uploads import Uploads
 from api.webhooks import WebhookStyle
@@ -118,6 +119,7 @@ class Desk:
     presign: Presign
     limiter: Limiter
     limits: BodyLimits
+    picture_folder: PictureFolder
     dialects: tuple[Dialect, ...]
     rate_per_minute: int | None
     sync_wait_seconds: float
