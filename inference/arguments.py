@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from inference.feather import grown
 from inference.job import Job
 from inference.pixels import Pictures, as_mask, as_rgb, fill_area, fit, side_by_side
 
@@ -55,7 +56,8 @@ def inpaint(job: Job, spec: ModelSpec, pictures: Pictures) -> Arguments:
     """Arguments of a call that redraws the white part of the mask."""
     if pictures.mask is None:
         raise ValueError("inpaint needs a mask image")
-    mask = as_mask(pictures.mask, job.width, job.height)
+    # all that will be seen of the fading edge is painted anew
+    mask = grown(as_mask(pictures.mask, job.width, job.height), job.mask_blur)
     return img2img(job, spec, pictures) | {"mask_image": mask}
 
 

@@ -12,20 +12,23 @@ import torch
 from torch import Tensor
 
 from inference.prompts import PromptCache
+from inference.schedulers import scheduler_for
 
 OnStep = Callable[[Any, Tensor, Tensor], None]
 
 
-def private_copy(pipe: Any, prompts: PromptCache, owner: Hashable) -> Any:
+def private_copy(
+    pipe: Any, prompts: PromptCache, owner: Hashable, sampler: str | None = None
+) -> Any:
     """The pipeline with its own scheduler, so that two calls never share a step counter.
 
-    Prompts are remembered for `owner`: the model, and whatever else its encoders depend on.
-    `maybe_free_model_hooks` does nothing: else the first call to finish would offload, or reset,
-    what the others are using.
+    It is that of the `sampler`, if one is named. Prompts are remembered for `owner`: the model, and
+    whatever else its encoders depend on. `maybe_free_model_hooks` does nothing: else the first call
+    to finish would offload, or reset, what the others are using.
     """
     own = copy.copy(pipe)
     # around `__setattr__`, which would write the scheduler into the shared config
-    own.__dict__["scheduler"] = copy.deepcopy(pipe.scheduler)
+    own.__dict__["scheduler"] = scheduler_for(pipe.scheduler, sampler)
     own.__dict__["maybe_free_model_hooks"] = lambda: None
     if hasattr(own, "encode_prompt"):
         owner_and_class = (owner, type(pipe).__name__)

@@ -17,6 +17,7 @@ from inference.demo.derived import base_of, own_parts
 from inference.errors import ModelFailed
 from inference.job import Mode
 from inference.model_spec import ModelSpec
+from inference.schedulers import check_samplers
 
 # While a model is built, accelerate and diffusers patch torch.nn for the whole process, so two
 # threads that build at once can leave weights on the meta device.
@@ -86,6 +87,7 @@ def _load(spec: ModelSpec, device: str) -> Mapping[Mode, Any]:
     config = denoisers(spec, pipe)[0].config
     _check_channels(spec, config)
     _check_guidance(spec, pipe, config)
+    check_samplers(spec, pipe)
     return pipes
 
 

@@ -66,7 +66,8 @@ class Keys:
             case Rule.ROWS, Tensor() if value.ndim and value.shape[0] == rows:
                 return tuple(value.shape[1:]), value.dtype
             case Rule.TIME, Tensor() if value.ndim == 0 or tuple(value.shape) == (rows,):
-                return value.dtype
+                # some schedulers count in int64; models compute with float32 whichever it is
+                return torch.float32 if value.dtype is torch.int64 else value.dtype
             case Rule.SHARED, Tensor():
                 return self._digest(value)
             case Rule.EACH_ROWS, list() | tuple():
@@ -138,6 +139,7 @@ def _merge_values(
         case Rule.ROWS, Tensor():
             return torch.cat(list(values))
         case Rule.TIME, Tensor():
+            # of whole numbers and fractions, fractions
             return torch.cat([time.expand(n) for time, n in zip(values, rows, strict=True)])
         case Rule.EACH_ROWS, list() | tuple():
             return [torch.cat(list(parts)) for parts in zip(*values, strict=True)]

@@ -60,6 +60,7 @@ class LoadedModel:
             self.pipes[job.mode],
             self.prompts if prompts is None else prompts,
             (self.spec.name, mix.encoded()),
+            job.sampler,
         )
         if on_step is not None:
             watch_steps(pipe, on_step)
@@ -76,7 +77,7 @@ class LoadedModel:
             made = pipe(**arguments, generator=noise).images[0]
             # The self-test asks for arrays, and compares what the pipeline itself makes.
             is_painted = job.mode is Mode.INPAINT and isinstance(made, Image)
-            return keep_outside(made, pictures) if is_painted else made
+            return keep_outside(made, pictures, job.mask_blur) if is_painted else made
 
         return pipe, make
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageOps
 
+from inference.feather import feathered
 from inference.job import ReferenceTag
+from inference.sizes import shrunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,16 @@ def fit(picture: Image.Image, width: int, height: int) -> Image.Image:
     return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
 
 
+def shrink(picture: Image.Image, megapixels: float) -> Image.Image:
+    """The picture in its own ratio with at most so many million pixels; a smaller one as it is."""
+    size = shrunk(*picture.size, megapixels)
+    if size == picture.size:
+        return picture
+    # a palette's numbers, and pure black and white, have nothing in between
+    smooth = {"P": "RGB", "1": "L"}.get(picture.mode, picture.mode)
+    return picture.convert(smooth).resize(size, Image.Resampling.LANCZOS)
+
+
 def fill_area(picture: Image.Image, area: int, unit: int) -> Image.Image:
     """The picture as RGB in its own ratio, of about `area` pixels and sides made of `unit`s."""
     scale = math.sqrt(area / (picture.width * picture.height))
@@ -93,13 +105,14 @@ def as_mask(picture: Image.Image, width: int, height: int) -> Image.Image:
     return ImageOps.fit(grey, (width, height), Image.Resampling.BILINEAR)
 
 
-def keep_outside(made: Image.Image, pictures: Pictures) -> Image.Image:
+def keep_outside(made: Image.Image, pictures: Pictures, blur_px: int = 0) -> Image.Image:
     """The painted picture where the mask is white, the source's own pixels where it is black.
 
     Pipelines pass the whole source through their autoencoder, which changes every pixel of it. In
-    the grey of a soft mask the two blend.
+    the grey of a soft mask, and in the `blur_px` around it, the two blend.
     """
     assert pictures.sources and pictures.mask is not None, "checked at the door"
     width, height = made.size
     source = fit(pictures.sources[0], width, height)
-    return Image.composite(made.convert("RGB"), source, as_mask(pictures.mask, width, height))
+    mask = feathered(as_mask(pictures.mask, width, height), blur_px)
+    return Image.composite(made.convert("RGB"), source, mask)

@@ -64,8 +64,11 @@ def denoised(scheduler: Any, before: Tensor, after: Tensor) -> Tensor:
     """Where the step from `before` to `after` leads if continued to no noise at all.
 
     Schedulers that integrate over `sigmas` move in a straight line towards the clean latents
-    within a step; for others the latents themselves are all there is to show.
+    within a step; for others, which start from noise of unit variance and have sigmas that are no
+    distance to it, the latents themselves are all there is to show.
     """
+    if getattr(scheduler, "init_noise_sigma", None) == 1.0:
+        return after
     sigmas, index = getattr(scheduler, "sigmas", None), getattr(scheduler, "step_index", None)
     if sigmas is None or not isinstance(index, int) or not 0 < index < len(sigmas):
         return after

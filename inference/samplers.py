@@ -39,8 +39,6 @@ SAMPLERS: Mapping[str, Sampler] = {
     "euler_a": Sampler("EulerAncestralDiscreteScheduler"),
     "heun": Sampler("HeunDiscreteScheduler", _PLAIN),
     "heun_karras": Sampler("HeunDiscreteScheduler", _KARRAS),
-    "dpm2": Sampler("KDPM2DiscreteScheduler", _PLAIN),
-    "dpm2_a": Sampler("KDPM2AncestralDiscreteScheduler", _PLAIN),
     "dpmpp_2m": Sampler("DPMSolverMultistepScheduler", _DPMPP_2M | _PLAIN),
     "dpmpp_2m_karras": Sampler("DPMSolverMultistepScheduler", _DPMPP_2M | _KARRAS),
     "dpmpp_2m_sde": Sampler("DPMSolverMultistepScheduler", _DPMPP_2M_SDE | _PLAIN),

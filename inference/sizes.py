@@ -68,6 +68,17 @@ def nearest_listed(sizes: Iterable[tuple[int, int]], ratio: float, area: float) 
     return min(sizes, key=distance)
 
 
+def shrunk(width: int, height: int, megapixels: float) -> tuple[int, int]:
+    """Sides in the same ratio of at most so many million pixels; what has fewer stays."""
+    most = megapixels * 1e6
+    if width * height <= most:
+        return width, height
+    scale = math.sqrt(most / (width * height))
+    # a strip that is one pixel thin already has but one side to give
+    longest = max(1, int(most))
+    return min(max(1, int(width * scale)), longest), min(max(1, int(height * scale)), longest)
+
+
 def tier_of(width: int, height: int) -> str:
     """The smallest resolution tier whose area holds a picture; the largest for what none holds."""
     fits = (tier for tier, side in TIER_SIDES_PX.items() if width * height <= side**2)

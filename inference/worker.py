@@ -16,7 +16,7 @@ from inference.errors import ModelFailed
 from inference.events import Cancelled, Emit, Failed, ImageDone
 from inference.faults import as_job_error, free_cache, is_out_of_memory, without_tensors
 from inference.job import ImageRole, Job
-from inference.pixels import Pictures, Reference, decode
+from inference.pixels import Pictures, Reference, decode, shrink
 from inference.reports import Reports
 from inference.residents import Residents
 from inference.running import Running, bounded, nobody_looks
@@ -278,6 +278,8 @@ def _carrier(image: Running) -> Carrier:
 def decoded(job: Job, encoded: Mapping[str, bytes]) -> Pictures:
     """The pictures a job was given, by their keys, each in its place."""
     found = [(image, decode(encoded[image.key])) for image in job.images]
+    if (most := job.downsizing_mp) is not None:
+        found = [(image, shrink(picture, most)) for image, picture in found]
     masks = [picture for image, picture in found if image.role is ImageRole.MASK]
     return Pictures(
         sources=tuple(picture for image, picture in found if image.role is ImageRole.SOURCE),

@@ -15,9 +15,9 @@ WEB_AND_SQL = ("api", "fastapi", "starlette", "uvicorn", "sqlalchemy", "alembic"
 TORCH = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors")
 # Modules of the engine that decide and describe, and never compute.
 TORCHLESS = (
-    *("arguments", "catalog", "errors", "events", "job", "lora_spec", "model_spec", "pipelines"),
-    *("pixels", "prices", "reference_spec", "resolve", "samplers", "schedule", "settings"),
-    *("sizes", "status", "yamlfile"),
+    *("arguments", "catalog", "errors", "events", "feather", "job", "lora_spec", "model_spec"),
+    *("pipelines", "pixels", "prices", "resolve", "samplers", "schedule", "settings", "sizes"),
+    *("status", "yamlfile"),
 )
 # What a dialect must reach by way of the use cases only.
 INNER = (

@@ -15,6 +15,7 @@ from PIL import Image
 from inference.calls import accepted
 from inference.catalog import Catalog
 from inference.events import Cancelled, Event, Failed, ImageDone, Progress
+from inference.feather import feathered
 from inference.job import ImageRole, InputImage, Job, Mode
 from inference.loading import load_pipelines
 from inference.model_spec import ModelSpec
@@ -126,7 +127,7 @@ def plain(spec: ModelSpec, wanted: Job, index: int = 0) -> Image.Image:
     given = decoded(wanted, PICTURES)
     assert given.mask is not None
     source, mask = fit(given.sources[0], *made.size), as_mask(given.mask, *made.size)
-    return Image.composite(made, source, mask)
+    return Image.composite(made, source, feathered(mask, wanted.mask_blur))
 
 
 def difference(one: Image.Image, other: Image.Image) -> int:

@@ -5,9 +5,21 @@ from __future__ import annotations
 import io
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from inference.pixels import Pictures, as_mask, decode, fill_area, fit, keep_outside, side_by_side
+from inference.pixels import (
+    Pictures,
+    as_mask,
+    decode,
+    fill_area,
+    fit,
+    keep_outside,
+    shrink,
+    side_by_side,
+)
+from inference.sizes import shrunk
 
 
 def encoded(picture: Image.Image, **options: object) -> bytes:
@@ -106,3 +118,36 @@ def test_outside_a_mask_the_source_stays_to_the_byte_and_soft_edges_blend() -> N
     mask.putpixel((2, 0), 255)
     kept = keep_outside(made, Pictures(sources=(source,), mask=mask))
     assert [kept.getpixel((x, 0)) for x in range(3)] == [(200, 0, 9), (100, 50, 9), (0, 100, 9)]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+def test_a_large_picture_is_shrunk_in_its_own_ratio(mode: str) -> None:
+    seen = shrink(Image.new(mode, (400, 200)), 0.02)
+    assert seen.size == (200, 100)
+    assert ("A" in seen.getbands()) is ("A" in mode)
+
+
+def test_what_is_small_enough_stays_as_it_is() -> None:
+    picture = Image.effect_noise((40, 20), 50)
+    assert shrink(picture, 0.0008).tobytes() == picture.tobytes()
+
+
+def test_shrinking_a_palette_mixes_colours_and_not_their_numbers() -> None:
+    picture = Image.new("P", (200, 200))
+    picture.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    for x in range(0, 200, 2):
+        picture.paste(2, (x, 0, x + 1, 200))
+    colour = shrink(picture, 0.0001).convert("RGB").getpixel((5, 5))
+    assert colour[1] < 20 and colour[0] > 100 and colour[2] > 100
+
+
+@given(st.integers(1, 20000), st.integers(1, 20000), st.floats(1e-6, 50))
+def test_shrunk_sides_keep_to_the_bound_and_the_ratio(width: int, height: int, most: float) -> None:
+    small = shrunk(width, height, most)
+    assert small[0] * small[1] <= max(1, most * 1e6)
+    assert small[0] <= width and small[1] <= height
+    if min(small) > 50:
+        assert small[0] / small[1] == pytest.approx(width / height, rel=0.03)
+        # no smaller than need be
+        fewest = min(width * height, most * 1e6) * 0.95
+        assert small[0] * small[1] >= fewest * (1 - 2 / min(small))
