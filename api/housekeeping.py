@@ -12,7 +12,7 @@ import structlog
 from api.clock import wall_clock_ms
 from api.errors import Unavailable
 from api.idempotency import KEEP_MS
-from api.storage import INPUTS, OUTPUTS, Storage
+from api.storage import INPUTS, OUTPUTS, UPLOADS, Storage
 from api.store.housekeeping import HousekeepingStore
 
 log = structlog.get_logger()
@@ -71,7 +71,10 @@ class Housekeeper:
     async def sweep(self) -> dict[str, int]:
         """Delete what may go and return how much of what; a duty that fails stops no other."""
         done: Counter[str] = Counter()
-        duties = self._pictures, self._inputs, self._strays, self._idempotency, self._messages
+        duties = (
+            *(self._pictures, self._uploads, self._inputs, self._strays),
+            *(self._idempotency, self._messages),
+        )
         for duty in duties:
             name = duty.__name__.strip("_")
             try:
@@ -106,6 +109,17 @@ class Housekeeper:
             if expired.tasks < ROWS:
                 return
 
+    async def _uploads(self, done: Counter[str]) -> None:
+        while keys := await self._store.expire_uploads(limit=ROWS):
+            for key in keys:
+                try:
+                    await self._storage.delete(key)
+                except Unavailable:
+                    # forgotten and still there, like after a crash
+                    self._list_pictures_ms = 0
+                    raise
+                done["uploads"] += 1
+
     async def _inputs(self, done: Counter[str]) -> None:
         # There are only those of unfinished and lately finished tasks, so listing them is cheap.
         await self._clear(INPUTS, done, "inputs")
@@ -114,6 +128,7 @@ class Housekeeper:
         now_ms = self._now_ms()
         if now_ms >= self._list_pictures_ms:
             await self._clear(OUTPUTS, done, "strays")
+            await self._clear(UPLOADS, done, "strays")
             self._list_pictures_ms = now_ms + LIST_PICTURES_EVERY_MS
 
     async def _clear(self, prefix: str, done: Counter[str], what: str) -> None:
@@ -121,14 +136,20 @@ class Housekeeper:
         async for key in self._storage.list(prefix, before_ms=before_ms):
             keys.append(key)
             if len(keys) == KEYS:
-                await self._delete_unneeded(keys, done, what)
+                await self._delete_unneeded(keys, prefix, done, what)
                 keys.clear()
         if keys:
-            await self._delete_unneeded(keys, done, what)
+            await self._delete_unneeded(keys, prefix, done, what)
 
-    async def _delete_unneeded(self, keys: list[str], done: Counter[str], what: str) -> None:
-        ended_before_ms = self._now_ms() - INPUTS_MS
-        for key in await self._store.unneeded(keys, ended_before_ms=ended_before_ms):
+    async def _delete_unneeded(
+        self, keys: list[str], prefix: str, done: Counter[str], what: str
+    ) -> None:
+        if prefix == UPLOADS:
+            unneeded = await self._store.unnamed_uploads(keys)
+        else:
+            ended_before_ms = self._now_ms() - INPUTS_MS
+            unneeded = await self._store.unneeded(keys, ended_before_ms=ended_before_ms)
+        for key in unneeded:
             await self._storage.delete(key)
             done[what] += 1
 

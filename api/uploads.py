@@ -127,12 +127,22 @@ class Uploads:
         """The upload; raises NotFound, also once its time is up."""
         found = await self._store.get(upload_id)
         if found is None:
-            raise NotFound("there is no such upload, or no longer")
+            raise _missing()
         return found
 
     async def read(self, upload: KeptUpload) -> bytes:
         """Its bytes; raises NotFound if they were deleted meanwhile."""
         return await self._storage.get(upload.key)
+
+    async def remove(self, account: str, upload_id: str) -> None:
+        """Delete one now; raises NotFound, also for one of another account."""
+        key = await self._store.delete(account, upload_id)
+        if key is None:
+            raise _missing()
+        # Should this fail, the housekeeper finds bytes that no row names.
+        with suppress(Unavailable):
+            await self._storage.delete(key)
+        log.info("upload_removed", account=account, upload=upload_id)
 
     async def settle(self) -> None:
         """Wait for what was being kept when no more is."""
@@ -173,6 +183,10 @@ class Uploads:
             "each is deleted when its time is up",
             field=field,
         )
+
+
+def _missing() -> NotFound:
+    return NotFound("there is no such upload, or no longer")
 
 
 def _record(account: str, data: bytes, now_ms: int, holds_seconds: int) -> KeptUpload:

@@ -13,7 +13,20 @@ CACHE_CONTROL = "private, max-age=31536000, immutable"
 
 def picture_response(request: Request, stored: StoredImage, file_name: str) -> Response:
     """The bytes with type, length and ETag; 304 without them if the caller has them already."""
-    etag = f'"{stored.output.sha256}"'
+    return file_response(
+        request,
+        stored.data,
+        etag=stored.output.sha256,
+        media_type=stored.output.media_type,
+        file_name=file_name,
+    )
+
+
+def file_response(
+    request: Request, data: bytes, *, etag: str, media_type: str, file_name: str
+) -> Response:
+    """The same of any bytes that never change; `etag` tells them from all others."""
+    etag = f'"{etag}"'
     headers = {
         "ETag": etag,
         "Cache-Control": CACHE_CONTROL,
@@ -21,7 +34,7 @@ def picture_response(request: Request, stored: StoredImage, file_name: str) -> R
     }
     if _has_it(request.headers.get("if-none-match", ""), etag):
         return Response(status_code=304, headers=headers)
-    return Response(stored.data, headers=headers, media_type=stored.output.media_type)
+    return Response(data, headers=headers, media_type=media_type)
 
 
 def _has_it(if_none_match: str, etag: str) -> bool:

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from api.clock import wall_clock_ms
 from api.storage.keys import INPUTS, owner_of
 from api.store.database import Database
-from api.store.schema import idempotency, outbox, outputs, tasks
+from api.store.schema import idempotency, outbox, outputs, tasks, uploads
 from api.tasks import TaskState
 
 
@@ -82,6 +82,34 @@ class HousekeepingStore:
                 for key in keys
                 if _is_unneeded(key, found.get(owner_of(key)), key in named, ended_before_ms)
             ]
+
+        return await self._database.read(work)
+
+    async def expire_uploads(self, *, limit: int) -> tuple[str, ...]:
+        """Forget that many uploads whose time is up, and return the keys of their bytes."""
+        old = uploads.c.expires_ms <= self._now_ms()
+        wanted = select(uploads.c.id).where(old).order_by(uploads.c.expires_ms).limit(limit)
+
+        async def find(connection: AsyncConnection) -> Sequence[str]:
+            return (await connection.execute(wanted)).scalars().all()
+
+        found = await self._database.read(find)
+        if not found:
+            return ()
+        gone = delete(uploads).where(uploads.c.id.in_(found), old).returning(uploads.c.key)
+
+        async def forget(connection: AsyncConnection) -> tuple[str, ...]:
+            return tuple((await connection.execute(gone)).scalars())
+
+        return await self._database.write(forget)
+
+    async def unnamed_uploads(self, keys: Collection[str]) -> list[str]:
+        """Which of these objects no upload names."""
+        names = select(uploads.c.key).where(uploads.c.key.in_(keys))
+
+        async def work(connection: AsyncConnection) -> list[str]:
+            named = set((await connection.execute(names)).scalars())
+            return [key for key in keys if key not in named]
 
         return await self._database.read(work)
 

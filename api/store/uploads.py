@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import Select, func, insert, select
+from sqlalchemy import Select, delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.clock import wall_clock_ms
@@ -62,6 +62,16 @@ class UploadStore:
             return None if row is None else KeptUpload(**row._mapping)
 
         return await self._database.read(work)
+
+    async def delete(self, account: str, upload_id: str) -> str | None:
+        """Forget one and return the key of its bytes; None if the account has none of that id."""
+        gone = delete(uploads).where(uploads.c.account == account, uploads.c.id == upload_id)
+
+        async def work(connection: AsyncConnection) -> str | None:
+            key = (await connection.execute(gone.returning(uploads.c.key))).scalar_one_or_none()
+            return None if key is None else str(key)
+
+        return await self._database.write(work)
 
     def _of(self, account: str) -> Select[int]:
         total = func.coalesce(func.sum(uploads.c.size_bytes), 0)

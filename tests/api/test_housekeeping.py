@@ -395,7 +395,7 @@ async def test_a_database_that_is_away_ends_nothing(house: House) -> None:
     with structlog.testing.capture_logs() as logs:
         assert await keeper.sweep() == {}
     duties = [line["duty"] for line in logs if line["event"] == "housekeeping_failed"]
-    assert duties == ["pictures", "idempotency", "messages"]
+    assert duties == ["pictures", "uploads", "idempotency", "messages"]
 
 
 async def test_one_line_tells_what_was_done(house: House) -> None:

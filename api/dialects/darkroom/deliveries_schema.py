@@ -13,6 +13,7 @@ class WebhookMessage(BaseModel):
     """One message to one receiver; of its address only the origin is shown."""
 
     id: Annotated[str, Field(description="the same in every attempt, as `webhook-id`")]
+    hook_id: Annotated[str | None, Field(description="the registered webhook it is for, if any")]
     origin: Annotated[str, Field(examples=["https://hooks.example"])]
     state: DeliveryState
     attempts: Annotated[int, Field(description="begun since it was made, or sent again")]

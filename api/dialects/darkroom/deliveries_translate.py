@@ -13,6 +13,7 @@ def to_message(message: Message) -> dict[str, Any]:
     is_out = message.is_out
     return {
         "id": message.id,
+        "hook_id": message.hook_id,
         "origin": message.origin,
         "state": "delivering" if is_out else message.state.value,
         "attempts": message.attempts,

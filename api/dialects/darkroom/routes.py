@@ -11,7 +11,15 @@ from sse_starlette import EventSourceResponse
 from api.body import read_body
 from api.dialects.base import DeskOf, Dialect, body_docs, parse
 from api.dialects.callers import AskerOf, CallerOf
-from api.dialects.darkroom import admin, deliveries, destinations, schema, translate
+from api.dialects.darkroom import (
+    admin,
+    deliveries,
+    destinations,
+    hooks,
+    schema,
+    translate,
+    uploads,
+)
 from api.dialects.darkroom.events import to_stream
 from api.dialects.darkroom.webhook import WEBHOOKS
 from api.dialects.orders import ended_or_left, place
@@ -43,6 +51,8 @@ router = APIRouter(prefix=translate.PREFIX, tags=["darkroom"], responses=PROBLEM
 router.include_router(admin.router)
 router.include_router(destinations.router)
 router.include_router(deliveries.router)
+router.include_router(hooks.router)
+router.include_router(uploads.router)
 
 
 @router.post(
