@@ -11,15 +11,27 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from greenlet import getcurrent, greenlet
 
-from inference.merge import Arguments, Keys, count_rows, count_tokens, merge, split
+from inference.merge import (
+    Arguments,
+    Keys,
+    count_rows,
+    count_tokens,
+    factor,
+    merge,
+    scaled,
+    split,
+)
 from inference.rules import ModelRules, rules_of
+
+# What a carrier brought, by its type.
+Brought = dict[type, Any]
 
 
 class Abandon(BaseException):
@@ -29,8 +41,11 @@ class Abandon(BaseException):
 class RowData(Protocol):
     """What the rows of a module's forward may differ in besides its arguments.
 
-    A carrier brings it along (`bring`); it is set for exactly the forward that its rows are in.
+    A carrier brings along what is of the type `takes` (`bring`); it is set for exactly the forward
+    that its rows are in.
     """
+
+    takes: type
 
     def key(self, brought: Any) -> Hashable:
         """Equal for calls that may share a forward."""
@@ -50,7 +65,7 @@ class Attached:
     forward: Callable[..., Any]
     rules: ModelRules
     budget_tokens: int = 1
-    row_data: RowData | None = None
+    row_data: list[RowData] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
@@ -62,7 +77,7 @@ class Call:
     key: Hashable
     rows: int
     tokens: int
-    brought: Any = None
+    brought: Brought = field(default_factory=dict)
     parts: frozenset[Hashable] = frozenset()
 
 
@@ -78,7 +93,7 @@ class Carrier:
         self.result: Any = None
         self.error: BaseException | None = None
         self.ended = False
-        self.brought: Any = None
+        self.brought: Brought = {}
         self._run = run
         self._greenlet = _CarrierGreenlet(self)
 
@@ -147,26 +162,30 @@ class Rendezvous:
         """Give the module its own forward back."""
         attached.module.forward = attached.forward
 
-    def _call(self, target: Attached, arguments: Arguments, brought: Any) -> Call:
-        rules, row_data = target.rules, target.row_data
+    def _call(self, target: Attached, arguments: Arguments, brought: Brought) -> Call:
+        rules = target.rules
         rows = count_rows(rules, arguments)
-        own_key = row_data.key(brought) if row_data else None
+        own = [(one, brought.get(one.takes)) for one in target.row_data]
         return Call(
             target=target,
             arguments=arguments,
-            key=(id(target), self._keys.key(rules, arguments), own_key),
+            key=(
+                id(target),
+                self._keys.key(rules, arguments),
+                tuple(data.key(given) for data, given in own),
+            ),
             rows=rows,
             tokens=rows * count_tokens(rules, arguments),
             brought=brought,
-            parts=row_data.parts(brought) if row_data else frozenset(),
+            parts=frozenset().union(*(data.parts(given) for data, given in own)),
         )
 
 
 def bring(data: Any) -> None:
-    """Within a carrier: its forwards from here on have `data` for the `RowData` of their module."""
+    """Within a carrier: its forwards from here on have `data` for the `RowData` that take it."""
     current = getcurrent()
     assert isinstance(current, _CarrierGreenlet), "only what runs in a carrier can bring anything"
-    current.carrier.brought = data
+    current.carrier.brought = current.carrier.brought | {type(data): data}
 
 
 def by_name(signature: inspect.Signature, args: Any, kwargs: Any) -> Arguments:
@@ -186,14 +205,13 @@ def forward(calls: Sequence[Call]) -> list[Any]:
     """
     target, rows = calls[0].target, [call.rows for call in calls]
     arguments = merge(target.rules, [call.arguments for call in calls])
-    with _set_rows(target.row_data, calls, rows):
+    with ExitStack() as stack:
+        for data in target.row_data:
+            brought = [call.brought.get(data.takes) for call in calls]
+            stack.enter_context(data.during(brought, rows))
         output = target.forward(**arguments)
-    return split(output, rows, lists_rows=target.rules.lists_rows)
-
-
-def _set_rows(
-    row_data: RowData | None, calls: Sequence[Call], rows: Sequence[int]
-) -> AbstractContextManager[None]:
-    if row_data is None:
-        return nullcontext()
-    return row_data.during([call.brought for call in calls], rows)
+    if len(calls) == 1:
+        return [output]
+    outputs = split(output, rows, lists_rows=target.rules.lists_rows)
+    factors = [factor(target.rules, call.arguments) for call in calls]
+    return [one if by == 1 else scaled(one, by) for one, by in zip(outputs, factors, strict=True)]

@@ -138,6 +138,8 @@ def _add_conv(layer: Any, output: Tensor, x: Tensor, down: Tensor, up: Tensor) -
 class LoraRows:
     """Gives the rows of a module's forwards their adapters: the rendezvous' `RowData` for LoRA."""
 
+    takes: type = Mix
+
     def __init__(self, module: torch.nn.Module, component: str, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._module = module

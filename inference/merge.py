@@ -7,6 +7,7 @@ that carry something unknown never merge. Two calls may share a forward when the
 from __future__ import annotations
 
 import itertools
+import math
 import weakref
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -59,6 +60,8 @@ class Keys:
         )
 
     def _part(self, rules: ModelRules, rule: Rule | None, value: Any, rows: int) -> Hashable:
+        if rule is Rule.FACTOR and isinstance(value, int | float):
+            return "factor"
         if value is None or isinstance(value, bool | int | float | str):
             # 1 == True == 1.0 to Python, not to a model
             return type(value), value
@@ -147,7 +150,27 @@ def _merge_values(
             return _merge_dicts(rules, values, rows)
         case ((Rule.ITEMS | Rule.TEXTS | Rule.SHAPES), list()):
             return [item for value in values for item in value]
+        case Rule.FACTOR, int() | float():
+            return 1.0
     return first
+
+
+def factor(rules: ModelRules, arguments: Arguments) -> float:
+    """What a call's share of a merged output is still to be multiplied by."""
+    names = [name for name, rule in rules.rules.items() if rule is Rule.FACTOR]
+    return math.prod(arguments.get(name, 1.0) for name in names)
+
+
+def scaled(output: Any, by: float) -> Any:
+    """An output with every tensor in it multiplied."""
+    match output:
+        case Tensor():
+            return output * by
+        case dict():
+            return type(output)(**{name: scaled(value, by) for name, value in output.items()})
+        case list() | tuple():
+            return type(output)(scaled(value, by) for value in output)
+    return output
 
 
 def split(output: Any, rows: Sequence[int], *, lists_rows: bool = False) -> list[Any]:

@@ -146,7 +146,7 @@ def _shelf(
     parts = {name: one.module for name, one in found.items()}
     shelf = LoraShelf(spec, pipe, parts, device, limit_bytes)
     for name, one in found.items():
-        one.row_data = shelf.rows[name]
+        one.row_data.append(shelf.rows[name])
     return shelf
 
 

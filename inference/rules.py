@@ -16,7 +16,8 @@ class Rule(Enum):
     element by element. TIME: a timestep, 0-dimensional or [rows], widened to [rows]. SHARED: a
     tensor that is the same for all, so that any call's will do. NESTED: a dict whose entries have
     rules by name. ITEMS: a list with one tensor per row, all of one shape. TEXTS: likewise, of
-    any length. SHAPES: a list with one entry of plain numbers per row, all equal.
+    any length. SHAPES: a list with one entry of plain numbers per row, all equal. FACTOR: a number
+    that all of the output is multiplied by, and nothing else.
     """
 
     ROWS = auto()
@@ -27,6 +28,7 @@ class Rule(Enum):
     ITEMS = auto()
     TEXTS = auto()
     SHAPES = auto()
+    FACTOR = auto()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +63,26 @@ MODEL_RULES: Mapping[str, ModelRules] = {
             "img_ids": Rule.SHARED,
             "txt_ids": Rule.SHARED,
             "joint_attention_kwargs": Rule.NESTED,
+            "ip_adapter_image_embeds": Rule.EACH_ROWS,
             "controlnet_block_samples": Rule.EACH_ROWS,
             "controlnet_single_block_samples": Rule.EACH_ROWS,
+        },
+    ),
+    "FluxControlNetModel": ModelRules(
+        latents="hidden_states",
+        rules={
+            "hidden_states": Rule.ROWS,
+            "controlnet_cond": Rule.ROWS,
+            "controlnet_mode": Rule.ROWS,
+            "conditioning_scale": Rule.FACTOR,
+            "encoder_hidden_states": Rule.ROWS,
+            "pooled_projections": Rule.ROWS,
+            "timestep": Rule.TIME,
+            "guidance": Rule.ROWS,
+            "img_ids": Rule.SHARED,
+            "txt_ids": Rule.SHARED,
+            "joint_attention_kwargs": Rule.NESTED,
+            "ip_adapter_image_embeds": Rule.EACH_ROWS,
         },
     ),
     "UNet2DConditionModel": ModelRules(
@@ -79,6 +99,20 @@ MODEL_RULES: Mapping[str, ModelRules] = {
             "cross_attention_kwargs": Rule.NESTED,
             "down_block_additional_residuals": Rule.EACH_ROWS,
             "mid_block_additional_residual": Rule.ROWS,
+        },
+    ),
+    "ControlNetModel": ModelRules(
+        latents="sample",
+        rules={
+            "sample": Rule.ROWS,
+            "timestep": Rule.TIME,
+            "encoder_hidden_states": Rule.ROWS,
+            "controlnet_cond": Rule.ROWS,
+            "conditioning_scale": Rule.FACTOR,
+            "added_cond_kwargs": Rule.NESTED,
+            "text_embeds": Rule.ROWS,
+            "time_ids": Rule.ROWS,
+            "image_embeds": Rule.EACH_ROWS,
         },
     ),
     "Flux2Transformer2DModel": ModelRules(
@@ -105,6 +139,18 @@ MODEL_RULES: Mapping[str, ModelRules] = {
             "joint_attention_kwargs": Rule.NESTED,
         },
     ),
+    "SD3ControlNetModel": ModelRules(
+        latents="hidden_states",
+        rules={
+            "hidden_states": Rule.ROWS,
+            "controlnet_cond": Rule.ROWS,
+            "conditioning_scale": Rule.FACTOR,
+            "encoder_hidden_states": Rule.ROWS,
+            "pooled_projections": Rule.ROWS,
+            "timestep": Rule.TIME,
+            "joint_attention_kwargs": Rule.NESTED,
+        },
+    ),
     "QwenImageTransformer2DModel": ModelRules(
         latents="hidden_states",
         rules={
@@ -117,6 +163,19 @@ MODEL_RULES: Mapping[str, ModelRules] = {
             "img_shapes": Rule.SHAPES,
             "attention_kwargs": Rule.NESTED,
             "controlnet_block_samples": Rule.EACH_ROWS,
+        },
+    ),
+    "QwenImageControlNetModel": ModelRules(
+        latents="hidden_states",
+        rules={
+            "hidden_states": Rule.ROWS,
+            "controlnet_cond": Rule.ROWS,
+            "conditioning_scale": Rule.FACTOR,
+            "encoder_hidden_states": Rule.ROWS,
+            "encoder_hidden_states_mask": Rule.ROWS,
+            "timestep": Rule.TIME,
+            "img_shapes": Rule.SHAPES,
+            "joint_attention_kwargs": Rule.NESTED,
         },
     ),
     "ZImageTransformer2DModel": ModelRules(

@@ -129,7 +129,7 @@ def forwards(monkeypatch: pytest.MonkeyPatch) -> list[list[Mix]]:
 
     def watched(calls: Any) -> Any:
         if {"timestep", "t"} & calls[0].arguments.keys():
-            seen.append([call.brought or Mix() for call in calls])
+            seen.append([call.brought.get(Mix, Mix()) for call in calls])
         return coalesce.forward(calls)
 
     monkeypatch.setattr(worker, "forward", watched)
