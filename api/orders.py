@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from api.errors import BadRequest
 from api.tasks import AS_CONFIGURED, NO_EXTRAS, Delivery, Extras
-from inference.job import ImageRequest, ImageRole, ReferenceTag
+from inference.job import ImageRequest, ImageRole, Job, ReferenceTag
 
 ID_ALPHABET = string.ascii_letters + string.digits
 
@@ -58,6 +58,14 @@ class Order:
     priority: int = 0
     webhook_field: str = "webhook"
     new_id: Callable[[], str] = random_id
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """What an order would become: its job, and the credits for all of it."""
+
+    job: Job
+    credits: int
 
 
 def picture_of(text: str, field: str) -> bytes | Remote:

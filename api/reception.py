@@ -19,7 +19,7 @@ from api.checks import free_bytes
 from api.errors import BadRequest, NotFound, Overloaded, QueueFull, Unavailable
 from api.idempotency import Once, Reply
 from api.inputs import PictureLimits, rewrite
-from api.orders import Order, Remote, Upload
+from api.orders import Order, Quote, Remote, Upload
 from api.storage import input_key
 from api.store import Accepted, Bounds, Submission
 from api.tasks import Task, TaskKind
@@ -113,6 +113,11 @@ class Reception:
             self._log(accepted.task)
             self._dispatcher.wake()
         return accepted
+
+    def quote(self, order: Order, caller: Caller) -> Quote:
+        """What an order would become; raises Refused or ApiError, and keeps nothing."""
+        submission = self._submission(order, caller)
+        return Quote(submission.job, submission.credits)
 
     async def settle(self) -> None:
         """Wait for what was being accepted when no more is."""

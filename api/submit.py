@@ -13,8 +13,8 @@ from api.accounts import NOBODY, Caller
 from api.checks import check_all
 from api.errors import BadRequest, Gone, NotFound, NotReady
 from api.idempotency import Once, Reply
-from api.orders import Order
-from api.store import Accepted
+from api.orders import Order, Quote
+from api.store import Accepted, to_cursor
 from api.tasks import Output, Task, TaskPage, TaskState, TaskUpdate
 from api.watch import RECHECK_SECONDS, follow, until_ended
 
@@ -95,6 +95,10 @@ class Darkroom:
         """
         return await self._reception.accept(order, caller, once=once, answer=answer)
 
+    def quote(self, order: Order, caller: Caller = NOBODY) -> Quote:
+        """How an order would be made and what it would cost; raises as `submit` does at once."""
+        return self._reception.quote(order, caller)
+
     async def answered(self, caller: Caller, once: Once, reply: Reply) -> None:
         """Write down what an order that counts once was answered in the end."""
         await self._store.answer(caller.account, once, reply)
@@ -123,13 +127,22 @@ class Darkroom:
         *,
         account: str = "",
         state: TaskState | None = None,
+        dialect: str | None = None,
         limit: int = 20,
         cursor: str | None = None,
+        after: Task | None = None,
     ) -> TaskPage:
-        """Tasks, newest first; raises BadRequest for a cursor that this service did not give."""
+        """Tasks, newest first, from a cursor on or `after` a task.
+
+        Raises BadRequest for a cursor that this service did not give.
+        """
         if not 1 <= limit <= MAX_PAGE:
             raise BadRequest(f"limit must lie between 1 and {MAX_PAGE}", field="limit")
-        return await self._store.list(account=account, state=state, limit=limit, cursor=cursor)
+        if after is not None:
+            cursor = to_cursor(after)
+        return await self._store.list(
+            account=account, state=state, dialect=dialect, limit=limit, cursor=cursor
+        )
 
     async def watch(self, task_id: str, *, account: str = "") -> AsyncIterator[TaskUpdate]:
         """What happens to a task from now on, starting with its present state, to its end."""

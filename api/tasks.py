@@ -168,13 +168,15 @@ class Task:
 
     `request` is what the caller asked, `job` what was decided, `delivery` what becomes of the
     pictures, `extras` what else was asked and `findings` what came of that. `credits` is the price
-    of all. `attempt` counts claims and is the fence: a worker whose attempt is not this one has
-    lost the task. Once `files_deleted_ms` is set, the pictures are gone.
+    of all, and `key_id` names the key that asked. `attempt` counts claims and is the fence: a
+    worker whose attempt is not this one has lost the task. Once `files_deleted_ms` is set, the
+    pictures are gone.
     """
 
     id: str
     dialect: str
     account: str
+    key_id: str | None = None
     state: TaskState
     request: ImageRequest
     job: Job

@@ -3,6 +3,7 @@
 from api.store.database import sqlite_database
 from api.store.migrate import MigrationError, migrate_sqlite
 from api.store.records import Accepted, Bounds, Claim, Counts, Holding, Submission
+from api.store.rows import to_cursor
 from api.store.store import Store
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "Submission",
     "migrate_sqlite",
     "sqlite_database",
+    "to_cursor",
 ]

@@ -52,6 +52,7 @@ def to_task(row: Row[Any], outputs: Iterable[Row[Any]]) -> Task:
         id=row.id,
         dialect=row.dialect,
         account=row.account,
+        key_id=row.key_id,
         state=TaskState(row.state),
         request=_REQUEST.validate_json(row.request),
         job=load_job(row.job),

@@ -74,10 +74,18 @@ class Store:
         return found[0] if found else None
 
     async def list(
-        self, *, account: str, state: TaskState | None, limit: int, cursor: str | None
+        self,
+        *,
+        account: str,
+        state: TaskState | None,
+        limit: int,
+        cursor: str | None,
+        dialect: str | None = None,
     ) -> TaskPage:
         """Tasks of an account, newest first; raises BadRequest for a foreign cursor."""
         wanted: list[ColumnElement[bool]] = [tasks.c.account == account]
+        if dialect is not None:
+            wanted.append(tasks.c.dialect == dialect)
         if state is not None:
             wanted.append(tasks.c.state == state)
         if cursor is not None:

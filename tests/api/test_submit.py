@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,10 @@ from api.errors import (
     Unavailable,
     UnsupportedMedia,
 )
-from api.orders import Upload
+from api.orders import Order, Upload
 from api.storage import LocalStorage
 from api.tasks import Task, TaskState
-from inference.errors import BadValue, Unsupported
+from inference.errors import BadValue, Refused, Unsupported
 from inference.job import ImageRequest, ImageRole
 from tests.api.conftest import Serve
 from tests.api.making import encoded, submitted
@@ -302,3 +303,28 @@ async def test_a_cancelled_queued_task_wakes_its_watchers(
         async with asyncio.timeout(2):
             assert (await waiter).state is TaskState.CANCELLED
         engine.gate.set()
+
+
+async def test_a_list_can_be_of_one_dialect_and_go_on_after_a_task(services: Services) -> None:
+    made = []
+    for dialect in ("mynth", "darkroom", "mynth", "mynth"):
+        wish = ImageRequest(model="auto", prompt="a")
+        made.append(await submitted(services, wish, dialect=dialect))
+    newest = [made[3].id, made[2].id, made[0].id]
+
+    first = await services.darkroom.list(dialect="mynth", limit=2)
+    rest = await services.darkroom.list(dialect="mynth", limit=2, after=made[2])
+
+    assert [task.id for task in first.tasks] == newest[:2]
+    assert [task.id for task in rest.tasks] == newest[2:]
+    assert len((await services.darkroom.list()).tasks) == 4
+
+
+async def test_a_quote_prices_an_order_and_keeps_nothing(services: Services) -> None:
+    wish = ImageRequest(model="auto", prompt="a", count=4, width=128, height=64)
+    quote = services.darkroom.quote(Order(request=wish, dialect="darkroom"))
+
+    assert (quote.credits, quote.job.width, len(quote.job.seeds)) == (12, 128, 4)
+    with pytest.raises(Refused):
+        services.darkroom.quote(Order(request=replace(wish, model="other"), dialect="darkroom"))
+    assert (await services.darkroom.list()).tasks == ()
