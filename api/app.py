@@ -7,16 +7,18 @@ from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
+from starlette.types import Scope
 
 from api import openapi, probes
 from api.body import BodyLimits
 from api.build import Services
+from api.cors import Cors
 from api.deliveries import Deliveries
 from api.dialects import DIALECTS
 from api.dialects.base import (
@@ -25,8 +27,10 @@ from api.dialects.base import (
     Internal,
     MethodNotAllowed,
     complaint,
+    dialect_of,
     error_reply,
     owner_of,
+    spoken,
 )
 from api.errors import ApiError, BadRequest, NotFound
 from api.limits import Limiter
@@ -100,27 +104,35 @@ def _picture_folder(settings: Settings) -> PictureFolder:
 
 def _mount(app: FastAPI, dialects: tuple[Dialect, ...]) -> None:
     for dialect in dialects:
-        app.include_router(dialect.router)
+        told = [Depends(spoken(dialect))]
+        app.include_router(dialect.router, dependencies=told)
         if dialect.alias is not None:
-            app.include_router(dialect.router, prefix=dialect.alias, include_in_schema=False)
+            app.include_router(
+                dialect.router, prefix=dialect.alias, dependencies=told, include_in_schema=False
+            )
     app.include_router(probes.router)
     app.include_router(openapi.router)
     app.include_router(playground.router)
 
 
 def _dress_errors(app: FastAPI, dialects: tuple[Dialect, ...], hosts: Hosts) -> None:
-    def dress(path: str, error: ApiError | EngineError, request_id: str) -> Response:
-        owner = owner_of(dialects, path)
-        return error_reply(owner, error, path=path, request_id=request_id)
+    def dress(scope: Scope, error: ApiError | EngineError) -> Response:
+        request = Request(scope)
+        dialect, request_id = dialect_of(request, dialects), request.state.request_id
+        return error_reply(dialect, error, path=scope["path"], request_id=request_id)
 
     async def reply(request: Request, raised: Exception) -> Response:
-        path, request_id = request.scope["path"], request.state.request_id
-        return dress(path, _neutral(raised, request), request_id)
+        return dress(request.scope, _neutral(raised, request))
 
     for kind in (ApiError, EngineError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, reply)
+
+    def is_for_pages(path: str) -> bool:
+        return owner_of(dialects, path).is_for_pages(path)
+
     # The one added last is the first to see a request.
-    app.add_middleware(Guard, hosts=hosts, dress=dress)
+    app.add_middleware(Guard, hosts=hosts, dress=dress, is_for_pages=is_for_pages)
+    app.add_middleware(Cors, is_for_pages=is_for_pages)
     app.add_middleware(Net, dress=dress)
 
 

@@ -23,8 +23,8 @@ log = structlog.get_logger(__name__)
 REQUEST_ID_HEADER = "X-Request-Id"
 DEFAULT_PORTS = {"http": "80", "https": "443"}
 
-# Given a path, an error and the request's id: the reply in the shape of the path's owner.
-Dress = Callable[[str, ApiError, str], Response]
+# Given a request's scope and an error: the reply in the shape of the dialect that is spoken.
+Dress = Callable[[Scope, ApiError], Response]
 
 
 class Net:
@@ -65,7 +65,7 @@ class Net:
             log.exception("request_failed", request_id=request_id, path=scope["path"])
             if status:
                 raise
-            reply = self.dress(scope["path"], Internal("something broke here"), request_id)
+            reply = self.dress(scope, Internal("something broke here"))
             await reply(scope, receive, send_with_id)
         finally:
             log.debug(
@@ -84,8 +84,8 @@ class Hosts:
     names: frozenset[str] = frozenset()
     origins: frozenset[str] = frozenset()
 
-    def refusal(self, headers: Headers) -> Forbidden | None:
-        """Why a request may not come in, if it may not.
+    def refusal(self, headers: Headers, *, from_anywhere: bool = False) -> Forbidden | None:
+        """Why a request may not come in, if it may not; `from_anywhere`, its origin is no reason.
 
         While the server asks for no keys, any page open in a browser on this machine could drive
         it: directly, which its Origin shows, or through a name it controls that leads here, which
@@ -96,7 +96,7 @@ class Hosts:
             what = "this server does not answer to that host name; see DARKROOM_PUBLIC_URL"
             return Forbidden(what, field="Host")
         origin = headers.get("origin")
-        if origin is None or origin in self.origins or _same(origin, host):
+        if from_anywhere or origin is None or origin in self.origins or _same(origin, host):
             return None
         return Forbidden("pages of another origin may not use this server", field="Origin")
 
@@ -112,22 +112,27 @@ def hosts_of(settings: Settings) -> Hosts:
 
 
 class Guard:
-    """Refuses what `Hosts` refuses."""
+    """Refuses what `Hosts` refuses, but lets every origin read what `is_for_pages`."""
 
-    def __init__(self, app: ASGIApp, *, hosts: Hosts, dress: Dress) -> None:
+    def __init__(
+        self, app: ASGIApp, *, hosts: Hosts, dress: Dress, is_for_pages: Callable[[str], bool]
+    ) -> None:
         self.app = app
         self.hosts = hosts
         self.dress = dress
+        self.is_for_pages = is_for_pages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        refusal = self.hosts.refusal(Headers(scope=scope))
+        path, method = scope["path"], scope["method"]
+        reads = method in ("GET", "HEAD") and self.is_for_pages(path)
+        refusal = self.hosts.refusal(Headers(scope=scope), from_anywhere=reads)
         if refusal is None:
             await self.app(scope, receive, send)
             return
-        reply = self.dress(scope["path"], refusal, scope["state"]["request_id"])
+        reply = self.dress(scope, refusal)
         await reply(scope, receive, send)
 
 

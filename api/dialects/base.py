@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -85,7 +86,9 @@ class Dialect:
     Its routes answer at their native paths and again below `alias`; `owns` are the native path
     prefixes on which even a wrong path is answered in its shape. `rate_per_minute` is the limit of
     requests that the provider publishes, for callers that have no other. Without `webhooks` it has
-    no field for an address to be told.
+    no field for an address to be told. `shares` are native paths of other dialects at which it is
+    spoken as well, so that its keys hold there. `for_pages` are patterns of native paths that
+    pages of any origin may read.
     """
 
     name: str
@@ -96,11 +99,22 @@ class Dialect:
     rate_headers: RateHeaders = rate_headers
     rate_per_minute: int | None = None
     webhooks: WebhookStyle | None = None
+    shares: tuple[str, ...] = ()
+    for_pages: tuple[str, ...] = ()
 
     def prefix_of(self, path: str) -> str | None:
         """The longest of its prefixes that `path` lies below."""
         prefixes = (*self.owns, self.alias) if self.alias is not None else self.owns
         return max((one for one in prefixes if _lies_below(path, one)), key=len, default=None)
+
+    def is_spoken_at(self, path: str) -> bool:
+        """Whether `path` is one of those that it shares."""
+        return any(_lies_below(path, one) for one in self.shares)
+
+    def is_for_pages(self, path: str) -> bool:
+        """Whether pages of any origin may read what is at `path`."""
+        native = path.removeprefix(self.alias) if self.alias is not None else path
+        return any(re.fullmatch(pattern, native) for pattern in self.for_pages)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +173,21 @@ def owner_of(dialects: tuple[Dialect, ...], path: str) -> Dialect:
         return -1 if prefix is None else len(prefix)
 
     return max(dialects, key=fit)
+
+
+def dialect_of(request: Request, dialects: tuple[Dialect, ...]) -> Dialect:
+    """The dialect that a request is answered in: what was found of it, or its path's owner."""
+    found: Dialect | None = getattr(request.state, "dialect", None)
+    return found or owner_of(dialects, request.scope["path"])
+
+
+def spoken(dialect: Dialect) -> Callable[[Request], Awaitable[None]]:
+    """A dependency of routes that are of one dialect, whoever owns their path."""
+
+    async def speak(request: Request) -> None:
+        request.state.dialect = dialect
+
+    return speak
 
 
 def parse(wire: type[Wire], body: Body) -> Wire:

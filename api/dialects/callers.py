@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from api.accounts import Caller, Scope
-from api.dialects.base import DeskOf, Dialect, owner_of
+from api.dialects.base import Desk, DeskOf, Dialect, dialect_of
 from api.errors import Forbidden
 from api.limits import TooOften
 
@@ -23,11 +23,13 @@ def key_in(request: Request) -> str | None:
 
 
 async def caller_of(request: Request, desk: DeskOf) -> Caller:
-    """Who calls; raises Unauthorized, or Forbidden for a key of another dialect."""
+    """Who calls; raises Unauthorized, or Forbidden for a key of another dialect.
+
+    Where several dialects share a path, a key of one of them says which is spoken.
+    """
     caller = await desk.accounts.caller(key_in(request))
-    dialect = owner_of(desk.dialects, request.scope["path"])
-    if caller.key is not None and caller.key.dialect not in (None, dialect.name):
-        raise Forbidden(f"this key is for the paths of {caller.key.dialect} only")
+    if caller.key is not None and caller.key.dialect is not None:
+        request.state.dialect = _dialect_of_key(request, desk, caller.key.dialect)
     return caller
 
 
@@ -37,7 +39,7 @@ CallerOf = Annotated[Caller, Depends(caller_of)]
 async def asker_of(request: Request, desk: DeskOf, caller: CallerOf) -> Caller:
     """Who asks for pictures, counted; raises RateLimited."""
     caller.need(Scope.USE)
-    dialect = owner_of(desk.dialects, request.scope["path"])
+    dialect = dialect_of(request, desk.dialects)
     rate, who = _rate(desk.rate_per_minute, caller, dialect)
     if rate is None:
         return caller
@@ -60,6 +62,14 @@ async def admin_of(caller: CallerOf) -> Caller:
 
 
 AdminOf = Annotated[Caller, Depends(admin_of)]
+
+
+def _dialect_of_key(request: Request, desk: Desk, name: str) -> Dialect:
+    here, path = dialect_of(request, desk.dialects), request.scope["path"]
+    for dialect in desk.dialects:
+        if dialect.name == name and (dialect is here or dialect.is_spoken_at(path)):
+            return dialect
+    raise Forbidden(f"this key is for the paths of {name} only")
 
 
 def _rate(general: int | None, caller: Caller, dialect: Dialect) -> tuple[int | None, str]:

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 
 from api.accounts import Caller
 from api.body import Body
-from api.dialects.base import Desk, owner_of
+from api.dialects.base import Desk, dialect_of
 from api.errors import ApiError, BadRequest, IdempotencyRunning
 from api.idempotency import HEADER, MAX_KEY_CHARS, Once, Reply
 from api.orders import Order
@@ -129,7 +129,7 @@ def once_of(request: Request, desk: Desk, body: Body) -> Once | None:
     if not (0 < len(key) <= MAX_KEY_CHARS and key.isascii() and key.isprintable()):
         message = f"{HEADER} must be 1 to {MAX_KEY_CHARS} printable ASCII characters"
         raise BadRequest(message, field=HEADER)
-    dialect = owner_of(desk.dialects, request.scope["path"])
+    dialect = dialect_of(request, desk.dialects)
     # The same request at its alias is the same request.
     route = f"{dialect.name} {request.scope['route'].name}"
     return Once(route=route, key=key, fingerprint=body.fingerprint())
