@@ -5,6 +5,7 @@ Nothing here loads a weight.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -123,9 +124,7 @@ class Catalog(Strict):
 
         A request that names no tier pays for the smallest priced one that holds its picture.
         """
-        alias = self.aliases.get(request.model)
-        spec = self.models[job.model]
-        price: Any = alias.price if alias is not None and alias.price is not None else spec.price
+        price: Any = self._price(request, job)
         tier = request.resolution or _priced_tier(price, job)
         for field, asked in (("resolution", tier), ("quality", request.quality)):
             if not isinstance(price, Mapping):
@@ -138,6 +137,19 @@ class Catalog(Strict):
                 )
             price = price[choice]
         return int(price)
+
+    def largest_priced(self, request: ImageRequest, job: Job) -> float:
+        """Pixels of the largest tier that the price names; endless where it goes by no tier."""
+        price = self._price(request, job)
+        if not isinstance(price, Mapping):
+            return math.inf
+        return float(max(TIER_SIDES_PX[tier] for tier in price) ** 2)
+
+    def _price(self, request: ImageRequest, job: Job) -> Price:
+        alias = self.aliases.get(request.model)
+        if alias is not None and alias.price is not None:
+            return alias.price
+        return self.models[job.model].price
 
 
 def _priced_tier(price: Any, job: Job) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -228,9 +229,14 @@ class ModelSpec(Strict):
             and lora_spec.knows(self, request)
         )
 
-    def nearest_size(self, width: int, height: int) -> tuple[int, int]:
-        """The size nearest to `width` × `height` pixels that the model can make."""
-        return self._nearest(width / height, width * height)
+    def nearest_size(
+        self, width: int, height: int, *, area: float | None = None, most: float = math.inf
+    ) -> tuple[int, int]:
+        """The size nearest to `width` × `height` pixels that the model can make.
+
+        With an `area` in pixels only their ratio counts; with a `most`, none that has more.
+        """
+        return self._nearest(width / height, area or width * height, most)
 
     def size_of(self, aspect_ratio: str, resolution: str | None) -> tuple[int, int]:
         """The size nearest to a ratio like "16:9" at a tier like "2k"; native area without one."""
@@ -248,7 +254,9 @@ class ModelSpec(Strict):
             max_area=limits.max_megapixels * 1e6,
         )
 
-    def _nearest(self, ratio: float, area: float) -> tuple[int, int]:
+    def _nearest(self, ratio: float, area: float, most: float = math.inf) -> tuple[int, int]:
         if self.sizes:
-            return nearest_listed(self.sizes, ratio, area)
-        return self.free_sizes.nearest(ratio, area)
+            small = [size for size in self.sizes if math.prod(size) <= most]
+            return nearest_listed(small or self.sizes, ratio, area)
+        free = self.free_sizes
+        return replace(free, max_area=min(free.max_area, most)).nearest(ratio, area)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
+from dataclasses import replace
 from typing import Any
 
 from inference import lora_spec, reference_spec
@@ -11,7 +12,7 @@ from inference.catalog import Catalog
 from inference.errors import BadValue, Unsupported
 from inference.job import ImageRequest, ImageRole, Job, Lora, Mode
 from inference.model_spec import ModelSpec, Profile, Quality
-from inference.sizes import TIER_SIDES_PX
+from inference.sizes import TIER_SIDES_PX, shrunk
 
 SEED_LIMIT = 2**32
 # Pixels that an edge may fade over: more reaches across most pictures.
@@ -53,6 +54,27 @@ def resolve(
         account=account,
         priority=priority,
     )
+
+
+def follow(catalog: Catalog, request: ImageRequest, job: Job, source: tuple[int, int]) -> Job:
+    """The job at a size like its first source's, where the request leaves the size open.
+
+    `source` is that picture's width and height in pixels, which only who has read it knows. A
+    resolution alone leaves the ratio open. Nothing becomes larger than what has a price.
+    """
+    if job.mode is Mode.GENERATE or request.width is not None or request.aspect_ratio is not None:
+        return job
+    if job.downsizing_mp is not None:
+        source = shrunk(*source, job.downsizing_mp)
+    spec = catalog.models[job.model]
+    tier = request.resolution
+    size = spec.nearest_size(
+        *source,
+        area=TIER_SIDES_PX[tier] ** 2 if tier is not None else None,
+        most=math.inf if tier is not None else catalog.largest_priced(request, job),
+    )
+    width, height = _within_area(size, spec, job.mode)
+    return replace(job, width=width, height=height)
 
 
 def _first(*choices: Any) -> Any:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import queue
 from collections.abc import Iterator
 
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 from api.cli.terminal import Failure, UsageError, say
 from api.cli.wish import Made, Step, Update, Updates, Waiting, Wish
@@ -17,7 +16,8 @@ from inference.catalog import Catalog, load_catalog
 from inference.errors import CatalogError, Refused
 from inference.events import Cancelled, Event, Failed, ImageDone, Progress
 from inference.job import ImageRequest, ImageRole, InputImage, Job, Lora
-from inference.resolve import resolve
+from inference.pixels import decode
+from inference.resolve import follow, resolve
 
 JOB_ID = "generate"
 ROLES = {"image": ImageRole.SOURCE, "mask": ImageRole.MASK}
@@ -32,7 +32,6 @@ def make(wish: Wish, settings: Settings) -> Updates:
         raise UsageError(str(error), error.field) from None
     except CatalogError as error:
         raise UsageError(str(error)) from None
-    _check(wish)
     yield Waiting(why=f"loading {job.model}")
     # torch takes seconds to import: only once the wish is known to be a good one
     from api.build import build_engine
@@ -75,13 +74,15 @@ def _job(wish: Wish, catalog: Catalog) -> Job:
     images = tuple(InputImage(role=ROLES[name], key=name) for name in wish.pictures)
     fields = {"model": model, **wish.fields}
     fields["loras"] = tuple(Lora(**one) for one in wish.fields.get("loras", ()))
-    return resolve(catalog, ImageRequest(images=images, **fields), job_id=JOB_ID)
+    request = ImageRequest(images=images, **fields)
+    job = resolve(catalog, request, job_id=JOB_ID)
+    sizes = {name: _size_of(name, data) for name, data in wish.pictures.items()}
+    return follow(catalog, request, job, sizes["image"]) if "image" in sizes else job
 
 
-def _check(wish: Wish) -> None:
-    for name, data in wish.pictures.items():
-        try:
-            with Image.open(io.BytesIO(data)) as picture:
-                picture.verify()
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-            raise UsageError(f"{name} is not a picture that can be read: {error}", name) from None
+def _size_of(name: str, data: bytes) -> tuple[int, int]:
+    """Width and height of a picture, upright; raises UsageError for what is none."""
+    try:
+        return decode(data).size
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise UsageError(f"{name} is not a picture that can be read: {error}", name) from None

@@ -24,7 +24,7 @@ from inference.job import (
     load_job,
 )
 from inference.pipelines import FAMILIES
-from inference.resolve import SEED_LIMIT, resolve
+from inference.resolve import SEED_LIMIT, follow, resolve
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = load_catalog(ROOT / "models.yaml")
@@ -357,3 +357,101 @@ def test_any_wish_becomes_a_job_or_a_refusal(prompt: str, wish: dict[str, Any]) 
     assert (job.width, job.height) in SIZES
     assert 1 <= job.num_inference_steps <= 50
     assert 0 <= job.guidance_scale <= 10
+
+
+class TestFollowingTheSource:
+    """Where a request with a source names no size, the picture is of the source's."""
+
+    PRICED = Catalog.model_validate(
+        {
+            "models": {
+                "big": {
+                    "name": "big",
+                    "family": "flux",
+                    "source": "a/b",
+                    "price": {"1k": 5},
+                }
+            }
+        }
+    )
+
+    def followed(
+        self, size: tuple[int, int], catalog: Catalog = FREE, **wish: Any
+    ) -> tuple[int, int]:
+        asked: dict[str, Any] = {"prompt": "a red circle", "images": (SOURCE,)} | wish
+        request = ImageRequest(model=next(iter(catalog.models)), **asked)
+        job = resolve(catalog, request, job_id="job")
+        after = follow(catalog, request, job, size)
+        assert replace(after, width=job.width, height=job.height) == job
+        return after.width, after.height
+
+    def test_a_size_that_can_be_made_is_kept(self) -> None:
+        assert self.followed((800, 608)) == (800, 608)
+
+    @given(st.integers(1, 9000), st.integers(1, 9000))
+    def test_any_other_becomes_the_nearest(self, width: int, height: int) -> None:
+        made_width, made_height = self.followed((width, height))
+        assert made_width % 16 == made_height % 16 == 0
+        assert min(made_width, made_height) >= 256 and max(made_width, made_height) <= 2048
+        assert made_width * made_height <= 2.4e6
+        if 1 / 3 < width / height < 3:
+            assert made_width / made_height == pytest.approx(width / height, rel=0.09)
+
+    def test_of_listed_sizes_it_is_the_nearest(self) -> None:
+        assert self.followed((1600, 1200), TINY) == (128, 96)
+        assert self.followed((500, 900), TINY) == (80, 144)
+
+    def test_it_follows_what_is_left_of_a_shrunk_source(self) -> None:
+        assert self.followed((1600, 1200), downsizing_mp=0.4801) == (800, 608)
+        assert self.followed((800, 608), downsizing_mp=4) == (800, 608)
+
+    def test_a_resolution_alone_takes_the_sources_ratio(self) -> None:
+        assert self.followed((600, 300), resolution="1k") == (1440, 720)
+
+    @pytest.mark.parametrize("wish", [{"width": 512, "height": 512}, {"aspect_ratio": "1:1"}])
+    def test_what_the_request_names_wins(self, wish: dict[str, Any]) -> None:
+        width, height = self.followed((1600, 400), **wish)
+        assert width == height
+
+    def test_a_reference_is_nothing_to_follow(self) -> None:
+        assert self.followed((1600, 400), images=()) == (1024, 1024)
+
+    def test_nothing_becomes_larger_than_what_has_a_price(self) -> None:
+        assert self.followed((1600, 1200)) == (1600, 1200)
+        width, height = self.followed((1600, 1200), self.PRICED)
+        assert 1024**2 * 0.9 < width * height <= 1024**2
+        assert width / height == pytest.approx(4 / 3, rel=0.03)
+
+    def test_a_mode_with_a_bound_of_its_own_keeps_to_it(self) -> None:
+        entry = {"name": "k", "family": "flux2-klein", "source": "a/b"}
+        klein = Catalog.model_validate({"models": {"k": entry}})
+        assert self.followed((1600, 1200), klein) == (1600, 1200)
+        width, height = self.followed((1600, 1200), klein, images=(SOURCE, MASK))
+        assert width * height <= 1024**2
+
+
+class TestInputFields:
+    @pytest.mark.parametrize("most", [0, -1.0, math.nan, math.inf])
+    def test_a_downsizing_that_leaves_nothing_is_refused(self, most: float) -> None:
+        assert refused(images=(SOURCE,), downsizing_mp=most).field == "downsizing_mp"
+
+    def test_a_downsizing_needs_something_to_shrink(self) -> None:
+        assert refused(downsizing_mp=1.0).field == "downsizing_mp"
+        assert made(images=(SOURCE,), downsizing_mp=2).downsizing_mp == 2.0
+
+    def test_a_blur_needs_a_mask(self) -> None:
+        assert refused(mask_blur=4).field == "mask_blur"
+        assert refused(images=(SOURCE,), mask_blur=4).field == "mask_blur"
+        assert made(images=(SOURCE, MASK), mask_blur=4).mask_blur == 4
+        assert made(images=(SOURCE, MASK)).mask_blur == 0
+
+    @pytest.mark.parametrize("blur", [-1, 257, 10**400])
+    def test_a_blur_has_bounds(self, blur: int) -> None:
+        assert refused(images=(SOURCE, MASK), mask_blur=blur).field == "mask_blur"
+
+    @pytest.mark.parametrize("wanted", [None, False])
+    def test_weights_may_stay_where_they_are(self, wanted: bool | None) -> None:
+        assert made(offloading=wanted).offloading is wanted
+
+    def test_offloading_is_refused_where_it_cannot_be(self) -> None:
+        assert refused(offloading=True).field == "offloading"
