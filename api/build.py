@@ -24,6 +24,7 @@ from api.links import Links, PictureLink, Presign, load_links
 from api.outbound import Outbound
 from api.outbound.client import GuardedNetwork
 from api.outputs import FileStyle
+from api.own_links import OwnLinks
 from api.reception import Reception
 from api.run import EnginePort, Workshop
 from api.settings import Settings, SettingsError
@@ -172,6 +173,15 @@ def build(
         links=links,
         pixels=pixels,
     )
+    own_links = OwnLinks(
+        links=links,
+        store=store,
+        storage=storage,
+        uploads=uploads,
+        outbound=outbound,
+        readers=[(one.alias or "", one.linked) for one in DIALECTS if one.linked is not None],
+        public_url=settings.public_url or "",
+    )
     workshop = Workshop(
         engine=engine,
         store=store,
@@ -190,6 +200,7 @@ def build(
         storage=storage,
         dispatcher=dispatcher,
         outbound=outbound,
+        pictures=own_links,
         destinations=destinations,
         pixels=pixels,
         assistants=staff.assistants,

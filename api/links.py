@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,20 @@ from api.errors import Forbidden
 PictureLink = Callable[[str, str], str]
 # A link that the storage itself has signed, from the key; None where it is not to.
 Presign = Callable[[str], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkedPicture:
+    """Which finished picture a link names; `path` is what its `query` signs."""
+
+    path: str
+    query: Mapping[str, str]
+    task_id: str
+    index: int
+
+
+# What a link of a dialect names, from its path and query; None where it is none of them.
+ReadLink = Callable[[str, Mapping[str, str]], LinkedPicture | None]
 
 SECRET_BYTES = 32
 PARAMETERS = ("expires", "key", "signature")
@@ -54,6 +69,10 @@ class Links:
             f"{path}?{urlencode(dict(zip(PARAMETERS, (expires, key.id, signature), strict=True)))}"
         )
 
+    def knows(self, key_id: str) -> bool:
+        """Whether one of the keys has that id."""
+        return any(key.id == key_id for key in self.keys())
+
     def verify(self, path: str, query: Mapping[str, str], *, method: str = "GET") -> None:
         """Raise Forbidden, always with the same message, unless the link holds.
 
@@ -68,6 +87,19 @@ class Links:
         genuine = hmac.compare_digest(wanted.encode(), given.encode("utf-8", "replace"))
         if not (key and genuine and int(expires) > self.now_seconds()):
             raise Forbidden("this link is not valid, or no longer")
+
+
+def pictures_at(pattern: str) -> ReadLink:
+    """Reads links that sign their own path, which has that form with groups `task` and `index`."""
+    form = re.compile(pattern)
+
+    def read(path: str, query: Mapping[str, str]) -> LinkedPicture | None:
+        found = form.fullmatch(path)
+        if found is None:
+            return None
+        return LinkedPicture(path, query, found["task"], int(found["index"]))
+
+    return read
 
 
 def _signature(key: LinkKey, method: str, path: str, expires: str) -> str:

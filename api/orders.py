@@ -71,9 +71,11 @@ class Quote:
 def picture_of(text: str, field: str) -> bytes | Remote:
     """The picture a text stands for: an http(s) address, a data URI or bare base64.
 
-    Raises BadRequest.
+    A signed link of ours may be without its origin. Raises BadRequest.
     """
-    if text[:8].lower().startswith(("http://", "https://")):
+    # Base64 may begin with a slash, as JPEG's does, but holds no question mark.
+    is_link = text.startswith("/") and "?" in text
+    if is_link or text[:8].lower().startswith(("http://", "https://")):
         return Remote(text)
     if text[:5].lower() == "data:":
         head, _, text = text.partition(",")

@@ -18,14 +18,14 @@ from api.assistants import NO_ASSISTANTS, Assistants
 from api.checks import free_bytes
 from api.errors import BadRequest, NotFound, Overloaded, QueueFull, Unavailable
 from api.idempotency import Once, Reply
-from api.inputs import PictureLimits, rewrite
+from api.inputs import PictureLimits, rewrite, size_of
 from api.orders import Order, Quote, Remote, Upload
 from api.storage import input_key
 from api.store import Accepted, Bounds, Submission
 from api.tasks import Task, TaskKind
 from api.uncut import Uncut
-from inference.job import ImageRequest, InputImage, Job, Mode
-from inference.resolve import resolve
+from inference.job import ImageRequest, ImageRole, InputImage, Job, Mode
+from inference.resolve import follow, resolve
 
 if TYPE_CHECKING:
     from api.destinations import Destinations
@@ -38,10 +38,16 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 
-class Fetcher(Protocol):
-    """What goes out to addresses that a request names; `api.outbound.Outbound` is one."""
+class CheckUrl(Protocol):
+    """Judges an address that is to be told; `api.outbound.Outbound` does."""
 
     def check_url(self, text: str, *, field: str) -> str: ...
+
+
+class PictureSource(Protocol):
+    """Where pictures come from that a request names; `api.own_links.OwnLinks` is one."""
+
+    def check(self, url: str, *, field: str) -> None: ...
 
     async def fetch(
         self, url: str, *, field: str, max_bytes: int, timeout_seconds: float
@@ -59,7 +65,8 @@ class Reception:
         store: Store,
         storage: Storage,
         dispatcher: Dispatcher,
-        outbound: Fetcher,
+        outbound: CheckUrl,
+        pictures: PictureSource,
         destinations: Destinations,
         pixels: Executor,
         assistants: Assistants = NO_ASSISTANTS,
@@ -70,6 +77,7 @@ class Reception:
         self._storage = storage
         self._dispatcher = dispatcher
         self._outbound = outbound
+        self._pictures = pictures
         self._destinations = destinations
         self._pixels = pixels
         self._assistants = assistants
@@ -136,7 +144,7 @@ class Reception:
         )
         for upload in order.uploads:
             if isinstance(upload.data, Remote):
-                self._outbound.check_url(upload.data.url, field=upload.field)
+                self._pictures.check(upload.data.url, field=upload.field)
         return Submission(
             dialect=order.dialect,
             request=request,
@@ -161,11 +169,15 @@ class Reception:
     async def _keep(self, submission: Submission, uploads: Sequence[Upload]) -> Accepted:
         """Keep the input pictures, then the task; the pictures go again if that makes none."""
         kept: list[str] = []
+        sources: list[tuple[int, int]] = []
         try:
             for upload, image in zip(uploads, submission.request.images, strict=True):
                 data = await self._rewrite(upload.field, await self._bytes_of(upload))
+                if image.role is ImageRole.SOURCE:
+                    sources.append(size_of(data))
                 kept.append(image.key)
                 await self._storage.put(image.key, data)
+            submission = self._following(submission, sources)
             accepted = await self._store.accept(submission, self._bounds)
             if accepted.is_replay:
                 await self._forget(kept)
@@ -173,6 +185,14 @@ class Reception:
         except BaseException:
             await self._forget(kept)
             raise
+
+    def _following(self, submission: Submission, sources: Sequence[tuple[int, int]]) -> Submission:
+        """The same of a size, and for a price, that only the source pictures tell."""
+        if not (sources and submission.job.seeds):
+            return submission
+        job = follow(self._catalog, submission.request, submission.job, sources[0])
+        price = self._catalog.price(submission.request, job)
+        return replace(submission, job=job, credits=price * len(job.seeds))
 
     async def _forget(self, keys: Sequence[str]) -> None:
         for key in keys:
@@ -182,7 +202,7 @@ class Reception:
     async def _bytes_of(self, upload: Upload) -> bytes:
         if not isinstance(upload.data, Remote):
             return upload.data
-        return await self._outbound.fetch(
+        return await self._pictures.fetch(
             upload.data.url,
             field=upload.field,
             max_bytes=self._settings.max_picture_bytes,

@@ -178,13 +178,7 @@ class Darkroom:
         return await self._image(task, index)
 
     async def _image(self, task: Task, index: int) -> StoredImage:
-        if not 0 <= index < len(task.job.seeds):
-            raise NotFound(f"the task has no picture {index}")
-        output = next((output for output in task.outputs if output.index == index), None)
-        if output is None:
-            raise NotReady(f"picture {index} is not made; the task is {task.state}")
-        if task.files_deleted_ms is not None:
-            raise Gone(f"picture {index} was deleted when its time was up")
+        output = output_of(task, index)
         return StoredImage(output=output, data=await self._storage.get(output.key))
 
     async def queue(self) -> QueueStatus:
@@ -205,3 +199,15 @@ class Darkroom:
     async def settle(self) -> None:
         """Wait for what was being accepted when no more is."""
         await self._reception.settle()
+
+
+def output_of(task: Task, index: int) -> Output:
+    """The record of a picture that is there; raises NotFound, NotReady and Gone."""
+    if not 0 <= index < len(task.job.seeds):
+        raise NotFound(f"the task has no picture {index}")
+    output = next((output for output in task.outputs if output.index == index), None)
+    if output is None:
+        raise NotReady(f"picture {index} is not made; the task is {task.state}")
+    if task.files_deleted_ms is not None:
+        raise Gone(f"picture {index} was deleted when its time was up")
+    return output

@@ -21,7 +21,7 @@ from api.destinations import Destinations
 from api.errors import STATUS, ApiError, BadRequest, Unauthorized, kind_of
 from api.hooks import Hooks
 from api.limits import Allowance, Limiter
-from api.links import Links, PictureLink, Presign
+from api.links import Links, PictureLink, Presign, ReadLink
 from api.picture_folder import PictureFolder
 from api.submit import Darkroom
 from api.uploads import Uploads
@@ -86,7 +86,8 @@ class Dialect:
     Its routes answer at their native paths and again below `alias`; `owns` are the native path
     prefixes on which even a wrong path is answered in its shape. `rate_per_minute` is the limit of
     requests that the provider publishes, for callers that have no other. Without `webhooks` it has
-    no field for an address to be told. `shares` are native paths of other dialects at which it is
+    no field for an address to be told. `linked` reads its links to pictures, so that requests may
+    name them. `shares` are native paths of other dialects at which it is
     spoken as well, so that its keys hold there. `for_pages` are patterns of native paths that
     pages of any origin may read.
     """
@@ -99,6 +100,7 @@ class Dialect:
     rate_headers: RateHeaders = rate_headers
     rate_per_minute: int | None = None
     webhooks: WebhookStyle | None = None
+    linked: ReadLink | None = None
     shares: tuple[str, ...] = ()
     for_pages: tuple[str, ...] = ()
 

@@ -177,4 +177,5 @@ DIALECT = Dialect(
     router=router,
     to_error=translate.to_error,
     webhooks=WEBHOOKS,
+    linked=translate.LINKED,
 )

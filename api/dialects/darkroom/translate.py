@@ -12,7 +12,7 @@ from api.dialects.base import ErrorBody, ErrorContext, status_of
 from api.dialects.darkroom.schema import GenerationRequest, State
 from api.errors import ApiError, BadRequest, field_of, kind_of
 from api.idempotency import Reply
-from api.links import PictureLink
+from api.links import PictureLink, pictures_at
 from api.orders import Order, Remote, Upload, picture_of
 from api.submit import QueueStatus
 from api.tasks import Delivery, ImageFormat, Output, Task
@@ -190,6 +190,9 @@ def to_picture(task: Task, output: Output, link: PictureLink) -> dict[str, Any]:
 def file_path(task_id: str, output: Output) -> str:
     """Where a picture is fetched by signed link; its name is fit for saving."""
     return f"{PREFIX}/files/{task_id}/{output.index}/{file_name(task_id, output)}"
+
+
+LINKED = pictures_at(rf"{PREFIX}/files/(?P<task>[A-Za-z0-9_-]+)/(?P<index>\d{{1,4}})/[^/]+")
 
 
 def file_name(task_id: str, output: Output) -> str:

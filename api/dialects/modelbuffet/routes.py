@@ -150,4 +150,5 @@ DIALECT = Dialect(
     rate_headers=_rate_headers,
     rate_per_minute=REQUESTS_PER_MINUTE,
     webhooks=WEBHOOKS,
+    linked=translate.LINKED,
 )

@@ -14,7 +14,7 @@ from api.dialects.modelbuffet.schema import EditRequest, GenerateRequest, Status
 from api.errors import ApiError, NotFound, UnsupportedMedia, field_of, kind_of
 from api.idempotency import Reply
 from api.limits import Allowance
-from api.links import PictureLink
+from api.links import PictureLink, pictures_at
 from api.orders import Order, Upload, picture_of, random_id
 from api.tasks import Delivery, ImageFormat, Output, Task, TaskState
 from inference.errors import EngineError
@@ -172,6 +172,9 @@ def to_body(task: Task, link: PictureLink) -> dict[str, Any]:
 def picture_path(task_id: str, index: int, extension: str) -> str:
     """Where a picture is fetched by signed link."""
     return f"/o/{PREFIX}{task_id}/{index}.{extension}"
+
+
+LINKED = pictures_at(rf"/o/{PREFIX}(?P<task>[A-Za-z0-9_-]+)/(?P<index>\d{{1,4}})\.[a-z]+")
 
 
 def wants_async(prefer: Iterable[str]) -> bool:

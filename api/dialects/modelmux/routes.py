@@ -92,4 +92,5 @@ DIALECT = Dialect(
     router=router,
     to_error=translate.to_error,
     alias="/modelmux",
+    linked=translate.to_linked,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -13,12 +13,14 @@ from api.dialects.base import ErrorBody, ErrorContext, status_of
 from api.dialects.modelmux.schema import WITHOUT_QUALITY, GenerationRequest, Status
 from api.errors import ApiError, BadRequest, NotFound, kind_of
 from api.idempotency import Reply
+from api.links import LinkedPicture
 from api.orders import Order, Upload
 from api.tasks import ImageFormat, Output, Task, TaskState
 from inference.errors import EngineError, Refused
 from inference.job import ImageRequest, ImageRole
 
 PROVIDER = "darkroom"
+FILE = "/api/storage/file"
 ENDINGS = "|".join(one.extension for one in ImageFormat)
 
 STATUSES: dict[TaskState, Status] = {
@@ -125,7 +127,7 @@ def to_body(task: Task, sign: Callable[[str], str]) -> dict[str, Any]:
 def to_url(task_id: str, output: Output, sign: Callable[[str], str]) -> str:
     """Where the picture of a task is, relative to the root; the signature is part of the key."""
     key = sign(f"generated/{task_id}/{output.index}.{_ending(output)}")
-    return f"/api/storage/file?{urlencode({'key': key}, safe='/')}"
+    return f"{FILE}?{urlencode({'key': key}, safe='/')}"
 
 
 def file_name(task_id: str, output: Output) -> str:
@@ -145,6 +147,17 @@ def task_id_of(signed: str) -> str:
     if match is None:
         raise NotFound("there is no such file")
     return match[1]
+
+
+def to_linked(path: str, query: Mapping[str, str]) -> LinkedPicture | None:
+    """The picture that an `outputUrl` names, if it is one with a signature."""
+    signed, signature = split_key(query.get("key", ""))
+    if path != FILE or not signature:
+        return None
+    try:
+        return LinkedPicture(signed, signature, task_id_of(signed), 0)
+    except NotFound:
+        return None
 
 
 def to_error(error: ApiError | EngineError, context: ErrorContext) -> ErrorBody:

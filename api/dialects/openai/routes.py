@@ -200,4 +200,5 @@ DIALECT = Dialect(
     to_error=translate.to_error,
     alias="/openai",
     rate_headers=translate.rate_headers,
+    linked=translate.LINKED,
 )

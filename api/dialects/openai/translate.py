@@ -12,6 +12,7 @@ from api.dialects.openai.schema import GenerationRequest, VariationRequest
 from api.dialects.orders import NotMade
 from api.errors import ApiError, BadRequest, field_of, kind_of
 from api.limits import Allowance
+from api.links import pictures_at
 from api.orders import Order, Upload
 from api.tasks import Delivery, ImageFormat, Output, Task
 from inference.catalog import Catalog
@@ -190,6 +191,9 @@ def to_usage(task: Task, pictures: int) -> dict[str, Any]:
 def file_path(task_id: str, output: Output) -> str:
     """Where a picture is fetched by signed link."""
     return f"{FILES}/{task_id}/{output.index}.{output.media_type.removeprefix('image/')}"
+
+
+LINKED = pictures_at(rf"{FILES}/(?P<task>[A-Za-z0-9_-]+)/(?P<index>\d{{1,4}})\.[a-z]+")
 
 
 def to_models(catalog: Catalog) -> dict[str, Any]:
