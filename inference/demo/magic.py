@@ -47,7 +47,11 @@ _GROUND = re.compile(
     r"(?=\s*(?:[,.;:!]|$|\b(?:in|at|on|near|centered)\b))"
 )
 _CORNER = re.compile(r"\b(top|upper|bottom|lower)[\s-]+(left|right)\b")
-_SIDE = re.compile(r"\b(?:at|in|near|on|to)\s+(?:the\s+)?(left|right|top|bottom)\b")
+# Alone between commas, or with a word that places: "right" and "top" mean much else.
+_SIDE = re.compile(
+    r"\b(?:at|in|near|on|to)\s+(?:the\s+)?(left|right|top|bottom)\b"
+    r"|(?:^|[,;])\s*(left|right|top|bottom)\s*(?=[,.;]|$)"
+)
 _MIDDLE = re.compile(r"\b(?:cent(?:er|re)d|in the middle|(?:at|in) the cent(?:er|re))\b")
 _EDIT = re.compile(
     r"\s*(?:(?:make|turn|paint|change|replace|move|put|place)\s+(?:it|the)\b"
@@ -93,7 +97,7 @@ def _position(text: str) -> str | None:
     if corner := _CORNER.search(text):
         return f"{_ROWS.get(corner[1], corner[1])} {corner[2]}"
     if side := _SIDE.search(text):
-        return side[1]
+        return side[1] or side[2]
     return "center" if _MIDDLE.search(text) else None
 
 
