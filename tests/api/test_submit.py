@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -328,3 +329,48 @@ async def test_a_quote_prices_an_order_and_keeps_nothing(services: Services) -> 
     with pytest.raises(Refused):
         services.darkroom.quote(Order(request=replace(wish, model="other"), dialect="darkroom"))
     assert (await services.darkroom.list()).tasks == ()
+
+
+TIERED = """
+  tiers:
+    family: flux
+    source: builtin:tiny-flux
+    price: {1k: 2, 2k: 20}
+aliases:"""
+
+
+@pytest.fixture
+async def tiered(serve: Serve, models: Path) -> AsyncIterator[Services]:
+    """With a model of any size, at a price by size."""
+    models.write_text(models.read_text().replace("aliases:", TIERED))
+    async with serve() as running:
+        yield running
+
+
+class TestASizeThatTheSourceTells:
+    async def test_the_job_and_its_price_are_of_the_picture_that_came(
+        self, tiered: Services
+    ) -> None:
+        large = upload(data=encoded(Image.new("RGB", (1600, 1200), "red"), "JPEG"))
+        wish = ImageRequest(model="tiers", prompt="x", seed=3, count=2)
+        task = await submitted(tiered, wish, uploads=[large])
+        assert (task.job.width, task.job.height, task.credits) == (1600, 1200, 2 * 20)
+        assert task.job.seeds == (3, 4)
+        small = await submitted(tiered, replace(wish, downsizing_mp=0.4801), uploads=[large])
+        assert (small.job.width, small.job.height, small.credits) == (800, 608, 2 * 2)
+        done = await tiered.darkroom.wait(small.id, timeout_seconds=SECONDS)
+        assert [(one.width, one.height) for one in done.outputs] == [(800, 608)] * 2
+
+    async def test_a_picture_on_its_side_counts_as_it_is_seen(self, tiered: Services) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        sideways = encoded(Image.new("RGB", (800, 608)), "JPEG", exif=exif)
+        task = await submitted(
+            tiered, ImageRequest(model="tiers", prompt="x"), uploads=[upload(data=sideways)]
+        )
+        assert (task.job.width, task.job.height) == (608, 800)
+
+    async def test_a_size_that_is_named_stays(self, tiered: Services) -> None:
+        wish = ImageRequest(model="tiers", prompt="x", width=512, height=512)
+        task = await submitted(tiered, wish, uploads=[upload()])
+        assert (task.job.width, task.job.height, task.credits) == (512, 512, 2)
