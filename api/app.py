@@ -86,6 +86,7 @@ def _desk(services: Services, dialects: tuple[Dialect, ...]) -> Desk:
         catalog=services.catalog,
         engine_status=services.engine.status,
         links=services.links,
+        tokens=services.tokens,
         presign=services.presign,
         limiter=Limiter(),
         limits=limits,
@@ -94,6 +95,7 @@ def _desk(services: Services, dialects: tuple[Dialect, ...]) -> Desk:
         rate_per_minute=settings.rate_per_minute,
         sync_wait_seconds=settings.sync_wait_seconds,
         credit_usd=settings.credit_usd,
+        mynth_compat=settings.mynth_compat,
         public_url=settings.public_url or "",
     )
 

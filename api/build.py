@@ -6,6 +6,7 @@ import asyncio
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from decimal import Decimal
 
 import structlog
 
@@ -38,6 +39,7 @@ from api.store.outbox import Outbox
 from api.store.uploads import UploadStore
 from api.submit import Darkroom
 from api.tasks import Task
+from api.tokens import Tokens, load_tokens
 from api.uploads import Uploads
 from api.watch import Updates
 from api.webhooks import Courier
@@ -64,6 +66,7 @@ class Services:
     catalog: Catalog
     engine: EnginePort
     links: Links
+    tokens: Tokens
     presign: Presign
     store: Store
     storage: Storage
@@ -148,6 +151,7 @@ def build(
     try:
         folder.make()
         links = load_links(folder.link_keys, ttl_seconds=settings.link_ttl_seconds)
+        tokens = load_tokens(folder.token_keys)
     except (OSError, ValueError) as error:
         raise SettingsError(f"data_dir cannot be used: {error}") from None
     try:
@@ -162,7 +166,9 @@ def build(
     destinations = Destinations(DestinationStore(database), outbound.check_host, network=network)
     presign = _presign(settings, storage)
     hooks = HookStore(database)
-    courier = _courier(outbox, outbound, store, accounts, hooks, links, presign)
+    courier = _courier(
+        outbox, outbound, store, accounts, hooks, links, presign, settings.credit_usd
+    )
     updates = Updates(on_end=courier.wake)
     staff = _hire(catalog) if assistants is None else Staff(assistants)
     pixels = ThreadPoolExecutor(PIXEL_THREADS, thread_name_prefix="pixels")
@@ -218,6 +224,7 @@ def build(
         catalog=catalog,
         engine=engine,
         links=links,
+        tokens=tokens,
         presign=presign,
         store=store,
         storage=storage,
@@ -260,9 +267,13 @@ def _courier(
     hooks: HookStore,
     links: Links,
     presign: Presign,
+    credit_usd: Decimal,
 ) -> Courier:
+    link_seconds = {one.name: one.link_seconds for one in DIALECTS}
+
     def link_for(task: Task) -> PictureLink:
-        return lambda path, key: presign(key) or task.delivery.base_url + links.sign(path)
+        base_url, seconds = task.delivery.base_url, link_seconds.get(task.dialect)
+        return lambda path, key: presign(key) or base_url + links.sign(path, ttl_seconds=seconds)
 
     return Courier(
         outbox,
@@ -272,6 +283,7 @@ def _courier(
         secrets_of=accounts.webhook_secrets,
         hook_of=hooks.enabled,
         link_for=link_for,
+        credit_usd=credit_usd,
     )
 
 

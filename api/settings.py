@@ -74,6 +74,7 @@ class Settings(BaseSettings):
 
     rate_per_minute: PositiveInt | None = None
     credit_usd: Annotated[Decimal, Field(gt=0, allow_inf_nan=False)] = Decimal("0.01")
+    mynth_compat: bool = False
     sync_wait_seconds: PositiveSeconds = 120.0
 
     allowed_targets: Annotated[tuple[str, ...], NoDecode] = ()

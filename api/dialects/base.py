@@ -24,6 +24,7 @@ from api.limits import Allowance, Limiter
 from api.links import Links, PictureLink, Presign, ReadLink
 from api.picture_folder import PictureFolder
 from api.submit import Darkroom
+from api.tokens import Tokens
 from api.uploads import Uploads
 from api.webhooks import WebhookStyle
 from inference.catalog import Catalog
@@ -87,9 +88,9 @@ class Dialect:
     prefixes on which even a wrong path is answered in its shape. `rate_per_minute` is the limit of
     requests that the provider publishes, for callers that have no other. Without `webhooks` it has
     no field for an address to be told. `linked` reads its links to pictures, so that requests may
-    name them. `shares` are native paths of other dialects at which it is
-    spoken as well, so that its keys hold there. `for_pages` are patterns of native paths that
-    pages of any origin may read.
+    name them, and `link_seconds` is how long they hold, None as the settings say. `shares` are
+    native paths of other dialects at which it is spoken as well, so that its keys hold there.
+    `for_pages` are patterns of native paths that pages of any origin may read.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Dialect:
     rate_per_minute: int | None = None
     webhooks: WebhookStyle | None = None
     linked: ReadLink | None = None
+    link_seconds: int | None = None
     shares: tuple[str, ...] = ()
     for_pages: tuple[str, ...] = ()
 
@@ -121,7 +123,11 @@ class Dialect:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Desk:
-    """What the routes of a dialect work with; `credit_usd` is what a credit is in dollars."""
+    """What the routes of a dialect work with.
+
+    `credit_usd` is what a credit is in dollars; with `mynth_compat`, Mynth's clients of before
+    June 2026 are understood as well.
+    """
 
     darkroom: Darkroom
     accounts: Accounts
@@ -132,6 +138,7 @@ class Desk:
     catalog: Catalog
     engine_status: Callable[[], EngineStatus]
     links: Links
+    tokens: Tokens
     presign: Presign
     limiter: Limiter
     limits: BodyLimits
@@ -140,6 +147,7 @@ class Desk:
     rate_per_minute: int | None
     sync_wait_seconds: float
     credit_usd: Decimal = Decimal("0.01")
+    mynth_compat: bool = False
     public_url: str = ""
 
     def link(self, path: str, key: str) -> str:
@@ -150,9 +158,13 @@ class Desk:
         """The origin that the caller reaches the server by."""
         return self.public_url or str(request.base_url).rstrip("/")
 
-    def link_at(self, base_url: str) -> PictureLink:
-        """A maker of absolute URLs of pictures."""
-        return lambda path, key: self.presign(key) or base_url + self.links.sign(path)
+    def link_at(self, base_url: str, *, ttl_seconds: int | None = None) -> PictureLink:
+        """A maker of absolute URLs of pictures, which hold as long as others unless told."""
+
+        def link(path: str, key: str) -> str:
+            return self.presign(key) or base_url + self.links.sign(path, ttl_seconds=ttl_seconds)
+
+        return link
 
 
 async def desk_of(request: Request) -> Desk:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import partial
 from typing import TypeVar
 
@@ -95,6 +96,7 @@ class Courier:
         secrets_of: Callable[[str], Awaitable[tuple[str, ...]]],
         hook_of: Callable[[str], Awaitable[Hook | None]],
         link_for: Callable[[Task], PictureLink],
+        credit_usd: Decimal = Decimal("0.01"),
         now_ms: Callable[[], int] = wall_clock_ms,
         jitter: Callable[[], float] = lambda: random.uniform(-JITTER, JITTER),
     ) -> None:
@@ -105,6 +107,7 @@ class Courier:
         self._secrets_of = secrets_of
         self._hook_of = hook_of
         self._link_for = link_for
+        self._credit_usd = credit_usd
         self._now_ms = now_ms
         self._jitter = jitter
         self._out: dict[str, Message] = {}
@@ -241,6 +244,7 @@ class Courier:
             link=self._link_for(task),
             now_seconds=self._now_ms() // 1000,
             hook=hook,
+            credit_usd=self._credit_usd,
         )
 
     async def _settle(self, message: Message, outcome: Outcome) -> None:

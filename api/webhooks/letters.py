@@ -7,6 +7,7 @@ import hashlib
 import hmac
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from api.links import PictureLink
 from api.store.hooks import Hook
@@ -25,7 +26,8 @@ class Event:
 
     `secrets` are what it is signed with, the newest first: those of the account, or the one of the
     registered webhook `hook` that the message is for. `link` makes a path of ours an absolute
-    signed URL; `now_seconds` is the time of the attempt, since the epoch.
+    signed URL; `now_seconds` is the time of the attempt, since the epoch; `credit_usd` is what a
+    credit is in dollars.
     """
 
     message_id: str
@@ -34,6 +36,7 @@ class Event:
     link: PictureLink
     now_seconds: int
     hook: Hook | None = None
+    credit_usd: Decimal = Decimal("0.01")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
