@@ -54,9 +54,11 @@ class JsonWire:
                 data = await self._exchange(method, self._base_url + path, **content)
         except TimeoutError:
             raise self.failed(f"did not answer in {self._timeout_seconds:g} s") from None
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            # An error's text may hold the address.
-            raise self.failed(f"cannot be reached ({type(error).__name__})") from None
+        except httpx2.ConnectError:
+            # An error's own text may hold the address.
+            raise self.failed("cannot be reached") from None
+        except (httpx2.HTTPError, httpx2.InvalidURL):
+            raise self.failed("broke off, or does not speak HTTP") from None
         try:
             return json.loads(data)
         except (ValueError, RecursionError):
