@@ -205,6 +205,10 @@ def parameters(job: Job, index: int) -> str:
     }
     if job.takes_strength:
         facts["Denoising strength"] = f"{job.strength:g}"
+    if job.sampler is not None:
+        facts["Sampler"] = job.sampler
+    if job.mask_blur:
+        facts["Mask blur"] = job.mask_blur
     if job.loras:
         facts["Loras"] = "; ".join(f"{lora.name} {lora.strength:g}" for lora in job.loras)
     lines = [job.prompt]

@@ -235,6 +235,8 @@ def test_the_recipe_is_the_one_that_tools_read() -> None:
     changed = job_of("t", mode=Mode.IMG2IMG, strength=0.25)
     assert parameters(changed, 0).endswith(", Model: paint, Denoising strength: 0.25")
     assert "Negative" not in parameters(changed, 0)
+    soft = job_of("t", mode=Mode.INPAINT, sampler="euler_a", mask_blur=4)
+    assert parameters(soft, 0).endswith("strength: 0.8, Sampler: euler_a, Mask blur: 4")
 
 
 @given(prompt=TEXT, format=st.sampled_from(FORMATS))

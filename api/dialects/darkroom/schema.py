@@ -30,7 +30,15 @@ class LoraUse(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    name: Name
+    name: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=2048,
+            description="as the model lists it; also hub:…, folder:… or an https address where "
+            "the model takes such",
+        ),
+    ]
     strength: Annotated[
         float | None, Field(description="1 is as trained, 0 is without, below 0 the opposite")
     ] = None
@@ -82,6 +90,19 @@ class GenerationRequest(BaseModel):
         float | None, Field(description="of every LoRA that says none of its own")
     ] = None
     lora_rank: Int64 | None = None
+    downsizing_mp: Annotated[
+        float | None,
+        Field(description="millions of pixels that each input picture is shrunk to before use"),
+    ] = None
+    sampler: Annotated[
+        Word | None, Field(description="one of the model's samplers; left out: its own")
+    ] = None
+    mask_blur: Annotated[
+        Int64 | None, Field(description="pixels beyond the mask over which its edge fades")
+    ] = None
+    offloading: Annotated[
+        bool | None, Field(description="true: keep weights off the device until they are used")
+    ] = None
     references: Annotated[list[Reference], Field(max_length=16)] = []
     output_format: Annotated[
         FormatName | None, Field(description="left out: as the server is set up")
@@ -149,6 +170,9 @@ class Generation(BaseModel):
     guidance_scale: float
     strength: float | None
     loras: list[LoraUse]
+    downsizing_mp: float | None
+    sampler: Annotated[str | None, Field(description="null: the model's own")]
+    mask_blur: int | None
     credits: int
     attempt: int
     created_at: str
@@ -192,6 +216,7 @@ class ModelDefaults(BaseModel):
     num_inference_steps: int
     guidance_scale: float
     negative_prompt: str | None
+    sampler: Annotated[str | None, Field(description="null: the checkpoint's own")]
     strength: float
     size: SizePx
 
@@ -234,6 +259,7 @@ class Model(BaseModel):
     qualities: dict[str, ModelQuality]
     loras: dict[str, ModelLora]
     profiles: list[str]
+    samplers: Annotated[list[str], Field(description="empty: its own and no other")]
     takes_negative_prompt: bool
     max_sequence_length: int | None
     price: int | dict[str, int | dict[str, int]]

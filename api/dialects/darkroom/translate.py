@@ -28,6 +28,7 @@ WISHES = {
     *("model", "prompt", "negative_prompt", "width", "height", "aspect_ratio", "resolution"),
     *("quality", "count", "seed", "num_inference_steps", "guidance_scale", "strength"),
     *("profile", "lora_strength", "lora_rank"),
+    *("downsizing_mp", "sampler", "mask_blur", "offloading"),
 }
 # What a form holds as JSON text.
 LISTS = ("images", "loras", "references")
@@ -158,6 +159,9 @@ def to_body(task: Task, link: PictureLink) -> dict[str, Any]:
         "guidance_scale": job.guidance_scale,
         "strength": job.strength if job.takes_strength else None,
         "loras": [asdict(lora) for lora in job.loras],
+        "downsizing_mp": job.downsizing_mp,
+        "sampler": job.sampler,
+        "mask_blur": job.mask_blur if job.mode is Mode.INPAINT else None,
         "credits": task.credits,
         "attempt": task.attempt,
         "created_at": to_time(task.created_ms),
@@ -239,6 +243,7 @@ def _model(catalog: Catalog, spec: ModelSpec, status: EngineStatus) -> dict[str,
             for name, lora in spec.loras.items()
         },
         "profiles": list(spec.profiles),
+        "samplers": list(spec.samplers),
         "takes_negative_prompt": spec.takes_negative_prompt,
         "max_sequence_length": spec.max_sequence_length,
         "price": spec.price,

@@ -77,6 +77,10 @@ EVERYTHING = {
     "num_inference_steps": 4,
     "guidance_scale": 2.5,
     "strength": 0.5,
+    "downsizing_mp": 1.5,
+    "sampler": "euler_a",
+    "mask_blur": 8,
+    "offloading": True,
 }
 
 
@@ -104,6 +108,10 @@ def test_every_field_reaches_the_wish(is_form: bool) -> None:
         ({"prompt": "a", "aspect_ratio": "1" * 41}, "aspect_ratio"),
         ({"prompt": "a", "pictures": []}, "pictures"),
         ({"prompt": "a", "images": "AAEC"}, "images"),
+        ({"prompt": "a", "downsizing_mp": "1"}, "downsizing_mp"),
+        ({"prompt": "a", "sampler": ""}, "sampler"),
+        ({"prompt": "a", "mask_blur": 1.5}, "mask_blur"),
+        ({"prompt": "a", "offloading": 1}, "offloading"),
         ({"prompt": "a", "loras": [{"strength": 1}]}, "loras.0.name"),
         ({"prompt": "a", "loras": [{"name": "x", "weight": 1}]}, "loras.0.weight"),
     ],
@@ -198,6 +206,15 @@ def test_strength_is_told_where_it_was_used(
 
     schema.Generation.model_validate(body, strict=True)
     assert (body["mode"], body["strength"]) == (mode.value, strength)
+
+
+@pytest.mark.parametrize(("mode", "told"), [(Mode.INPAINT, 4), (Mode.GENERATE, None)])
+def test_a_masks_blur_is_told_where_it_was_used(
+    mode: Mode, told: int | None, task_in: Callable[[str], Task]
+) -> None:
+    task = task_in("queued")
+    body = translate.to_body(replace(task, job=replace(task.job, mode=mode, mask_blur=4)), link)
+    assert body["mask_blur"] == told
 
 
 @pytest.mark.parametrize("mode", Mode)
