@@ -20,7 +20,7 @@ from api.body import BodyLimits
 from api.build import Services
 from api.cors import Cors
 from api.deliveries import Deliveries
-from api.dialects import DIALECTS
+from api.dialects import DIALECTS, fork
 from api.dialects.base import (
     Desk,
     Dialect,
@@ -95,6 +95,7 @@ def _desk(services: Services, dialects: tuple[Dialect, ...]) -> Desk:
         rate_per_minute=settings.rate_per_minute,
         sync_wait_seconds=settings.sync_wait_seconds,
         credit_usd=settings.credit_usd,
+        apimodels_sync_models=settings.apimodels_sync_models,
         mynth_compat=settings.mynth_compat,
         public_url=settings.public_url or "",
     )
@@ -105,6 +106,7 @@ def _picture_folder(settings: Settings) -> PictureFolder:
 
 
 def _mount(app: FastAPI, dialects: tuple[Dialect, ...]) -> None:
+    app.include_router(fork.router)
     for dialect in dialects:
         told = [Depends(spoken(dialect))]
         app.include_router(dialect.router, dependencies=told)

@@ -75,6 +75,7 @@ class Settings(BaseSettings):
     rate_per_minute: PositiveInt | None = None
     credit_usd: Annotated[Decimal, Field(gt=0, allow_inf_nan=False)] = Decimal("0.01")
     mynth_compat: bool = False
+    apimodels_sync_models: Annotated[tuple[str, ...], NoDecode] = ("gpt-image-2-all",)
     sync_wait_seconds: PositiveSeconds = 120.0
 
     allowed_targets: Annotated[tuple[str, ...], NoDecode] = ()
@@ -108,7 +109,7 @@ class Settings(BaseSettings):
         except ValueError:
             return self.host.lower() == "localhost"
 
-    @field_validator("devices", "allowed_targets", mode="before")
+    @field_validator("devices", "allowed_targets", "apimodels_sync_models", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):

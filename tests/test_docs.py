@@ -54,6 +54,7 @@ def test_every_setting_is_documented_with_its_default(name: str) -> None:
     told = rows(TEXTS["docs/settings.md"], "variable")[f"DARKROOM_{name.upper()}"]
     default = Settings.model_fields[name].default
     shown = f"{default:g}" if isinstance(default, float) else str(default)
+    shown = ",".join(default) if isinstance(default, tuple) else shown
     assert told == ("" if default in (None, ()) else f"`{shown}`")
 
 

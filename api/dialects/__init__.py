@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from api.dialects.apimodels.routes import DIALECT as APIMODELS
 from api.dialects.base import Dialect
 from api.dialects.darkroom.routes import DIALECT as DARKROOM
 from api.dialects.eigen.routes import DIALECT as EIGEN
@@ -9,4 +10,4 @@ from api.dialects.modelbuffet.routes import DIALECT as MODELBUFFET
 from api.dialects.modelmux.routes import DIALECT as MODELMUX
 from api.dialects.openai.routes import DIALECT as OPENAI
 
-DIALECTS: tuple[Dialect, ...] = (DARKROOM, EIGEN, MODELBUFFET, MODELMUX, OPENAI)
+DIALECTS: tuple[Dialect, ...] = (DARKROOM, APIMODELS, EIGEN, MODELBUFFET, MODELMUX, OPENAI)

@@ -113,12 +113,14 @@ class Dialect:
 
     def is_spoken_at(self, path: str) -> bool:
         """Whether `path` is one of those that it shares."""
-        return any(_lies_below(path, one) for one in self.shares)
+        return any(_lies_below(self._native(path), one) for one in self.shares)
 
     def is_for_pages(self, path: str) -> bool:
         """Whether pages of any origin may read what is at `path`."""
-        native = path.removeprefix(self.alias) if self.alias is not None else path
-        return any(re.fullmatch(pattern, native) for pattern in self.for_pages)
+        return any(re.fullmatch(pattern, self._native(path)) for pattern in self.for_pages)
+
+    def _native(self, path: str) -> str:
+        return path.removeprefix(self.alias) if self.alias is not None else path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +150,7 @@ class Desk:
     sync_wait_seconds: float
     credit_usd: Decimal = Decimal("0.01")
     mynth_compat: bool = False
+    apimodels_sync_models: tuple[str, ...] = ()
     public_url: str = ""
 
     def link(self, path: str, key: str) -> str:

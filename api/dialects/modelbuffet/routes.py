@@ -63,15 +63,11 @@ async def generate(
     return await _create(request, desk, caller, body, wire, prefer)
 
 
-@router.post(
-    "/v1/images/edit",
-    response_model=Generation,
-    responses=CREATED,
-    openapi_extra=json_docs(EditRequest),
-)
-async def edit(request: Request, desk: DeskOf, caller: AskerOf, prefer: Prefer = None) -> Response:
-    """Change a picture, as a whole or where a mask says."""
-    body = translate.plain_json(await read_body(request, desk.limits))
+async def edit(
+    request: Request, desk: Desk, caller: Caller, body: Body, prefer: list[str] | None
+) -> Response:
+    """Answer an edit whose body has been read."""
+    body = translate.plain_json(body)
     wire = parse(EditRequest, body)
     return await _create(request, desk, caller, body, wire, prefer)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -29,6 +29,7 @@ HEARTBEAT_SECONDS = 15
 # Clients repeat what ended in a 429 or a 5xx by themselves; here that would change nothing.
 NO_RETRY = {"x-should-retry": "false"}
 
+WAYS = ("b64_json", "url")
 Wire = schema.GenerationRequest | schema.VariationRequest
 TaskId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Index = Annotated[int, Path(ge=0, le=1000)]
@@ -46,24 +47,20 @@ PICTURE: dict[int | str, dict[str, Any]] = {
 router = APIRouter(tags=["openai"], responses={"default": {"model": schema.Error}})
 
 
-@router.post(
-    "/v1/images/generations",
-    response_model=schema.ImagesResponse,
-    responses=STREAM,
-    openapi_extra=body_docs(schema.GenerationRequest, files=()),
-)
-async def generations(request: Request, desk: DeskOf, caller: AskerOf) -> Response:
-    """Make pictures of a prompt."""
-    return await generate(request, desk, caller, await read_body(request, desk.limits))
+async def generate(
+    request: Request, desk: Desk, caller: Caller, body: Body, *, both_ways: bool = False
+) -> Response:
+    """Answer a generation whose body has been read.
 
-
-async def generate(request: Request, desk: Desk, caller: Caller, body: Body) -> Response:
-    """Answer a generation whose body has been read."""
+    Pictures come `both_ways`, as base64 and by address, if the caller does not choose.
+    """
     body = translate.without_nulls(body)
     wire = parse(schema.GenerationRequest, body)
     uploads.refuse_files(body.files)
     order = translate.to_order(wire, [])
-    return await _answer(request, desk, caller, body, wire, order)
+    both_ways = both_ways and "response_format" not in wire.model_fields_set
+    ways = WAYS if both_ways else (wire.response_format,)
+    return await _answer(request, desk, caller, body, wire, order, ways)
 
 
 @router.post(
@@ -79,7 +76,7 @@ async def edits(request: Request, desk: DeskOf, caller: AskerOf) -> Response:
     # in a thread: a header may hold 64 MB of compressed text before it tells the size
     pictures = await asyncio.to_thread(uploads.of_edit, wire, body.files)
     order = translate.to_order(wire, pictures)
-    return await _answer(request, desk, caller, body, wire, order)
+    return await _answer(request, desk, caller, body, wire, order, (wire.response_format,))
 
 
 @router.post(
@@ -92,7 +89,7 @@ async def variations(request: Request, desk: DeskOf, caller: AskerOf) -> Respons
     body = translate.without_nulls(await read_body(request, desk.limits))
     wire = parse(schema.VariationRequest, body)
     order = translate.to_variation(wire, uploads.of_variation(wire, body.files))
-    return await _answer(request, desk, caller, body, wire, order)
+    return await _answer(request, desk, caller, body, wire, order, (wire.response_format,))
 
 
 @router.head(f"{translate.FILES}/{{task_id}}/{{index}}.{{extension}}", include_in_schema=False)
@@ -123,24 +120,33 @@ async def model(model_id: str, desk: DeskOf, _: CallerOf) -> dict[str, Any]:
 
 
 async def _answer(
-    request: Request, desk: Desk, caller: Caller, body: Body, wire: Wire, order: Order
+    request: Request,
+    desk: Desk,
+    caller: Caller,
+    body: Body,
+    wire: Wire,
+    order: Order,
+    ways: Sequence[str],
 ) -> Response:
     with _final_refusals(request):
         if isinstance(wire, schema.GenerationRequest) and wire.stream:
             return await _stream(request, desk, caller, body, wire, order)
         task = made(await place_and_stay(request, desk, caller, body, order))
-    images = [await _item(request, desk, caller, wire, task, one) for one in task.outputs]
+    images = [await _item(request, desk, caller, ways, task, one) for one in task.outputs]
     return JSONResponse(translate.to_body(task, images, wire))
 
 
 async def _item(
-    request: Request, desk: Desk, caller: Caller, wire: Wire, task: Task, output: Output
+    request: Request, desk: Desk, caller: Caller, ways: Sequence[str], task: Task, output: Output
 ) -> dict[str, str]:
-    if wire.response_format == "url":
+    item = {}
+    if "b64_json" in ways:
+        stored = await desk.darkroom.image(task.id, output.index, account=caller.account)
+        item["b64_json"] = base64.b64encode(stored.data).decode("ascii")
+    if "url" in ways:
         link = desk.link_at(desk.base_url(request))
-        return {"url": link(translate.file_path(task.id, output), output.key)}
-    stored = await desk.darkroom.image(task.id, output.index, account=caller.account)
-    return {"b64_json": base64.b64encode(stored.data).decode("ascii")}
+        item["url"] = link(translate.file_path(task.id, output), output.key)
+    return item
 
 
 async def _stream(
