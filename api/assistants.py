@@ -5,7 +5,7 @@ Each is a port that models.yaml may set up, and none is needed to make a picture
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -87,20 +87,17 @@ class Assistants:
         """Raise Unsupported for what nobody here can do, naming the key of models.yaml."""
         rates = extras.rating is not None or extras.kind is TaskKind.RATE
         views = extras.kind in (TaskKind.ALT, TaskKind.REVIEW)
-        writes = extras.magic_prompt or extras.real_time
-        for field, wanted, key, port in (
-            ("rating", rates, "rater", self.rater),
-            (extras.kind.value, views, "viewer", self.viewer),
-            ("real_time", extras.real_time, "search", self.searcher),
-            (
-                "real_time" if extras.real_time else "magic_prompt",
-                writes,
-                "enhancer",
-                self.enhancer,
-            ),
-        ):
-            if wanted and port is None:
-                what = f"{field} is not set up on this server; its models.yaml has no {key!r}"
+        both = {"search": self.searcher, "enhancer": self.enhancer}
+        needed: tuple[tuple[str, bool, Mapping[str, object]], ...] = (
+            ("rating", rates, {"rater": self.rater}),
+            (extras.kind.value, views, {"viewer": self.viewer}),
+            ("real_time", extras.real_time, both),
+            ("magic_prompt", extras.magic_prompt, {"enhancer": self.enhancer}),
+        )
+        for field, wanted, ports in needed:
+            missing = " and no ".join(repr(key) for key, port in ports.items() if port is None)
+            if wanted and missing:
+                what = f"{field} is not set up on this server; its models.yaml has no {missing}"
                 raise Unsupported(field, what)
         if extras.rating is not None and extras.rating.levels and not self.rates_levels:
             what = "levels of one's own cannot be rated: models.yaml's 'rater' has no 'clip'"
