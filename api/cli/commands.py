@@ -11,6 +11,7 @@ import typer
 from api.cli import accounts, destinations, keys, links
 from api.cli.settings import settings_of
 from api.cli.terminal import Failure, UsageError, out, say, stop
+from inference.job import Mode
 
 app = typer.Typer(
     help="Pictures on your own GPUs, by the APIs your clients already speak.",
@@ -102,10 +103,36 @@ def generate(
         list[str] | None,
         typer.Option(help="A LoRA of the model, as NAME or NAME=STRENGTH; may be given again."),
     ] = None,
-    image: Annotated[Path | None, typer.Option(help="Picture to start from.")] = None,
+    lora_strength: Annotated[
+        float | None, typer.Option(help="Of each --lora, or of the profile's, that says none.")
+    ] = None,
+    lora_rank: Annotated[
+        int | None, typer.Option(help="Keep so many components of each LoRA's layers.")
+    ] = None,
+    sampler: Annotated[str | None, typer.Option(help="One of the model's samplers.")] = None,
+    mode: Annotated[
+        Mode | None, typer.Option(help="What to do with --image. (default: what it implies)")
+    ] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option(help="Picture to start from; may be given again.")
+    ] = None,
     mask: Annotated[Path | None, typer.Option(help="White where --image is redrawn.")] = None,
     strength: Annotated[
         float | None, typer.Option(help="How far to leave --image, 0 to 1.")
+    ] = None,
+    mask_blur: Annotated[
+        int | None, typer.Option(help="Pixels beyond --mask over which its edge fades.")
+    ] = None,
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(help="What guides, as TAG=FILE or TAG:WEIGHT=FILE; may be given again."),
+    ] = None,
+    downsizing_mp: Annotated[
+        float | None, typer.Option(help="Megapixels that the pictures given are shrunk to.")
+    ] = None,
+    offloading: Annotated[
+        bool | None,
+        typer.Option(help="Keep weights off the device until used. (default: as set up)"),
     ] = None,
     server: Annotated[
         str | None,
@@ -136,9 +163,17 @@ def generate(
             guidance_scale=guidance,
             profile=profile,
             loras=lora or (),
-            image=image,
+            lora_strength=lora_strength,
+            lora_rank=lora_rank,
+            sampler=sampler,
+            mode=mode,
+            images=image or (),
             mask=mask,
             strength=strength,
+            mask_blur=mask_blur,
+            references=reference or (),
+            downsizing_mp=downsizing_mp,
+            offloading=offloading,
         )
         api_key = settings_of(api_key=key).api_key
         run(

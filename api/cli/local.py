@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from PIL import UnidentifiedImageError
 
 from api.cli.terminal import Failure, UsageError, say
-from api.cli.wish import Made, Step, Update, Updates, Waiting, Wish
+from api.cli.wish import Given, Made, Step, Update, Updates, Waiting, Wish
 from api.logs import configure_logging
 from api.outputs import encode_output
 from api.settings import Settings
@@ -20,7 +20,6 @@ from inference.pixels import decode
 from inference.resolve import follow, resolve
 
 JOB_ID = "generate"
-ROLES = {"image": ImageRole.SOURCE, "mask": ImageRole.MASK}
 
 
 def make(wish: Wish, settings: Settings) -> Updates:
@@ -41,7 +40,9 @@ def make(wish: Wish, settings: Settings) -> Updates:
     engine = build_engine(catalog, settings)
     engine.start()
     try:
-        engine.submit(job, wish.pictures, events.put)
+        pictures = [given.data for given in wish.pictures]
+        keys = [image.key for image in job.images]
+        engine.submit(job, dict(zip(keys, pictures, strict=True)), events.put)
         for _ in job.seeds:
             yield from _one_picture(job, events)
     finally:
@@ -71,18 +72,23 @@ def _one_picture(job: Job, events: queue.SimpleQueue[Event]) -> Iterator[Update]
 def _job(wish: Wish, catalog: Catalog) -> Job:
     names = catalog.names()
     model = "auto" if "auto" in names else names[0]
-    images = tuple(InputImage(role=ROLES[name], key=name) for name in wish.pictures)
+    images = tuple(
+        InputImage(role=given.role, key=str(number), tag=given.tag, weight=given.weight)
+        for number, given in enumerate(wish.pictures)
+    )
     fields = {"model": model, **wish.fields}
     fields["loras"] = tuple(Lora(**one) for one in wish.fields.get("loras", ()))
     request = ImageRequest(images=images, **fields)
     job = resolve(catalog, request, job_id=JOB_ID)
-    sizes = {name: _size_of(name, data) for name, data in wish.pictures.items()}
-    return follow(catalog, request, job, sizes["image"]) if "image" in sizes else job
+    sizes = [(given.role, _size_of(given)) for given in wish.pictures]
+    sources = [size for role, size in sizes if role is ImageRole.SOURCE]
+    return follow(catalog, request, job, sources[0]) if sources else job
 
 
-def _size_of(name: str, data: bytes) -> tuple[int, int]:
+def _size_of(given: Given) -> tuple[int, int]:
     """Width and height of a picture, upright; raises UsageError for what is none."""
     try:
-        return decode(data).size
+        return decode(given.data).size
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise UsageError(f"{name} is not a picture that can be read: {error}", name) from None
+        what = f"{given.field} is not a picture that can be read: {error}"
+        raise UsageError(what, given.field) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import json
 from collections.abc import Generator, Iterator, Mapping
@@ -13,6 +14,7 @@ import httpx2
 
 from api.cli.terminal import Failure, UsageError
 from api.cli.wish import Made, Step, Update, Updates, Waiting, Wish
+from inference.job import ImageRole
 
 GREET_SECONDS = 1.0
 ANSWER_SECONDS = 30.0
@@ -81,7 +83,7 @@ class Remote:
     def _submit(self, wish: Wish) -> Mapping[str, Any]:
         try:
             reply = self._client.post(
-                "/darkroom/generations", timeout=ANSWER_SECONDS, **_body(wish)
+                "/darkroom/generations", timeout=ANSWER_SECONDS, json=_body(wish)
             )
         except httpx2.HTTPError as error:
             raise Failure(f"the server did not take it: {error}") from None
@@ -138,14 +140,22 @@ def events_of(lines: Iterator[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _body(wish: Wish) -> dict[str, Any]:
-    """JSON, or a form where pictures go along."""
-    if not wish.pictures:
-        return {"json": dict(wish.fields)}
-    data = {
-        name: json.dumps(value) if isinstance(value, list) else str(value)
-        for name, value in wish.fields.items()
-    }
-    return {"data": data, "files": {name: (name, part) for name, part in wish.pictures.items()}}
+    """A `GenerationRequest`, its pictures as base64."""
+    body = dict(wish.fields)
+    for given in wish.pictures:
+        text = base64.b64encode(given.data).decode()
+        match given.role:
+            case ImageRole.SOURCE if "image" not in body:
+                body["image"] = text
+            case ImageRole.SOURCE:
+                body.setdefault("images", []).append(text)
+            case ImageRole.MASK:
+                body["mask"] = text
+            case ImageRole.REFERENCE:
+                weight = {} if given.weight is None else {"weight": given.weight}
+                reference = {"image": text, "tag": given.tag} | weight
+                body.setdefault("references", []).append(reference)
+    return body
 
 
 def _headers(key: str | None) -> dict[str, str]:

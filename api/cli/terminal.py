@@ -17,6 +17,8 @@ FLAGS = {
     "aspect_ratio": "--ratio",
     "num_inference_steps": "--steps",
     "loras": "--lora",
+    "images": "--image",
+    "references": "--reference",
     "guidance_scale": "--guidance",
     "account": "the account's name",
     "name": "its name",
@@ -76,5 +78,7 @@ def _flag(error: Exception) -> str:
     field = getattr(error, "field", None)
     if field is None:
         return ""
-    flag = FLAGS.get(field, f"--{field.replace('_', '-')}")
+    # of a list, the whole list's
+    name = field.partition(".")[0]
+    flag = FLAGS.get(name, f"--{name.replace('_', '-')}")
     return "" if flag in str(error) else f" ({flag})"

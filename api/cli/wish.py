@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from api.cli.terminal import UsageError
+from inference.job import ImageRole, ReferenceTag
 from inference.sizes import parse_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """A picture that goes along, as encoded bytes; `tag` and `weight` are of a reference."""
+
+    role: ImageRole
+    field: str
+    data: bytes
+    tag: ReferenceTag | None = None
+    weight: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """The fields of a request that were set, and the bytes of its pictures by field."""
+    """The fields of a request that were set, and its pictures."""
 
     fields: Mapping[str, Any]
-    pictures: Mapping[str, bytes]
+    pictures: Sequence[Given] = ()
 
     @classmethod
     def read(
         cls,
         *,
         size: str | None,
-        image: Path | None,
-        mask: Path | None,
+        images: Sequence[Path] = (),
+        mask: Path | None = None,
+        references: Sequence[str] = (),
         loras: Sequence[str] = (),
         **fields: Any,
     ) -> Wish:
@@ -33,8 +46,9 @@ class Wish:
             fields |= _sides(size)
         if loras:
             fields["loras"] = [_lora(text) for text in loras]
-        files = {"image": image, "mask": mask}
-        pictures = {name: _bytes(name, path) for name, path in files.items() if path is not None}
+        pictures = [_given(ImageRole.SOURCE, "image", path) for path in images]
+        pictures += [_given(ImageRole.MASK, "mask", path) for path in [mask] if path is not None]
+        pictures += [_reference(text) for text in references]
         set_fields = {name: value for name, value in fields.items() if value is not None}
         return cls(fields=set_fields, pictures=pictures)
 
@@ -97,8 +111,23 @@ def _lora(text: str) -> dict[str, Any]:
         raise UsageError(f"{strength!r} is no strength", "loras") from None
 
 
-def _bytes(name: str, path: Path) -> bytes:
+def _reference(text: str) -> Given:
+    """`tag=file` or `tag:weight=file`."""
+    before, equals, path = text.partition("=")
+    name, colon, number = before.partition(":")
+    if not equals or name not in list(ReferenceTag):
+        tags = ", ".join(ReferenceTag)
+        raise UsageError(f"{text!r} is not TAG=FILE or TAG:WEIGHT=FILE of {tags}", "references")
     try:
-        return path.read_bytes()
+        weight = float(number) if colon else None
+    except ValueError:
+        raise UsageError(f"{number!r} is no weight", "references") from None
+    given = _given(ImageRole.REFERENCE, "references", Path(path))
+    return replace(given, tag=ReferenceTag(name), weight=weight)
+
+
+def _given(role: ImageRole, field: str, path: Path) -> Given:
+    try:
+        return Given(role=role, field=field, data=path.read_bytes())
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}", name) from None
+        raise UsageError(f"{path}: {error.strerror}", field) from None

@@ -56,8 +56,8 @@ def darkroom(*arguments: object, code: int = 0) -> Result:
     return result
 
 
-def picture(path: Path, colour: str = "red") -> Path:
-    Image.new("RGB", (64, 64), colour).save(path)
+def picture(path: Path, colour: str = "red", size: tuple[int, int] = (64, 64)) -> Path:
+    Image.new("RGB", size, colour).save(path)
     return path
 
 
@@ -126,6 +126,22 @@ class TestGenerateRemotely:
         told = server.client.get("/darkroom/generations").json()["generations"][0]
         assert (told["mode"], told["strength"]) == ("inpaint", 0.9)
 
+    def test_what_is_said_of_pictures_goes_along(self, server: Served, folder: Path) -> None:
+        source, mask = picture(folder / "s.png"), picture(folder / "m.png", "white")
+        flags = ("--image", source, "--mask", mask, "--mask-blur", 6, "--downsizing-mp", 0.5)
+        darkroom("generate", "a", "--server", server.url, "--no-offloading", *flags)
+        told = server.client.get("/darkroom/generations").json()["generations"][0]
+        assert (told["mode"], told["mask_blur"], told["downsizing_mp"]) == ("inpaint", 6, 0.5)
+        darkroom("generate", "a", "--server", server.url, "--image", source, "--mode", "img2img")
+        told = server.client.get("/darkroom/generations").json()["generations"][0]
+        assert (told["mode"], told["mask_blur"]) == ("img2img", None)
+
+    def test_loras_share_a_strength_and_a_rank(self, server: Served, folder: Path) -> None:
+        flags = ("--lora", "stripes", "--lora-strength", -0.5, "--lora-rank", 2)
+        darkroom("generate", "a", "--server", server.url, *flags)
+        told = server.client.get("/darkroom/generations").json()["generations"][0]
+        assert told["loras"] == [{"name": "stripes", "strength": -0.5, "rank": 2}]
+
     @pytest.mark.parametrize(
         ("flags", "said"),
         [
@@ -134,12 +150,20 @@ class TestGenerateRemotely:
             (("--model", "nothing"), "no model 'nothing' here"),
             (("--count", 99), "count must lie between 1 and 10"),
             (("--image", "notes.txt"), "not a picture"),
+            (("--sampler", "euler"), "'tiny-flux' has no sampler 'euler'"),
+            (("--mask-blur", 3), "mask_blur needs a mask; send one or leave it out (--mask-blur)"),
+            (("--downsizing-mp", 1), "needs an input picture to shrink (--downsizing-mp)"),
+            (("--offloading",), "keeps its weights on its device"),
+            (("--reference", "style:0.5=dot.png"), "cannot take style from a reference"),
+            (("--reference", "style:2=dot.png"), "(--reference)"),
+            (("--image", "dot.png", "--image", "dot.png"), "takes at most 1 source image(s)"),
         ],
     )
     def test_a_refusal_names_the_flag(
         self, server: Served, folder: Path, flags: tuple[object, ...], said: str
     ) -> None:
         (folder / "notes.txt").write_text("no picture")
+        picture(folder / "dot.png")
         answer = darkroom("generate", "a", "--server", server.url, *flags, code=2)
         last = answer.stderr.splitlines()[-1]
         assert said in last
@@ -182,7 +206,11 @@ class TestGenerateHere:
     def test_pictures_reach_the_engine(self, local: ScriptedEngine, folder: Path) -> None:
         source = picture(folder / "s.png")
         darkroom("generate", "a", "--image", source)
-        assert local.pictures == {"image": source.read_bytes()}
+        assert list(local.pictures.values()) == [source.read_bytes()]
+
+    def test_a_picture_is_of_its_sources_shape(self, local: ScriptedEngine, folder: Path) -> None:
+        source = picture(folder / "s.png", size=(600, 800))
+        assert "96x128" in darkroom("generate", "a", "--image", source).stdout
 
     @pytest.mark.parametrize(
         ("flags", "said"),
@@ -192,6 +220,8 @@ class TestGenerateHere:
             (("--strength", "0.5"), "strength needs a source image"),
             (("--mask", "none.png"), "none.png: No such file or directory (--mask)"),
             (("--image", "notes.txt"), "image is not a picture"),
+            (("--reference", "notes.txt"), "is not TAG=FILE or TAG:WEIGHT=FILE of style"),
+            (("--reference", "style:much=notes.txt"), "'much' is no weight (--reference)"),
             (("-o", "out.gif"), "the name must end in .png, .jpg, .jpeg, .webp (--output)"),
             (("-o", "no/out.png"), "no: no such folder (--output)"),
             (("--models", "none.yaml"), "none.yaml: No such file or directory"),
