@@ -119,7 +119,7 @@ async def _picture(
 
 DIALECT = Dialect(
     name=translate.NAME,
-    owns=(PATH, "/api/v1/chat"),
+    owns=(PATH,),
     router=router,
     to_error=translate.to_error,
     alias="/eigen",
