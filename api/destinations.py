@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
 import ssl
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from datetime import timedelta
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
 import httpcore2
@@ -17,10 +15,12 @@ import obstore
 import structlog
 from obstore.exceptions import BaseError
 
-from api.errors import BadRequest, Conflict, NotFound, Unavailable
+from api.copies import check_path, path_of, url_of
+from api.destination_fields import blaming, checked
+from api.errors import BadRequest, NotFound, Unavailable
 from api.outbound import Unreachable
 from api.outputs import EncodedPicture
-from api.storage.s3 import cause_of, check_endpoint, code_in, parse_s3_url, s3_store
+from api.storage.s3 import cause_of, code_in, parse_s3_url, s3_store
 from api.store.destinations import Destination, DestinationStore
 from api.tasks import Task
 from inference.errors import JobError
@@ -29,13 +29,6 @@ __all__ = ["Deliver", "Destination", "DestinationFailed", "Destinations", "deliv
 
 log = structlog.get_logger()
 
-T = TypeVar("T")
-
-_NAME = re.compile(r"[a-z0-9-]{1,64}")
-# S3's own alphabet for both is wider and undocumented; what is refused here is never issued.
-_REGION = re.compile(r"[a-z0-9-]{1,64}")
-_CREDENTIAL = re.compile(r"[\x21-\x7e]{1,200}")
-MAX_URL_CHARS = 1000
 # Of one request, with all that is sent and received.
 TIMEOUT_SECONDS = 30.0
 _SIGNED_SECONDS = 300
@@ -105,23 +98,24 @@ class Destinations:
         self._sleep = sleep
 
     async def add(self, destination: Destination) -> Destination:
-        """Keep a new one, as it will be used.
+        """Keep a new one, as it will be used, under a new id.
 
         Raises BadRequest, naming the field; as Conflict where the name is taken.
         """
-        checked = await self._judged(destination)
-        if not await self._store.insert(checked):
-            raise Conflict(f"there is a destination {checked.name!r} already", field="name")
-        log.info("destination_added", account=checked.account, destination=checked.name)
-        return checked
+        kept = await self._store.insert(await self._judged(destination))
+        log.info("destination_added", account=kept.account, destination=kept.name)
+        return kept
 
     async def replace(self, destination: Destination) -> Destination:
-        """Keep another place or key under a name; raises as `add` does, NotFound for a new name."""
-        checked = await self._judged(destination)
-        if not await self._store.replace(checked):
-            raise _missing(checked.name)
-        log.info("destination_replaced", account=checked.account, destination=checked.name)
-        return checked
+        """Keep another place or key under an id, or under a name where no id is given.
+
+        Raises as `add` does, NotFound where there is none.
+        """
+        kept = await self._store.replace(await self._judged(destination))
+        if kept is None:
+            raise _missing(destination.name)
+        log.info("destination_replaced", account=kept.account, destination=kept.name)
+        return kept
 
     async def list(self, account: str) -> tuple[Destination, ...]:
         """All of an account's, by name."""
@@ -134,31 +128,58 @@ class Destinations:
             raise _missing(name)
         return found
 
+    async def of_id(self, account: str, destination_id: str) -> Destination:
+        """The one of that id; raises NotFound."""
+        found = await self._store.of_id(account, destination_id)
+        if found is None:
+            raise NotFound("there is no such destination", field="destination")
+        return found
+
+    async def for_bucket(
+        self, account: str, bucket: str, key: str
+    ) -> tuple[Destination, str] | None:
+        """Which destination an object of a bucket lies in, and its path there.
+
+        Of several the one whose place is the closest; None if the account has none that holds it.
+        """
+        places = [(one, parse_s3_url(one.url)) for one in await self.list(account)]
+        holding = [
+            (one, place)
+            for one, place in places
+            if place.bucket == bucket and f"/{key}".startswith(f"/{place.prefix}".rstrip("/") + "/")
+        ]
+        if not holding:
+            return None
+        destination, place = max(holding, key=lambda found: len(found[1].prefix))
+        return destination, key.removeprefix(place.prefix).removeprefix("/")
+
     async def remove(self, account: str, name: str) -> None:
         """Forget one, not what lies there; raises NotFound."""
         if not await self._store.delete(account, name):
             raise _missing(name)
         log.info("destination_removed", account=account, destination=name)
 
-    async def test(self, account: str, name: str) -> None:
+    async def test(self, account: str, name: str, path: str | None = None) -> None:
         """Put a small object there and delete it; raises Unavailable, telling what is wrong.
 
-        Raises NotFound for an unknown name, BadRequest for a host that must not be connected to.
+        With a path the object lies beside that, so that nothing that lies there is lost. Raises
+        NotFound for an unknown name, BadRequest for a path that cannot be and a host that must not
+        be connected to.
         """
         destination = await self.get(account, name)
-        path = f"darkroom-test-{secrets.token_hex(8)}"
+        probe = f"darkroom-test-{secrets.token_hex(8)}"
+        folder = blaming("path", check_path, path).rpartition("/")[0] if path else ""
+        path = f"{folder}/{probe}" if folder else probe
         await self._send(destination, "PUT", path, b"darkroom", "text/plain")
         await self._send(destination, "DELETE", path)
 
     async def deliver(
-        self, destination: Destination, task_id: str, index: int, picture: EncodedPicture
+        self, destination: Destination, task: Task, index: int, picture: EncodedPicture
     ) -> str:
         """Write one copy, over whatever lies there, and return where; raises as `test` does."""
-        path = f"{task_id}/{index}.{picture.extension}"
+        path = path_of(destination, task, index, picture.extension)
         await self._send(destination, "PUT", path, picture.data, picture.media_type)
-        if destination.public_url is not None:
-            return f"{destination.public_url}/{path}"
-        return f"{destination.url}/{path}"
+        return url_of(destination, task, index, picture.extension)
 
     async def deliver_for(self, task: Task, index: int, picture: EncodedPicture) -> str:
         """Deliver a copy to the destination that the task names, and return where it lies.
@@ -174,7 +195,7 @@ class Destinations:
             raise DestinationFailed(str(error)) from None
         for pause_seconds in (*self._pauses_seconds, None):
             try:
-                return await self.deliver(destination, task.id, index, picture)
+                return await self.deliver(destination, task, index, picture)
             # BadRequest too: a name that is not found now may be in a moment
             except (Unavailable, BadRequest) as error:
                 log.warning("delivery_failed", task_id=task.id, destination=name, reason=str(error))
@@ -184,9 +205,9 @@ class Destinations:
         raise AssertionError("the last try returns or raises")
 
     async def _judged(self, destination: Destination) -> Destination:
-        checked = _checked(destination)
-        await self._check_host(_endpoint_of(checked), field="endpoint")
-        return checked
+        judged = checked(destination)
+        await self._check_host(_endpoint_of(judged), field="endpoint")
+        return judged
 
     async def _send(
         self,
@@ -258,43 +279,3 @@ async def _sign(
 
 def _endpoint_of(destination: Destination) -> str:
     return destination.endpoint or f"https://s3.{destination.region}.amazonaws.com"
-
-
-def _checked(destination: Destination) -> Destination:
-    """The destination in the one spelling that is kept; raises BadRequest."""
-    if not _NAME.fullmatch(destination.name):
-        raise BadRequest("name must be 1 to 64 of a-z, 0-9 and '-'", field="name")
-    for field, pattern, value in (
-        ("region", _REGION, destination.region),
-        ("access_key_id", _CREDENTIAL, destination.access_key_id),
-        ("secret_access_key", _CREDENTIAL, destination.secret),
-    ):
-        if not pattern.fullmatch(value):
-            raise BadRequest(f"{field} is empty, too long or holds other characters", field=field)
-    place = _blaming("url", parse_s3_url, destination.url)
-    endpoint, public = destination.endpoint, destination.public_url
-    return replace(
-        destination,
-        url=str(place),
-        endpoint=_blaming("endpoint", check_endpoint, endpoint) if endpoint else None,
-        public_url=_blaming("public_url", _public_url, public) if public else None,
-    )
-
-
-def _blaming(field: str, read: Callable[[str], T], text: str) -> T:
-    if len(text) > MAX_URL_CHARS:
-        raise BadRequest(f"{field} has more than {MAX_URL_CHARS} characters", field=field)
-    try:
-        return read(text)
-    except ValueError as error:
-        raise BadRequest(f"{field}: {error}", field=field) from None
-
-
-def _public_url(text: str) -> str:
-    """Never connected to: callers get it as the beginning of a link."""
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or not text.isprintable():
-        raise ValueError("must start with http:// or https:// and name a host")
-    if parts.username is not None or parts.query or parts.fragment or " " in text:
-        raise ValueError("must hold a host and a path and nothing else")
-    return text.rstrip("/")

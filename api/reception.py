@@ -16,6 +16,8 @@ import structlog
 from api.accounts import Caller
 from api.assistants import NO_ASSISTANTS, Assistants
 from api.checks import free_bytes
+from api.copies import check_path
+from api.destination_fields import blaming
 from api.errors import BadRequest, NotFound, Overloaded, QueueFull, Unavailable
 from api.idempotency import Once, Reply
 from api.inputs import PictureLimits, rewrite, size_of
@@ -218,7 +220,9 @@ class Reception:
         return await asyncio.get_running_loop().run_in_executor(self._pixels, work)
 
     async def _check_destination(self, submission: Submission) -> None:
-        name = submission.delivery.destination
+        name, path = submission.delivery.destination, submission.delivery.path
+        if path is not None:
+            blaming("path", check_path, path)
         if name is None:
             return
         try:

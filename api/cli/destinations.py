@@ -50,6 +50,13 @@ def add(
     public_url: Annotated[
         str | None, typer.Option(help="Where others reach the place; links begin with it.")
     ] = None,
+    path_template: Annotated[
+        str | None,
+        typer.Option(help="What copies are called there. (default: {task_id}/{index}.{ext})"),
+    ] = None,
+    url_template: Annotated[
+        str | None, typer.Option(help="Their address, such as https://cdn.example/{path}.")
+    ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Change the one of that name, which must be there.")
     ] = False,
@@ -70,6 +77,8 @@ def add(
             access_key_id=access_key_id,
             secret=secret,
             public_url=public_url,
+            path_template=path_template,
+            url_template=url_template,
         )
         return await (places.replace(wanted) if replace else places.add(wanted))
 

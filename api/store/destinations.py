@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy import ColumnElement, Row, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.clock import wall_clock_ms
+from api.errors import Conflict
 from api.store.database import Database, sqlite_database
 from api.store.schema import destinations
 
@@ -20,12 +21,16 @@ if TYPE_CHECKING:
     from api.folder import DataFolder
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Destination:
     """A place on S3 under an account's name for it; `secret` is in no repr.
 
     `endpoint` None is AWS's own of the region. `public_url` is the address by which others reach
-    what `url` names, if there is one.
+    what `url` names, if there is one. `provider` is what its owner calls the kind of server.
+    `path_template` names copies, `url_template` tells where they are; `api.copies` fills both.
     """
 
     account: str
@@ -36,6 +41,19 @@ class Destination:
     access_key_id: str
     secret: str = field(repr=False)
     public_url: str | None
+    provider: str = "s3"
+    path_template: str | None = None
+    url_template: str | None = None
+    id: str = ""
+    created_ms: int = 0
+    updated_ms: int = 0
+
+
+# As the record calls them.
+_COLUMNS = (
+    *(column for column in destinations.c if column.name != "secret_access_key"),
+    destinations.c.secret_access_key.label("secret"),
+)
 
 
 class DestinationStore:
@@ -45,58 +63,42 @@ class DestinationStore:
         self._database = database
         self._now_ms = now_ms
 
-    async def insert(self, destination: Destination) -> bool:
-        """Keep a new one; False if the account has one of that name."""
+    async def insert(self, destination: Destination) -> Destination:
+        """Keep a new one under a new id, as it is returned; raises Conflict for a name in use."""
         now_ms = self._now_ms()
         row = insert(destinations).values(
             id=f"dst_{secrets.token_hex(12)}",
             account=destination.account,
-            name=destination.name,
-            url=destination.url,
-            endpoint=destination.endpoint,
-            region=destination.region,
-            access_key_id=destination.access_key_id,
-            secret_access_key=destination.secret,
-            public_url=destination.public_url,
             created_ms=now_ms,
             updated_ms=now_ms,
+            **_values(destination),
         )
 
-        async def work(connection: AsyncConnection) -> None:
-            await connection.execute(row)
+        async def work(connection: AsyncConnection) -> Destination:
+            return _to_destination((await connection.execute(row.returning(*_COLUMNS))).one())
 
-        try:
-            await self._database.write(work)
-        except IntegrityError:
-            return False
-        return True
+        return await self._write(work, destination.name)
 
-    async def replace(self, destination: Destination) -> bool:
-        """Keep another place and key under a name; False if the account has none of that name."""
-        changed = (
-            update(destinations)
-            .where(
-                destinations.c.account == destination.account,
-                destinations.c.name == destination.name,
-            )
-            .values(
-                url=destination.url,
-                endpoint=destination.endpoint,
-                region=destination.region,
-                access_key_id=destination.access_key_id,
-                secret_access_key=destination.secret,
-                public_url=destination.public_url,
-            )
-        )
+    async def replace(self, destination: Destination) -> Destination | None:
+        """Keep other values under its id, or its name if it has none; None if there is no such.
 
-        async def work(connection: AsyncConnection) -> bool:
-            return (await connection.execute(changed)).rowcount > 0
+        By its id it may get another name; raises Conflict for one in use.
+        """
+        same = destinations.c.name == destination.name
+        if destination.id:
+            same = destinations.c.id == destination.id
+        changed = update(destinations).where(destinations.c.account == destination.account, same)
+        changed = changed.values(updated_ms=self._now_ms(), **_values(destination))
 
-        return await self._database.write(work)
+        async def work(connection: AsyncConnection) -> Destination | None:
+            row = (await connection.execute(changed.returning(*_COLUMNS))).one_or_none()
+            return None if row is None else _to_destination(row)
+
+        return await self._write(work, destination.name)
 
     async def list(self, account: str) -> tuple[Destination, ...]:
         """All of an account's, by name."""
-        wanted = select(destinations).where(destinations.c.account == account)
+        wanted = select(*_COLUMNS).where(destinations.c.account == account)
 
         async def work(connection: AsyncConnection) -> tuple[Destination, ...]:
             rows = await connection.execute(wanted.order_by(destinations.c.name))
@@ -106,15 +108,13 @@ class DestinationStore:
 
     async def get(self, account: str, name: str) -> Destination | None:
         """The one of that name, if there is one."""
-        wanted = select(destinations).where(
-            destinations.c.account == account, destinations.c.name == name
+        return await self._one(destinations.c.account == account, destinations.c.name == name)
+
+    async def of_id(self, account: str, destination_id: str) -> Destination | None:
+        """The one of that id, if it is the account's."""
+        return await self._one(
+            destinations.c.account == account, destinations.c.id == destination_id
         )
-
-        async def work(connection: AsyncConnection) -> Destination | None:
-            row = (await connection.execute(wanted)).one_or_none()
-            return None if row is None else _to_destination(row)
-
-        return await self._database.read(work)
 
     async def delete(self, account: str, name: str) -> bool:
         """Forget one; False if there was none."""
@@ -127,6 +127,23 @@ class DestinationStore:
 
         return await self._database.write(work)
 
+    async def _one(self, *wanted: ColumnElement[bool]) -> Destination | None:
+        query = select(*_COLUMNS).where(*wanted)
+
+        async def work(connection: AsyncConnection) -> Destination | None:
+            row = (await connection.execute(query)).one_or_none()
+            return None if row is None else _to_destination(row)
+
+        return await self._database.read(work)
+
+    async def _write(
+        self, work: Callable[[AsyncConnection], Coroutine[Any, Any, T]], name: str
+    ) -> T:
+        try:
+            return await self._database.write(work)
+        except IntegrityError:
+            raise Conflict(f"there is a destination {name!r} already", field="name") from None
+
 
 @asynccontextmanager
 async def destinations_in(folder: DataFolder) -> AsyncIterator[DestinationStore]:
@@ -138,14 +155,20 @@ async def destinations_in(folder: DataFolder) -> AsyncIterator[DestinationStore]
         await database.close()
 
 
+def _values(destination: Destination) -> dict[str, Any]:
+    return {
+        "name": destination.name,
+        "url": destination.url,
+        "endpoint": destination.endpoint,
+        "region": destination.region,
+        "access_key_id": destination.access_key_id,
+        "secret_access_key": destination.secret,
+        "public_url": destination.public_url,
+        "provider": destination.provider,
+        "path_template": destination.path_template,
+        "url_template": destination.url_template,
+    }
+
+
 def _to_destination(row: Row[Any]) -> Destination:
-    return Destination(
-        account=row.account,
-        name=row.name,
-        url=row.url,
-        endpoint=row.endpoint,
-        region=row.region,
-        access_key_id=row.access_key_id,
-        secret=row.secret_access_key,
-        public_url=row.public_url,
-    )
+    return Destination(**row._mapping)

@@ -130,7 +130,10 @@ async def test_destinations_are_kept_by_account_and_name(places: Destinations) -
     second = await places.add(wanted(name="another"))
     theirs = await places.add(wanted(account="bob", secret="other"))
     assert await places.list("ann") == (second, mine)
-    assert await places.get("ann", "my-bucket") == mine == wanted()
+    assert await places.get("ann", "my-bucket") == mine
+    kept = {"id": mine.id, "created_ms": mine.created_ms, "updated_ms": mine.created_ms}
+    assert mine == wanted(**kept)
+    assert len({mine.id, second.id, theirs.id}) == 3
     await places.remove("ann", "my-bucket")
     assert await places.list("ann") == (second,)
     assert await places.list("bob") == (theirs,)
@@ -207,7 +210,7 @@ def test_a_secret_is_in_no_repr() -> None:
 
 async def test_a_copy_is_delivered(s3_server: S3Server, places: Destinations) -> None:
     place = await places.add(on(s3_server))
-    url = await places.deliver(place, "task1", 0, PICTURE)
+    url = await places.deliver(place, task_for("my-bucket"), 0, PICTURE)
     assert url == f"{place.url}/task1/0.webp"
     assert objects(s3_server, place) == {"task1/0.webp": b"picture"}
     client = s3_server.client(prefix=place.url.removeprefix(f"s3://{BUCKET}/"))
@@ -218,14 +221,14 @@ async def test_a_second_delivery_replaces_the_first(
     s3_server: S3Server, places: Destinations
 ) -> None:
     place = await places.add(on(s3_server))
-    await places.deliver(place, "task1", 0, PICTURE)
-    await places.deliver(place, "task1", 0, replace(PICTURE, data=b"again"))
+    await places.deliver(place, task_for("my-bucket"), 0, PICTURE)
+    await places.deliver(place, task_for("my-bucket"), 0, replace(PICTURE, data=b"again"))
     assert objects(s3_server, place) == {"task1/0.webp": b"again"}
 
 
 async def test_a_public_address_is_told_instead(s3_server: S3Server, places: Destinations) -> None:
     place = await places.add(on(s3_server, public_url="https://cdn.example/ann/"))
-    told = await places.deliver(place, "task1", 3, PICTURE)
+    told = await places.deliver(place, task_for("my-bucket"), 3, PICTURE)
     assert told == "https://cdn.example/ann/task1/3.webp"
 
 
@@ -255,7 +258,7 @@ async def test_what_is_wrong_is_named(
     with pytest.raises(Unavailable, match=cause):
         await places.test("ann", "my-bucket")
     with pytest.raises(Unavailable, match=cause):
-        await places.deliver(place, "task1", 0, PICTURE)
+        await places.deliver(place, task_for("my-bucket"), 0, PICTURE)
 
 
 async def test_no_secret_and_no_signature_is_told(
@@ -289,7 +292,7 @@ async def test_no_redirect_is_followed(places: Destinations) -> None:
             with broken(status, location=inner) as (endpoint, seen):
                 place = await places.add(wanted(endpoint=endpoint, name=f"r{status}"))
                 with pytest.raises(Unavailable, match=f"status {status}"):
-                    await places.deliver(place, "task1", 0, PICTURE)
+                    await places.deliver(place, task_for("my-bucket"), 0, PICTURE)
                 assert len(seen) == 1
         assert reached == []
 
@@ -311,11 +314,11 @@ async def test_a_certificate_must_hold(
         port = endpoint.rpartition(":")[2]
         place = await places.add(wanted(endpoint=f"https://localhost:{port}"))
         if trusted:
-            await places.deliver(place, "task1", 0, PICTURE)
+            await places.deliver(place, task_for("my-bucket"), 0, PICTURE)
             assert [method for method, *_ in seen] == ["PUT"]
         else:
             with pytest.raises(Unavailable, match="cannot be reached"):
-                await places.deliver(place, "task1", 0, PICTURE)
+                await places.deliver(place, task_for("my-bucket"), 0, PICTURE)
             assert seen == []
 
 
@@ -323,7 +326,7 @@ async def test_an_endless_reply_is_cut(places: Destinations) -> None:
     with broken(500, b"x" * 5_000_000) as (endpoint, _):
         place = await places.add(wanted(endpoint=endpoint))
         with pytest.raises(Unavailable, match="status 500"):
-            await places.deliver(place, "task1", 0, PICTURE)
+            await places.deliver(place, task_for("my-bucket"), 0, PICTURE)
 
 
 async def test_a_silent_server_is_given_up(store: DestinationStore, guard: Guard) -> None:
@@ -336,7 +339,7 @@ async def test_a_silent_server_is_given_up(store: DestinationStore, guard: Guard
     places = Destinations(store, guard, timeout_seconds=0.3)
     place = await places.add(wanted(endpoint=f"http://127.0.0.1:{port}"))
     with pytest.raises(Unavailable, match="cannot be reached"):
-        await places.deliver(place, "task1", 0, PICTURE)
+        await places.deliver(place, task_for("my-bucket"), 0, PICTURE)
     server.close()
 
 
@@ -351,7 +354,7 @@ async def test_the_environment_changes_nothing(
         environment.setenv("AWS_SESSION_TOKEN", "the operator's")
         environment.setenv("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "true")
         environment.setenv("AWS_SKIP_SIGNATURE", "true")
-        await places.deliver(place, "task1", 0, PICTURE)
+        await places.deliver(place, task_for("my-bucket"), 0, PICTURE)
         assert reached == []
     assert objects(s3_server, place) == {"task1/0.webp": b"picture"}
 
@@ -373,7 +376,7 @@ async def test_the_address_is_judged_again_when_it_is_connected_to(
     places = Destinations(store, outbound.check_host, network=network, sleep=naps)
     place = await places.add(on(s3_server, endpoint=f"http://rebinding.example:{port}"))
     with pytest.raises(Unavailable, match="leads to a private address"):
-        await places.deliver(place, "task1", 0, PICTURE)
+        await places.deliver(place, task_for("my-bucket"), 0, PICTURE)
     assert len(asked) == 3
     assert objects(s3_server, place) == {}
     await outbound.close()

@@ -6,6 +6,13 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from api.copies import TOKENS, URL_TOKENS
+
+
+def _tokens(names: tuple[str, ...]) -> str:
+    return ", ".join(f"{{{name}}}" for name in names)
+
+
 NAME = r"^[a-z0-9-]{1,64}$"
 PlaceUrl = Annotated[str, Field(description="s3://bucket/prefix", examples=["s3://bucket/prefix"])]
 Endpoint = Annotated[
@@ -19,6 +26,22 @@ PublicUrl = Annotated[
         examples=["https://cdn.example"],
     ),
 ]
+PathTemplate = Annotated[
+    str | None,
+    Field(
+        description=f"what a copy is called, of {_tokens(TOKENS)}; "
+        "null: {task_id}/{index}.{ext}",
+        examples=["{date}/{task_id}-{number}.{ext}"],
+    ),
+]
+UrlTemplate = Annotated[
+    str | None,
+    Field(
+        description=f"the address of a copy, of {_tokens(URL_TOKENS)}; it goes before public_url",
+        examples=["https://cdn.example/{path}"],
+    ),
+]
+Provider = Annotated[str, Field(description="the kind of server, for its owner alone")]
 
 
 class PlaceRequest(BaseModel):
@@ -32,6 +55,9 @@ class PlaceRequest(BaseModel):
     access_key_id: str
     secret_access_key: Annotated[SecretStr, Field(description="kept to sign with, never shown")]
     public_url: PublicUrl = None
+    path_template: PathTemplate = None
+    url_template: UrlTemplate = None
+    provider: Provider = "s3"
 
 
 class DestinationRequest(PlaceRequest):
@@ -43,12 +69,18 @@ class DestinationRequest(PlaceRequest):
 class DestinationInfo(BaseModel):
     """A destination as it is used; its secret is never shown."""
 
+    id: str
     name: str
     url: PlaceUrl
     endpoint: Endpoint
     region: str
     access_key_id: str
     public_url: PublicUrl
+    path_template: PathTemplate
+    url_template: UrlTemplate
+    provider: Provider
+    created_at: str
+    updated_at: str
 
 
 class DestinationList(BaseModel):

@@ -23,7 +23,8 @@ PLACE = {
     "public_url": "https://cdn.example/ann",
 }
 AWS = ("s3.us-east-1.amazonaws.com",)
-TOLD = {name: value for name, value in PLACE.items() if name != "secret_access_key"}
+NAMELESS = {"path_template": None, "url_template": None, "provider": "s3"}
+TOLD = {name: value for name, value in PLACE.items() if name != "secret_access_key"} | NAMELESS
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,12 @@ def add(client: httpx2.Client, headers: dict[str, str], **fields: Any) -> httpx2
     return client.post(HERE, json=given, headers=headers)
 
 
+def plain(told: dict[str, Any]) -> dict[str, Any]:
+    """What is told of a destination without what differs each time."""
+    assert told["id"].startswith("dst_") and told["created_at"] <= told["updated_at"]
+    return {name: told[name] for name in told if name not in ("id", "created_at", "updated_at")}
+
+
 def listed(client: httpx2.Client, headers: dict[str, str]) -> list[dict[str, Any]]:
     told: list[dict[str, Any]] = client.get(HERE, headers=headers).json()["destinations"]
     return told
@@ -75,9 +82,9 @@ def test_a_destination_is_kept_and_told_without_its_secret(
     other = add(client, headers, name="another", endpoint=..., region=..., public_url=...)
 
     assert (made.status_code, other.status_code) == (201, 201), (made.text, other.text)
-    assert made.json() == {"name": "site"} | TOLD
-    plain = {"endpoint": None, "region": "us-east-1", "public_url": None}
-    assert other.json() == {"name": "another"} | TOLD | plain
+    assert plain(made.json()) == {"name": "site"} | TOLD
+    bare = {"endpoint": None, "region": "us-east-1", "public_url": None}
+    assert plain(other.json()) == {"name": "another"} | TOLD | bare
     assert made.headers["location"] == f"{HERE}/site"
     assert client.get(made.headers["location"], headers=headers).json() == made.json()
     assert listed(client, headers) == [other.json(), made.json()]
@@ -104,7 +111,9 @@ def test_a_name_that_is_taken_is_a_409_and_changes_nothing(
 def test_a_put_replaces_every_field(
     server: Served, client: httpx2.Client, headers: dict[str, str], folder: Path
 ) -> None:
-    add(client, headers)
+    templates = {"path_template": "{date}/{index}.{ext}", "url_template": "https://x.y/{path}"}
+    old = add(client, headers, **templates, provider="r2").json()
+    assert {**templates, "provider": "r2"}.items() <= old.items()
     add(client, headers, name="kept")
     theirs = key_of(folder, "neighbour")
     add(client, theirs)
@@ -113,10 +122,11 @@ def test_a_put_replaces_every_field(
     reply = client.put(f"{HERE}/site", json=body, headers=headers)
 
     rest = {"endpoint": None, "region": "us-east-1", "public_url": None}
-    told = {"name": "site", "url": "s3://moved/x", "access_key_id": "new"} | rest
-    assert (reply.status_code, reply.json()) == (200, told)
-    assert listed(client, headers) == [{"name": "kept"} | TOLD, told]
-    assert listed(client, theirs) == [{"name": "site"} | TOLD]
+    told = {"name": "site", "url": "s3://moved/x", "access_key_id": "new"} | rest | NAMELESS
+    assert (reply.status_code, plain(reply.json())) == (200, told)
+    assert reply.json()["id"] == old["id"]
+    assert list(map(plain, listed(client, headers))) == [{"name": "kept"} | TOLD, told]
+    assert list(map(plain, listed(client, theirs))) == [{"name": "site"} | TOLD]
     missing = client.put(f"{HERE}/none", json=body, headers=headers)
     assert (missing.status_code, missing.json()["field"]) == (404, "destination")
     assert len(listed(client, headers)) == 2
@@ -136,6 +146,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     *(({"access_key_id": text}, "access_key_id") for text in ("", "a b", "é")),
     *(({"secret_access_key": text}, "secret_access_key") for text in ("", "a b", "\n", 5, None)),
     *(({"public_url": url}, "public_url") for url in ("javascript:alert(1)", "https://a:b@x.y")),
+    *(({"path_template": text}, "path_template") for text in ("{x}", "a//b", "../a", 5)),
+    *(
+        ({"url_template": text}, "url_template")
+        for text in ("{path}", "https://{path}/", "ftp://x")
+    ),
+    *(({"provider": text}, "provider") for text in ("", "A", "a" * 17)),
     ({"secret": "x"}, "secret"),
 ]
 
@@ -177,7 +193,7 @@ def test_others_neither_see_nor_change_it(
     refused = client.post("/darkroom/generations", json=wish, headers=stranger)
     assert (refused.status_code, refused.json()["field"]) == (400, "destination")
     assert listed(client, stranger) == []
-    assert listed(client, headers) == [{"name": "site"} | TOLD]
+    assert list(map(plain, listed(client, headers))) == [{"name": "site"} | TOLD]
 
 
 def test_what_is_removed_is_gone(client: httpx2.Client, headers: dict[str, str]) -> None:
