@@ -14,7 +14,8 @@ from pydantic import BaseModel
 
 from api.cli.commands import app
 from api.settings import Settings
-from inference.catalog import Alias, load_catalog
+from inference.assist_spec import EnhancerSpec, RaterSpec, SearchSpec, ViewerSpec
+from inference.catalog import Alias, Catalog, load_catalog
 from inference.model_spec import Defaults, Limits, ModelSpec, Quality
 from inference.pipelines import FAMILIES
 from tests.api.http.served import serving
@@ -75,6 +76,31 @@ def test_no_setting_is_documented_that_is_none() -> None:
 def test_every_model_key_is_documented(heading: str, model: type[BaseModel]) -> None:
     text = TEXTS["docs/models.md"]
     assert set(rows(text, heading)) == set(model.model_fields) - {"name"}
+
+
+ASSISTANTS: dict[str, type[BaseModel]] = {
+    "rater": RaterSpec,
+    "enhancer": EnhancerSpec,
+    "search": SearchSpec,
+    "viewer": ViewerSpec,
+}
+
+
+def test_every_key_of_models_yaml_is_a_model_a_name_or_an_assistant() -> None:
+    assert set(Catalog.model_fields) == {"models", "aliases", *ASSISTANTS}
+
+
+@pytest.mark.parametrize("key", ASSISTANTS)
+def test_every_assistants_key_is_documented_with_its_default(key: str) -> None:
+    told = rows(TEXTS["docs/assistants.md"], f"{key} key")
+    model = ASSISTANTS[key]
+    assert set(told) == set(model.model_fields)
+    for name, field in model.model_fields.items():
+        default = field.default
+        if isinstance(default, tuple):
+            default = f"[{', '.join(default)}]"
+        shown = "" if default is None else "needed" if field.is_required() else f"`{default}`"
+        assert told[name] == shown, name
 
 
 def test_every_quality_key_and_family_is_documented() -> None:

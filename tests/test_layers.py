@@ -17,7 +17,7 @@ TORCH = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensor
 TORCHLESS = (
     *("arguments", "catalog", "errors", "events", "feather", "job", "lora_spec", "model_spec"),
     *("pipelines", "pixels", "prices", "resolve", "samplers", "schedule", "settings", "sizes"),
-    *("status", "yamlfile"),
+    *("assist_spec", "status", "yamlfile"),
 )
 # What a dialect must reach by way of the use cases only.
 INNER = (
@@ -112,7 +112,8 @@ def dialects_keep_to_themselves(root: Path) -> list[Import]:
 def build_alone_names_concrete_classes(root: Path) -> list[Import]:
     """The engine's stand-in names the engine; only `build` names the stand-in and the others."""
     concrete = (
-        *("api.late_engine", "api.storage.LocalStorage", "api.store.sqlite_database"),
+        *("api.assist.hire", "api.late_engine"),
+        *("api.storage.LocalStorage", "api.store.sqlite_database"),
         *("inference.engine", "inference.worker", "inference.hosts"),
     )
     return [
