@@ -232,3 +232,18 @@ def test_nothing_is_built_while_another_model_is(classifier: Path, lock: None) -
     )
     thread.start()
     assert not done.wait(0.5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
+def test_a_card_sees_and_says_the_same(
+    classifier: Path, clip: Path, captioner: Path, chat: Path
+) -> None:
+    spec = RaterSpec(classifier=str(classifier), clip=str(clip), device="cuda")
+    assert rated(spec) == ["nsfw", "sfw", "sfw"]
+    levels = {"3": "on blue water", "1": _USUAL["sfw"], "2": _USUAL["nsfw"]}
+    assert rated(spec, levels) == ["2", "1", "3"]
+    model = LocalCaptioner(str(captioner), None, "cuda")
+    assert model.describe(plain_picture("green"), 10) == "grass"
+    asked = [{"role": "user", "content": "so it is blue"}]
+    assert LocalChat(str(chat), None, "cuda").reply(asked, 10) == REPLIES["blue"]
