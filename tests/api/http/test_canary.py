@@ -45,12 +45,15 @@ CREATIONS: dict[str, dict[str, Any]] = {
     "/v1/images/generations": {"prompt": "a"},
     "/v1/images/edits": {"prompt": "a"},
     "/v1/images/variations": {},
+    "/api/v1/images/generations": {"prompt": "a", "model": "gpt-image-2"},
+    "/api/v1/images/generations-sync": {"prompt": "a", "model": "gpt-image-2"},
+    "/api/v1/images/edit": {"prompt": "a", "model": "gpt-image-2"},
 }
 # Fields whose values say what to make and nothing about anybody; errors may repeat those.
 PLAIN = {
     *("model", "mode", "width", "height", "aspect_ratio", "aspectRatio", "resolution", "quality"),
     # names of what a model offers, repeated so that the caller sees which is not among them
-    *("profile", "loras"),
+    *("profile", "loras", "lora_weights"),
     *("count", "n", "seed", "size", "style", "num_inference_steps", "guidance_scale", "strength"),
     *("output_format", "output_quality", "output_compression", "priority", "background", "stream"),
     *("moderation", "partial_images", "response_format", "input_fidelity", "num_images", "format"),
@@ -188,7 +191,9 @@ def hostile(
     yield {"Origin": f"http://{canaries.of('origin')}.example"}, {}
     content = operation["requestBody"]["content"]
     schema = next(iter(content.values()))["schema"]
-    for name in {*schema["properties"], *body, "negative_prompt", "user"} - PLAIN:
+    # where dialects share a path, each has a schema
+    fields = {name for one in schema.get("anyOf", [schema]) for name in one["properties"]}
+    for name in {*fields, *body, "negative_prompt", "user"} - PLAIN:
         text = canaries.of(f"field {name}")
         address = f"user:{text}@127.0.0.1:9/{text}?token={text}#{text}"
         for value in (

@@ -28,10 +28,12 @@ SHAPES: dict[str, Callable[[Any], Any]] = {
     "modelmux": lambda told: (told["code"], 401),
     "modelbuffet": lambda told: (told["error"]["type"], told["request_id"] and 401),
     "openai": lambda told: (told["error"]["type"], told["error"]["message"] and 401),
+    "apimodels": lambda told: (told["msg"], told["code"]),
 }
 # Signed links need no key, and these tell nothing of anybody.
 KEYLESS = (
     *("/darkroom/files/{task_id}/{index}/{name}", "/o/{generation_id}/{index}.{extension}"),
+    *("/api/v1/images/files/{task_id}/{index}.{extension}",),
     *("/v1/images/files/{task_id}/{index}.{extension}", "/livez", "/readyz", "/metrics"),
 )
 # A first picture by each dialect that gives ids away: path, body, field of the id, its parameter.
