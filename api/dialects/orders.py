@@ -90,16 +90,16 @@ async def place_and_stay(
         try:
             return await ended_or_left(request, desk, caller, task.id, math.inf)
         except ClientDisconnect:
-            await abandon(desk, caller, task, once)
+            await abandon(desk, caller, task)
             raise
     check_ended(task)
     request.state.headers["Idempotent-Replayed"] = "true"
     return task
 
 
-async def abandon(desk: Desk, caller: Caller, task: Task, once: Once | None) -> None:
-    """Cancel a task whose caller has left, unless there is a key to come back with."""
-    if once is None:
+async def abandon(desk: Desk, caller: Caller, task: Task) -> None:
+    """Cancel a task whose caller has left, if its pictures can reach nobody any more."""
+    if task.delivery.in_reply:
         await desk.darkroom.cancel(task.id, account=caller.account)
 
 

@@ -16,6 +16,7 @@ from api.dialects.callers import AskerOf, CallerOf
 from api.dialects.eigen import schema, translate, uploads
 from api.dialects.orders import made, place, place_and_stay
 from api.dialects.pictures import picture_response
+from api.errors import BadRequest
 from api.tasks import Delivery, Task
 from inference.errors import Unsupported
 
@@ -97,7 +98,17 @@ async def _inside(desk: Desk, wire: schema.GenerateRequest) -> bytes | None:
 
 
 async def _delivery(desk: Desk, caller: Caller, wire: schema.GenerateRequest) -> Delivery:
-    return Delivery(format=translate.to_format(wire), in_reply=not wire.as_job)
+    format = translate.to_format(wire)
+    if wire.s3_output_path is None:
+        return Delivery(format=format, in_reply=not wire.as_job)
+    bucket, key = translate.to_object(wire.s3_output_path)
+    found = await desk.destinations.for_bucket(caller.account, bucket, key)
+    if found is None:
+        what = f"this account has no destination in the bucket {bucket!r} that could hold it"
+        what += "; add one by POST /darkroom/destinations, or `darkroom destinations add`"
+        raise BadRequest(f"s3_output_path: {what}", field="s3_output_path")
+    destination, path = found
+    return Delivery(format=format, destination=destination.name, path=path)
 
 
 async def _picture(

@@ -128,6 +128,12 @@ def to_size(wire: GenerateRequest, *, edits: bool) -> tuple[int | None, int | No
     return (None, None) if edits else (SIDE_PX, SIDE_PX)
 
 
+def to_object(s3_path: str) -> tuple[str, str]:
+    """The bucket and the key of an s3:// path."""
+    bucket, _, key = s3_path.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
 def to_format(wire: GenerateRequest) -> ImageFormat:
     """The file that is asked for."""
     return ImageFormat.PNG if wire.output_format == "png" else ImageFormat.JPEG
@@ -138,6 +144,11 @@ def in_their_words(wire: GenerateRequest, uploads: Sequence[Upload]) -> Iterator
     """Whatever is refused meanwhile names the field that the caller used."""
     try:
         yield
+    except BadRequest as refused:
+        if refused.field not in ("path", "destination"):
+            raise
+        message = re.sub(rf"^{refused.field}\b", "s3_output_path", str(refused))
+        raise BadRequest(message, field="s3_output_path") from None
     except Refused as refused:
         names = {
             "num_inference_steps": _name(wire, STEPS),

@@ -171,7 +171,7 @@ async def _stream(
         return await desk.darkroom.get(task.id, account=caller.account)
 
     async def left(_: Message) -> None:
-        await abandon(desk, caller, task, once)
+        await abandon(desk, caller, task)
 
     told = Told(
         action="image_edit" if order.uploads else "image_generation",
