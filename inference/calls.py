@@ -80,6 +80,25 @@ def as_map(pipe: Any, latents: Tensor, width: int, height: int) -> Tensor:
     return unpacked
 
 
+def seeded_vae(vae: Any, seed: int) -> Any:
+    """The VAE, drawing latents by the seed where a pipeline asks for some and names no generator.
+
+    Else they came from torch's own state, and the same seed made another picture every time.
+    """
+    own, noise = copy.copy(vae), generator(seed)
+
+    def encode(*args: Any, **kwargs: Any) -> Any:
+        output = vae.encode(*args, **kwargs)
+        latents = getattr(output, "latent_dist", None)
+        if latents is not None:
+            draw = latents.sample
+            latents.sample = lambda generator=None: draw(generator or noise)
+        return output
+
+    own.__dict__["encode"] = encode
+    return own
+
+
 def generator(seed: int) -> torch.Generator:
     """Noise from the CPU whatever the device, so that a seed means one picture everywhere."""
     return torch.Generator("cpu").manual_seed(seed)

@@ -8,7 +8,8 @@ EngineError
 ├── JobError          the work failed; ends one image, touches no other
 │   ├── OutOfMemory   even alone the image does not fit the device
 │   ├── ModelFailed   the model could not be loaded
-│   │   └── LoraFailed  one of its LoRAs could not, and the model is as it was
+│   │   ├── LoraFailed  one of its LoRAs could not, and the model is as it was
+│   │   └── ReferenceFailed  what it takes a tag by could not, and the model is as it was
 │   └── PipelineFailed  the pipeline raised
 ├── EngineClosed      the engine takes no more work
 └── CatalogError      models.yaml cannot be used; found at start-up
@@ -77,6 +78,12 @@ class LoraFailed(ModelFailed):
     """A LoRA could not be loaded; the message carries the reason."""
 
     kind = "lora_failed"
+
+
+class ReferenceFailed(ModelFailed):
+    """What takes a tag from reference pictures could not be loaded; the message carries both."""
+
+    kind = "reference_failed"
 
 
 class PipelineFailed(JobError):

@@ -36,7 +36,7 @@ def load_pipelines(spec: ModelSpec, device: str) -> Mapping[Mode, Any]:
         raise
     except Exception as error:
         # whatever a checkpoint can be wrong about ends here: this model fails, the others serve
-        raise ModelFailed(f"{spec.source}: {_first_line(error)}") from error
+        raise ModelFailed(f"{spec.source}: {first_line(error)}") from error
 
 
 def locate(source: str) -> str:
@@ -82,7 +82,7 @@ def _load(spec: ModelSpec, device: str) -> Mapping[Mode, Any]:
     pipe.set_progress_bar_config(disable=True)
     pipes = {first: pipe}
     for mode in others:
-        pipes[mode] = _sibling(pipe, pipeline_class(spec, mode))
+        pipes[mode] = sibling(pipe, pipeline_class(spec, mode))
         pipes[mode].set_progress_bar_config(disable=True)
     config = denoisers(spec, pipe)[0].config
     _check_channels(spec, config)
@@ -171,13 +171,24 @@ def _check_signature(spec: ModelSpec, mode: Mode, wanted: type[Any]) -> None:
         raise ModelFailed(f"{wanted.__name__} takes no {missing}, so it cannot {mode} as told")
 
 
-def _sibling(pipe: Any, wanted: type[Any]) -> Any:
-    """Another pipeline over the same modules; `from_pipe` would cast them all to one dtype."""
+def sibling(pipe: Any, wanted: type[Any], **own: Any) -> Any:
+    """Another pipeline over the same modules, and `own` ones; `from_pipe` would cast them all."""
     modules, options = wanted._get_signature_keys(wanted)
     shared = {name: pipe.components[name] for name in modules if name in pipe.components}
-    return wanted(**shared, **{key: pipe.config[key] for key in options if key in pipe.config})
+    kept = {key: pipe.config[key] for key in options if key in pipe.config}
+    return wanted(**shared | own, **kept)
 
 
-def _first_line(error: Exception) -> str:
+def load_part(kind: Any, source: str, dtype: torch.dtype, device: str, **place: Any) -> Any:
+    """What stands beside a model's own weights, on the device; raises what diffusers raises."""
+    with LOAD_LOCK:
+        given = {key: value for key, value in place.items() if value}
+        options = {"dtype": dtype, "use_safetensors": True, **given}
+        part = kind.from_pretrained(locate(source), **options)
+    return part.to(device)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0][:300]

@@ -17,6 +17,7 @@ from inference.model_spec import ModelSpec
 from inference.pixels import Pictures, keep_outside
 from inference.preview import Previewer, fit_previewer
 from inference.prompts import PromptCache
+from inference.references import References
 from inference.rules import UNKNOWN_MODEL, rules_of
 from inference.status import Lane
 
@@ -36,6 +37,7 @@ class LoadedModel:
     prompts: PromptCache
     previewer: Previewer | None
     loras: LoraShelf
+    references: References
     lanes: dict[Mode, Lane] = field(default_factory=dict)
     step_floor_seconds: float = 0.0
     step_slope_seconds: float = 0.0
@@ -51,21 +53,22 @@ class LoadedModel:
     ) -> tuple[Any, Callable[[], Any]]:
         """A private pipeline for picture `index`, and the call that makes it.
 
-        Inside the carrier that will make the call, where the job has LoRAs.
+        Inside the carrier that will make the call, where the job has LoRAs or references.
         """
         mix = self.loras.mix(job.loras)
         if mix.parts:
             bring(mix)
+        guidance = self.references.guide(job, pictures)
         pipe = private_copy(
-            self.pipes[job.mode],
+            guidance.pipe,
             self.prompts if prompts is None else prompts,
             (self.spec.name, mix.encoded()),
             job.sampler,
         )
         if on_step is not None:
             watch_steps(pipe, on_step)
-        route = self.spec.rules.routes[job.mode]
-        arguments = route.arguments(job, self.spec, pictures)
+        guidance.prepare(pipe, job, index)
+        arguments = guidance.maker(job, self.spec, guidance.pictures) | guidance.arguments
         if self.spec.rules.any_pipeline:
             arguments = accepted(pipe, arguments)
         arguments |= overrides
@@ -74,9 +77,12 @@ class LoadedModel:
         def make() -> Any:
             for module in self.step_caches:
                 module._reset_stateful_cache()
-            made = pipe(**arguments, generator=noise).images[0]
-            # The self-test asks for arrays, and compares what the pipeline itself makes.
-            is_painted = job.mode is Mode.INPAINT and isinstance(made, Image)
+            made = pipe(**guidance.encoded(pipe, arguments), generator=noise).images[0]
+            if not isinstance(made, Image):
+                # The self-test asks for arrays, and compares what the pipeline itself makes.
+                return made
+            made = guidance.finish(made)
+            is_painted = job.mode is Mode.INPAINT
             return keep_outside(made, pictures, job.mask_blur) if is_painted else made
 
         return pipe, make
@@ -93,9 +99,9 @@ class LoadedModel:
         return str(next(self.attached[0].module.parameters()).dtype).removeprefix("torch.")
 
     def denoises(self, attached: Attached) -> bool:
-        """Whether it is a denoiser, and not what comes before or after."""
+        """Whether it runs at every step, and not before or after."""
         pipe = self.pipes[self.spec.modes[0]]
-        return any(
+        return attached in self.references.attached or any(
             attached.module is getattr(pipe, name, None) for name in self.spec.rules.denoisers
         )
 
@@ -108,6 +114,7 @@ class LoadedModel:
 
     def detach(self, rendezvous: Rendezvous) -> None:
         """Give the denoisers their own forwards back."""
+        self.references.detach()
         for attached in self.attached:
             rendezvous.detach(attached)
 
@@ -133,6 +140,7 @@ def load_model(
         prompts=prompts,
         previewer=fit_previewer(pipe, preview_side_px),
         loras=_shelf(spec, pipe, attached, device, lora_bytes),
+        references=References(spec, pipes, attached[0], device, rendezvous),
     )
 
 

@@ -17,6 +17,7 @@ from inference.events import Cancelled, Emit, Failed, ImageDone
 from inference.faults import as_job_error, free_cache, is_out_of_memory, without_tensors
 from inference.job import ImageRole, Job
 from inference.pixels import Pictures, Reference, decode, shrink
+from inference.reference_spec import DEFAULT_WEIGHT
 from inference.reports import Reports
 from inference.residents import Residents
 from inference.running import Running, bounded, nobody_looks
@@ -285,7 +286,7 @@ def decoded(job: Job, encoded: Mapping[str, bytes]) -> Pictures:
         sources=tuple(picture for image, picture in found if image.role is ImageRole.SOURCE),
         mask=masks[0] if masks else None,
         references=tuple(
-            Reference(picture, image.tag, 0.5 if image.weight is None else image.weight)
+            Reference(picture, image.tag, DEFAULT_WEIGHT if image.weight is None else image.weight)
             for image, picture in found
             if image.tag is not None
         ),

@@ -4,6 +4,7 @@ Tests and CPU benchmarks use these tiny shapes; they exercise every line that a 
 checkpoint would, in milliseconds.
 """
 
+from inference.skeletons.adapters import save_ip_adapter, tiny_controlnet, tiny_redux
 from inference.skeletons.any import tiny_pixart, tiny_sd
 from inference.skeletons.flux import tiny_fill, tiny_flux, tiny_kontext
 from inference.skeletons.flux2 import tiny_flux2, tiny_klein
@@ -13,6 +14,8 @@ from inference.skeletons.stable import tiny_sd3, tiny_sdxl
 
 __all__ = [
     "save",
+    "save_ip_adapter",
+    "tiny_controlnet",
     "tiny_fill",
     "tiny_flux",
     "tiny_flux2",
@@ -21,6 +24,7 @@ __all__ = [
     "tiny_pixart",
     "tiny_qwen",
     "tiny_qwen_edit",
+    "tiny_redux",
     "tiny_sd",
     "tiny_sd3",
     "tiny_sdxl",
