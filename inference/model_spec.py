@@ -20,6 +20,7 @@ from inference.lora_spec import LoraSpec, LoraStrength
 from inference.pipelines import FAMILIES, Family
 from inference.prices import Price
 from inference.reference_spec import References
+from inference.signatures import parameters_of
 from inference.sizes import TIER_SIDES_PX, FreeSizes, nearest_listed, parse_ratio, parse_size
 
 
@@ -189,9 +190,16 @@ class ModelSpec(Strict):
 
     @property
     def takes_negative_prompt(self) -> bool:
-        """Whether it honours what a picture should not show."""
+        """Whether it honours, in some mode, what a picture should not show."""
+        return any(self.honours_negative_prompt(mode) for mode in self.modes)
+
+    def honours_negative_prompt(self, mode: Mode) -> bool:
+        """Whether it does in one mode: pipelines that the entry names may differ in that."""
         needed = self.rules.negative_field or self.guidance_field
-        return self.rules.negative_prompt and self.guided and self.guidance_field == needed
+        if not (self.rules.negative_prompt and self.guided and self.guidance_field == needed):
+            return False
+        taken = parameters_of(self.pipelines[mode]) if self.rules.any_pipeline else None
+        return taken is None or "negative_prompt" in taken
 
     def max_sources(self, mode: Mode) -> int:
         """How many pictures to change it takes in a mode."""
@@ -221,7 +229,7 @@ class ModelSpec(Strict):
         return (
             reference_spec.refusal(self, mode, request) is None
             and sources <= self.max_sources(mode)
-            and (self.takes_negative_prompt or not request.negative_prompt)
+            and (not request.negative_prompt or self.honours_negative_prompt(mode))
             and (self.guided or request.guidance_scale is None)
             and (request.sampler is None or request.sampler in self.samplers)
             and request.count <= self.limits.count

@@ -160,7 +160,7 @@ def _check_text(request: ImageRequest, spec: ModelSpec, mode: Mode) -> None:
     # A variation of a picture needs no words.
     if mode is not Mode.IMG2IMG and not request.prompt.strip():
         raise BadValue("prompt", "prompt must not be empty")
-    if request.negative_prompt and not spec.takes_negative_prompt:
+    if request.negative_prompt and not spec.honours_negative_prompt(mode):
         raise Unsupported("negative_prompt", f"{spec.name!r} honours no negative_prompt")
     for field, text in (("prompt", request.prompt), ("negative_prompt", request.negative_prompt)):
         if text is not None and len(text) > spec.limits.prompt_chars:

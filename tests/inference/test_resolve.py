@@ -235,6 +235,23 @@ class TestRefusals:
         assert refused(negative_prompt="blurry").field == "negative_prompt"
         assert made(negative_prompt="").negative_prompt == ""
 
+    def test_a_pipeline_without_a_negative_prompt_says_so_by_its_mode(self) -> None:
+        pipelines = {
+            "generate": "LatentConsistencyModelPipeline",
+            "img2img": "StableDiffusionImg2ImgPipeline",
+        }
+        entry = {"name": "any", "family": "generic", "source": "a/b", "pipelines": pipelines}
+        mixed = Catalog.model_validate({"models": {"any": entry}})
+        assert refused(mixed, negative_prompt="blurry").field == "negative_prompt"
+        assert made(mixed, negative_prompt="blurry", images=(SOURCE,), strength=0.5)
+        pipelines["img2img"] = "LatentConsistencyModelImg2ImgPipeline"
+        neither = Catalog.model_validate({"models": {"any": entry}})
+        assert not neither.models["any"].takes_negative_prompt
+        with pytest.raises(ValueError, match="honours no negative_prompt"):
+            Catalog.model_validate(
+                {"models": {"any": entry | {"defaults": {"negative_prompt": "blurry"}}}}
+            )
+
 
 EDITS = Catalog.model_validate(
     {
