@@ -8,6 +8,7 @@ from api.dialects.darkroom.routes import DIALECT as DARKROOM
 from api.dialects.eigen.routes import DIALECT as EIGEN
 from api.dialects.modelbuffet.routes import DIALECT as MODELBUFFET
 from api.dialects.modelmux.routes import DIALECT as MODELMUX
+from api.dialects.mynth.routes import DIALECT as MYNTH
 from api.dialects.openai.routes import DIALECT as OPENAI
 
-DIALECTS: tuple[Dialect, ...] = (DARKROOM, APIMODELS, EIGEN, MODELBUFFET, MODELMUX, OPENAI)
+DIALECTS: tuple[Dialect, ...] = (DARKROOM, APIMODELS, EIGEN, MODELBUFFET, MODELMUX, MYNTH, OPENAI)

@@ -65,11 +65,33 @@ OPERATIONS = (
     "POST /v1/images/edits",
     "POST /v1/images/variations",
     "GET /v1/images/files/{task_id}/{index}.{extension}",
+    "POST /image/generate",
+    "POST /image/generate/estimate",
+    "POST /image/rate",
+    "POST /image/alt",
+    "POST /image/review",
+    "POST /image/upload",
+    "GET /image/files/{task_id}/{index}.{extension}",
+    "GET /tasks",
+    "GET /tasks/{task_id}",
+    "GET /tasks/{task_id}/status",
+    "GET /tasks/{task_id}/result",
+    "POST /webhook",
+    "GET /webhook/{hook_id}",
+    "PUT /webhook/{hook_id}",
+    "DELETE /webhook/{hook_id}",
+    "POST /destinations",
+    "GET /destinations/{destination_id}",
+    "PUT /destinations/{destination_id}",
+    "DELETE /destinations/{destination_id}",
+    "POST /destinations/{destination_id}/test",
 )
 # These take nothing that could be wrong.
 BARE = (
     *("GET /darkroom/models", "GET /darkroom/queue", "GET /darkroom/devices"),
     "GET /darkroom/destinations",
+    *("GET /models", "GET /me", "GET /balance", "GET /webhook", "GET /destinations"),
+    "GET /api/v1/balance",
     *("GET /livez", "GET /readyz", "GET /v1/models", "GET /v1/models/{model_id}"),
 )
 ASKED = [
