@@ -14,10 +14,9 @@ import pytest
 from tests.api.http.openai_client import client_of, fault
 from tests.api.http.served import ROOT, Served, serving
 
-MORE = """
+MORE = """aliases:
   black-forest-labs/flux.2-pro: tiny-flux
-  eraser: {inpaint: tiny-flux}
-"""
+  eraser: {inpaint: tiny-flux}"""
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +24,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server with names that the catalog we ship does not have."""
     folder = tmp_path_factory.mktemp("data")
     models = folder / "models.yaml"
-    models.write_text((ROOT / "models.yaml").read_text(encoding="utf-8").rstrip() + MORE)
+    shipped = (ROOT / "models.yaml").read_text(encoding="utf-8")
+    models.write_text(shipped.replace("aliases:", MORE, 1), encoding="utf-8")
     with serving(folder / "data", models=models) as running:
         yield running
 
