@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import secrets
 import string
 from collections.abc import Callable, Collection, Sequence
@@ -14,12 +13,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
-from PIL.PngImagePlugin import PngImageFile
 
 from api.checks import free_bytes
 from api.clock import wall_clock_ms
 from api.errors import NotFound, TooLarge, Unavailable
-from api.inputs import PictureLimits, rewrite
+from api.inputs import PictureLimits, rewrite, size_of
 from api.links import Links
 from api.storage import upload_key
 from api.store.uploads import KeptUpload, UploadStore
@@ -191,8 +189,7 @@ def _missing() -> NotFound:
 
 def _record(account: str, data: bytes, now_ms: int, holds_seconds: int) -> KeptUpload:
     upload_id = "".join(secrets.choice(ID_ALPHABET) for _ in range(ID_CHARS))
-    with PngImageFile(io.BytesIO(data)) as picture:
-        width, height = picture.size
+    width, height = size_of(data)
     return KeptUpload(
         id=upload_id,
         account=account,
