@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import socket
 import ssl
 import time
@@ -20,11 +19,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
+from urllib.parse import urljoin
 
 import httpcore2
 
-from api.errors import BadRequest, TooLarge
+from api.errors import BadRequest
 from api.outbound.addresses import LOOPBACK, Allowed, is_local_name, literal_of
+from api.outbound.replies import check_reply, header, length_of, pour, read, retry_after, too_large
 from api.outbound.targets import Target, Unreachable, parse
 
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -34,6 +35,11 @@ CONNECT_SECONDS = 4.0
 # All are checked, but a name with a thousand addresses shall not make us knock at each.
 MOST_ADDRESSES = 4
 MOST_REPLY_BYTES = 64 * 1024
+# Of a file that is not where its link says: to the hub's own host, to its storage, and one more.
+MOST_HOPS = 4
+REDIRECTS = (301, 302, 303, 307, 308)
+# Whatever unpacks a reply may be made to unpack gigabytes.
+AS_IT_IS = {"accept": "*/*", "accept-encoding": "identity"}
 # Of our own: a name that takes long to look up would hold threads that encode pictures.
 LOOKUP_THREADS = 32
 USER_AGENT = "darkroom"
@@ -95,16 +101,53 @@ class Outbound:
         """
         with _blaming(field):
             target = self._target(url)
-            # Whatever unpacks a reply may be made to unpack gigabytes.
-            headers = {"accept": "*/*", "accept-encoding": "identity"}
-            async with self._exchange("GET", target, headers, None, timeout_seconds) as reply:
-                _check_reply(reply, target.host)
-                if (_length_of(reply) or 0) > max_bytes:
-                    raise _too_large(field, max_bytes)
-                data = await _read(reply, max_bytes + 1)
+            async with self._exchange("GET", target, AS_IT_IS, None, timeout_seconds) as reply:
+                check_reply(reply, target.host)
+                if (length_of(reply) or 0) > max_bytes:
+                    raise too_large(field, max_bytes)
+                data = await read(reply, max_bytes + 1)
             if len(data) > max_bytes:
-                raise _too_large(field, max_bytes)
+                raise too_large(field, max_bytes)
             return data
+
+    async def download(
+        self,
+        url: str,
+        sink: Callable[[bytes], object],
+        *,
+        field: str,
+        max_bytes: int,
+        timeout_seconds: float,
+    ) -> None:
+        """Hand what lies at a URL to `sink` as it comes; the timeout is for all of it.
+
+        Redirects are followed, where they do not leave TLS, and each is checked like the first
+        URL. Raises TooLarge, and BadRequest for everything else that keeps the whole from coming.
+        """
+        until = time.monotonic() + timeout_seconds
+        with _blaming(field):
+            target = self._target(url)
+            for _ in range(MOST_HOPS):
+                left = max(until - time.monotonic(), 0.0)
+                async with self._exchange("GET", target, AS_IT_IS, None, left) as reply:
+                    if reply.status not in REDIRECTS:
+                        check_reply(reply, target.host)
+                        whole = (length_of(reply) or 0) <= max_bytes
+                        if not whole or await pour(reply, sink, max_bytes + 1) > max_bytes:
+                            raise too_large(field, max_bytes)
+                        return
+                    target = self._next(target, header(reply, b"location"))
+            raise Unreachable(f"{target.host} leads on and on")
+
+    def _next(self, target: Target, location: str) -> Target:
+        """Where a redirect leads."""
+        try:
+            following = self._target(urljoin(target.url, location))
+        except ValueError:
+            raise Unreachable(f"{target.host} leads to what is no URL") from None
+        if target.scheme == "https" and following.scheme != "https":
+            raise Unreachable(f"{target.host} leads to an address without TLS")
+        return following
 
     async def post(
         self, url: str, *, body: bytes, headers: Mapping[str, str], timeout_seconds: float
@@ -117,9 +160,9 @@ class Outbound:
         told: Reply | None = None
         try:
             async with self._exchange("POST", target, headers, body, timeout_seconds) as reply:
-                told = Reply(status=reply.status, retry_after_seconds=_retry_after(reply))
+                told = Reply(status=reply.status, retry_after_seconds=retry_after(reply))
                 # Read at all only because many servers log an error when hung up on.
-                await _read(reply, MOST_REPLY_BYTES)
+                await read(reply, MOST_REPLY_BYTES)
         except Unreachable:
             if told is None:
                 raise
@@ -244,48 +287,3 @@ def _blocked(host: str) -> Unreachable:
         f"{host} leads to a private address; "
         "the operator can permit it with DARKROOM_ALLOWED_TARGETS"
     )
-
-
-def _too_large(field: str, max_bytes: int) -> TooLarge:
-    return TooLarge(f"{field}: must lead to at most {max_bytes} bytes", field=field)
-
-
-def _check_reply(reply: httpcore2.Response, host: str) -> None:
-    if 300 <= reply.status < 400:
-        raise Unreachable(
-            f"{host} answers with status {reply.status}; redirects are not followed, "
-            "so give the URL that they lead to"
-        )
-    if not 200 <= reply.status < 300:
-        raise Unreachable(f"{host} answers with status {reply.status}")
-    if _header(reply, b"content-encoding") not in ("", "identity"):
-        raise Unreachable(f"{host} sends it compressed although asked not to")
-
-
-def _length_of(reply: httpcore2.Response) -> int | None:
-    length = _header(reply, b"content-length")
-    return int(length) if length.isdecimal() else None
-
-
-def _retry_after(reply: httpcore2.Response) -> float | None:
-    text = _header(reply, b"retry-after")
-    if text.isdecimal():
-        return float(text[:12])
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except (ValueError, OverflowError, OSError):
-        return None
-
-
-def _header(reply: httpcore2.Response, name: bytes) -> str:
-    values = [value for key, value in reply.headers if key.lower() == name]
-    return b",".join(values).decode("latin-1").strip().lower()
-
-
-async def _read(reply: httpcore2.Response, max_bytes: int) -> bytes:
-    data = bytearray()
-    async for part in reply.aiter_stream():
-        data += part[: max_bytes - len(data)]
-        if len(data) == max_bytes:
-            break
-    return bytes(data)

@@ -596,3 +596,95 @@ async def test_a_connection_that_is_cut_while_tls_is_set_up_is_closed(outbound: 
             await fetch(outbound, f"https://127.0.0.1:{port}/", seconds=0.5)
         async with asyncio.timeout(10):
             await closed.wait()
+
+
+async def downloaded(client: Outbound, url: str, *, most: int = MIB, seconds: float = 20) -> bytes:
+    got = bytearray()
+    await client.download(url, got.extend, field="loras", max_bytes=most, timeout_seconds=seconds)
+    return bytes(got)
+
+
+def leads(where: str, status: int = 302) -> Answer:
+    return says(status, b"not here", location=where)
+
+
+class TestDownloads:
+    @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+    async def test_a_redirect_is_followed(self, outbound: Outbound, status: int) -> None:
+        body = random.Random(0).randbytes(300_000)
+        async with Receiver([leads("/There?Key=A", status), says(200, body)]) as receiver:
+            assert await downloaded(outbound, receiver.url) == body
+            assert [one.path for one in receiver.received] == ["/hook", "/There?Key=A"]
+
+    async def test_it_leads_to_no_private_address(self) -> None:
+        """Each hop is looked up and checked like the first."""
+
+        async def resolve(host: str, port: int) -> Sequence[str]:
+            return ["127.0.0.1"]
+
+        client = Outbound(("cdn.example",), resolve=resolve)
+        async with Receiver([leads("http://inner.example/")]) as receiver:
+            url = f"http://cdn.example:{receiver.port}/"
+            for where in ("http://inner.example/", "http://169.254.169.254/", "http://2130706433/"):
+                receiver.answers = [leads(where)]
+                with pytest.raises(BadRequest, match="leads to a private address") as refused:
+                    await downloaded(client, url)
+                assert refused.value.field == "loras"
+        await client.close()
+
+    @pytest.mark.parametrize(
+        "where", ["", "ftp://a.example/", "http://[", "\\\\a\\b", "http://a@b/"]
+    )
+    async def test_it_leads_to_what_is_a_url(self, outbound: Outbound, where: str) -> None:
+        async with Receiver([leads(where)]) as receiver:
+            with pytest.raises(BadRequest, match="loras: "):
+                await downloaded(outbound, receiver.url)
+
+    async def test_it_does_not_lead_on_for_ever(self, outbound: Outbound) -> None:
+        async with Receiver([leads("/hook")]) as receiver:
+            with pytest.raises(BadRequest, match="leads on and on"):
+                await downloaded(outbound, receiver.url)
+            assert receiver.connections == 4
+
+    async def test_it_does_not_leave_tls(self, certificate: Path) -> None:
+        serving = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        serving.load_cert_chain(certificate)
+
+        async def resolve(host: str, port: int) -> Sequence[str]:
+            return ["127.0.0.1"]
+
+        tls = ssl.create_default_context(cafile=f"{certificate}.crt")
+        client = Outbound(LOOPBACK, resolve=resolve, tls=tls)
+        answers = [says(200, b"whole"), leads("http://pictures.example/")]
+        async with Receiver(answers, tls=serving) as receiver:
+            url = f"https://pictures.example:{receiver.port}/"
+            assert await downloaded(client, url) == b"whole"
+            with pytest.raises(BadRequest, match="an address without TLS"):
+                await downloaded(client, url)
+        await client.close()
+
+    async def test_what_is_too_large_is_cut(self, outbound: Outbound) -> None:
+        for answer in (pours(ENDLESS_HEAD, b"x" * 65536), says(200, bytes(MIB + 1))):
+            async with Receiver([answer]) as receiver:
+                with pytest.raises(TooLarge) as refused:
+                    await downloaded(outbound, receiver.url)
+                assert refused.value.field == "loras"
+        async with Receiver([says(200, bytes(MIB))]) as receiver:
+            assert len(await downloaded(outbound, receiver.url)) == MIB
+
+    async def test_the_timeout_is_for_all_hops(self, outbound: Outbound) -> None:
+        async def slowly(writer: asyncio.StreamWriter) -> None:
+            await asyncio.sleep(0.4)
+            await leads("/hook")(writer)
+
+        async with Receiver([slowly]) as receiver:
+            began = time.monotonic()
+            with pytest.raises(BadRequest, match="timed out"):
+                await downloaded(outbound, receiver.url, seconds=0.6)
+            assert time.monotonic() - began < 1.5
+
+    async def test_what_is_cut_short_is_told(self, outbound: Outbound) -> None:
+        short = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf"
+        async with Receiver([sends(short)]) as receiver:
+            with pytest.raises(BadRequest, match="broke off"):
+                await downloaded(outbound, receiver.url)
