@@ -36,10 +36,11 @@ class BodyLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilePart:
-    """One file of a form, whole."""
+    """One file of a form, whole; `file_name` is what the caller calls it."""
 
     name: str
     data: bytes
+    file_name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,7 +222,8 @@ async def _read_form(request: Request, limits: BodyLimits) -> Body:
             if isinstance(value, UploadFile):
                 if not value.filename and not value.size:
                     continue  # what a browser sends where no file was chosen
-                files.append(FilePart(name=name, data=await value.read()))
+                data, file_name = await value.read(), value.filename or ""
+                files.append(FilePart(name=name, data=data, file_name=file_name))
             else:
                 if "\0" in value:
                     what = f"{short(name)} holds a NUL character; a file needs a file name"

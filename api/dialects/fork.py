@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
 from api.accounts import Caller
-from api.body import MULTIPART, read_body
+from api.body import MULTIPART, Body, read_body
 from api.dialects.apimodels import routes as apimodels
 from api.dialects.apimodels import schema as apimodels_schema
 from api.dialects.base import Desk, DeskOf, Dialect, dialect_of, spoken, whole_schema
@@ -20,6 +21,7 @@ from api.dialects.modelbuffet import routes as modelbuffet
 from api.dialects.modelbuffet import schema as modelbuffet_schema
 from api.dialects.openai import routes as openai
 from api.dialects.openai import schema as openai_schema
+from api.errors import BadRequest
 
 APIMODELS, MODELBUFFET, OPENAI = apimodels.DIALECT, modelbuffet.DIALECT, openai.DIALECT
 
@@ -180,7 +182,37 @@ async def edit(
 async def files(request: Request, desk: DeskOf, caller: AskerOf) -> Response:
     """Leave a picture here for a week, to name it in requests."""
     body = await read_body(request, desk.limits)
+    told = told_of(request, desk, caller)
+    names = {*body.values, *(part.name for part in body.files)}
+    if told is None and "content" in names:
+        return await _keep_as_replicate(request, desk, caller, body)
+    if told is None and "purpose" in names:
+        request.state.dialect = OPENAI
+        return await openai.keep(desk, caller, body)
     return await apimodels.keep(request, desk, caller, body)
+
+
+async def _keep_as_replicate(request: Request, desk: Desk, caller: Caller, body: Body) -> Response:
+    """Answer an upload as Replicate does, whose clients leave their pictures before they ask."""
+    if len(body.files) != 1 or body.files[0].name != "content":
+        raise BadRequest("send one file, as the part named content", field="content")
+    upload = await desk.uploads.keep(caller.account, body.files[0].data, field="content")
+    told = {
+        "id": upload.id,
+        "content_type": upload.media_type,
+        "size": upload.size_bytes,
+        "checksums": {},
+        "metadata": {},
+        "created_at": _time(upload.created_ms),
+        "expires_at": _time(upload.expires_ms),
+        "urls": {"get": desk.uploads.link(upload, desk.base_url(request))},
+    }
+    return JSONResponse(told, status_code=201)
+
+
+def _time(ms: int) -> str:
+    moment = datetime.fromtimestamp(ms / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 # What is the same in both, so that there is nothing to tell apart.

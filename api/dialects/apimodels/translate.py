@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import secrets
 import string
@@ -14,6 +13,7 @@ from typing import Any
 from api.accounts import Account
 from api.body import Body, short
 from api.dialects.apimodels.schema import MAX_IMAGES, GenerationRequest, State
+from api.dialects.apimodels.sizes import to_size
 from api.dialects.base import ErrorBody, ErrorContext, status_of
 from api.errors import ApiError, BadRequest, NotFound, UnsupportedMedia, field_of, kind_of
 from api.idempotency import Reply
@@ -22,7 +22,6 @@ from api.orders import Order, Upload, picture_of
 from api.tasks import Delivery, Extras, ImageFormat, Output, Task, TaskKind, TaskState
 from inference.errors import EngineError, Refused, Unsupported
 from inference.job import ImageRequest, ImageRole, Lora, Mode
-from inference.sizes import parse_ratio
 
 NAME = "apimodels"
 FILES = "/api/v1/images/files"
@@ -33,11 +32,6 @@ ID_CHARS = 23
 IMAGES = ("image_url", "image_urls", "image", "images")
 MASKS = ("mask", "mask_url", "mask_image")
 CALLBACKS = ("callback_url", "callBackUrl")
-# Ratios that leave the choice: to the model, to `width` and `height`, to the picture that is sent.
-NO_RATIO = ("auto", "custom", "match_input_image")
-SMALL_TIER, SMALL_SIDE_PX = "512", 512
-# The tier that a size in pixels belongs to, by its longer side.
-LONGEST_SIDES_PX = {"512": 512, "1K": 1536, "2K": 2048}
 LIGHTNING = "lightning"
 # Ours for theirs.
 QUALITIES = {"auto": None, "low": "standard", "medium": "medium", "high": "high"}
@@ -123,22 +117,6 @@ def to_request(wire: GenerationRequest) -> ImageRequest:
         profile=LIGHTNING if wire.turbo else None,
         **to_size(wire),
     )
-
-
-def to_size(wire: GenerationRequest) -> dict[str, Any]:
-    """The fields of a wish that say its size; raises BadRequest where they contradict."""
-    size = None if wire.size == "auto" else wire.size
-    tier = _one_of("resolution", wire.resolution, size if _is_tier(size) else None)
-    ratio = None if wire.aspect_ratio in NO_RATIO else wire.aspect_ratio
-    ratio = _one_of("aspect_ratio", ratio, size if size and ":" in size else None)
-    pixels = _pixels(wire, size)
-    if pixels is not None:
-        _check_pixels(*pixels, ratio, tier)
-    elif tier == SMALL_TIER:
-        pixels = _small(ratio)
-    if pixels is not None:
-        return {"width": pixels[0], "height": pixels[1]}
-    return {"aspect_ratio": ratio, "resolution": tier.lower() if tier is not None else None}
 
 
 def to_uploads(wire: GenerationRequest) -> list[Upload]:
@@ -282,55 +260,6 @@ def _agreed(wire: GenerationRequest, names: Sequence[str]) -> tuple[str, str] | 
         if text != given[0][1]:
             raise BadRequest(f"{given[0][0]} and {name} differ; send one of them", field=name)
     return given[0] if given else None
-
-
-def _one_of(name: str, value: str | None, size: str | None) -> str | None:
-    if value is None or size is None:
-        return value or size
-    if value.upper() != size.upper():
-        raise BadRequest(f"{name} {value} and size {size} differ; send one of them", field=name)
-    return value
-
-
-def _is_tier(size: str | None) -> bool:
-    return size is not None and size[-1] in "kK"
-
-
-def _pixels(wire: GenerationRequest, size: str | None) -> tuple[int, int] | None:
-    if size is not None and "x" in size:
-        width, height = (int(side) for side in size.split("x"))
-        if (wire.width or width, wire.height or height) != (width, height):
-            raise BadRequest("size and width or height differ; send one of them", field="size")
-        if not width or not height:
-            raise BadRequest(f"size {size} has a side of nothing", field="size")
-        return width, height
-    if wire.width is None and wire.height is None:
-        return None
-    if wire.width is None or wire.height is None:
-        missing = "width" if wire.width is None else "height"
-        raise BadRequest("width and height belong together; send both or neither", field=missing)
-    return wire.width, wire.height
-
-
-def _check_pixels(width: int, height: int, ratio: str | None, tier: str | None) -> None:
-    """Raise BadRequest where a ratio or a tier says another size than the pixels do."""
-    if ratio is not None and not math.isclose(parse_ratio(ratio), width / height):
-        what = f"aspect_ratio {ratio} and {width}x{height} pixels differ; send one of them"
-        raise BadRequest(what, field="aspect_ratio")
-    if tier is not None and tier.upper() != _tier_of(width, height):
-        what = f"resolution {tier} and {width}x{height} pixels differ; send one of them"
-        raise BadRequest(what, field="resolution")
-
-
-def _tier_of(width: int, height: int) -> str:
-    longest = max(width, height)
-    return next((tier for tier, most in LONGEST_SIDES_PX.items() if longest <= most), "4K")
-
-
-def _small(ratio: str | None) -> tuple[int, int]:
-    """A picture with the area of the smallest tier, in a ratio."""
-    stretch = math.sqrt(parse_ratio(ratio or "1:1"))
-    return round(SMALL_SIDE_PX * stretch), round(SMALL_SIDE_PX / stretch)
 
 
 def _addresses(value: str | list[str]) -> str | list[str] | None:

@@ -21,7 +21,7 @@ from api.dialects.openai import schema, translate, uploads
 from api.dialects.openai.events import Told, to_stream
 from api.dialects.orders import NotMade, abandon, made, once_of, place_and_stay
 from api.dialects.pictures import picture_response
-from api.errors import NoCredits
+from api.errors import BadRequest, NoCredits, NotFound
 from api.orders import Order
 from api.tasks import Output, Task
 
@@ -73,8 +73,9 @@ async def edits(request: Request, desk: DeskOf, caller: AskerOf) -> Response:
     """Change pictures by a prompt, within a mask if there is one."""
     body = translate.without_nulls(await read_body(request, desk.limits))
     wire = parse(schema.EditRequest, body)
+    kept = await _kept(desk, caller, wire)
     # in a thread: a header may hold 64 MB of compressed text before it tells the size
-    pictures = await asyncio.to_thread(uploads.of_edit, wire, body.files)
+    pictures = await asyncio.to_thread(uploads.of_edit, wire, body.files, kept)
     order = translate.to_order(wire, pictures)
     return await _answer(request, desk, caller, body, wire, order, (wire.response_format,))
 
@@ -90,6 +91,15 @@ async def variations(request: Request, desk: DeskOf, caller: AskerOf) -> Respons
     wire = parse(schema.VariationRequest, body)
     order = translate.to_variation(wire, uploads.of_variation(wire, body.files))
     return await _answer(request, desk, caller, body, wire, order, (wire.response_format,))
+
+
+async def keep(desk: Desk, caller: Caller, body: Body) -> Response:
+    """Answer an upload whose body has been read."""
+    body = translate.without_nulls(body)
+    wire = parse(schema.FileRequest, body)
+    part = uploads.of_file(body.files)
+    upload = await desk.uploads.keep(caller.account, part.data, field=part.name)
+    return JSONResponse(translate.to_file(upload, part.file_name, wire.purpose))
 
 
 @router.head(f"{translate.FILES}/{{task_id}}/{{index}}.{{extension}}", include_in_schema=False)
@@ -117,6 +127,23 @@ async def models(desk: DeskOf, _: CallerOf) -> dict[str, Any]:
 async def model(model_id: str, desk: DeskOf, _: CallerOf) -> dict[str, Any]:
     """One of them; its name may hold slashes."""
     return translate.to_model(desk.catalog, model_id)
+
+
+async def _kept(desk: Desk, caller: Caller, wire: schema.EditRequest) -> dict[str, bytes]:
+    """The pictures that a request names by their ids, by field; raises BadRequest."""
+    found = {}
+    for field, reference in uploads.references_in(wire).items():
+        if reference.file_id is None:
+            continue
+        try:
+            upload = await desk.uploads.get(translate.upload_id_of(reference.file_id))
+            if upload.account != caller.account:
+                raise NotFound("there is no such upload")
+            found[field] = await desk.uploads.read(upload)
+        except NotFound:
+            name = f"{field}.file_id"
+            raise BadRequest(f"{name}: there is no such file, or no longer", field=name) from None
+    return found
 
 
 async def _answer(

@@ -82,7 +82,7 @@ class ImageReference(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     image_url: Annotated[str | None, Field(description="an address or a data URI")] = None
-    file_id: Annotated[str | None, Field(description="refused: no files are kept here")] = None
+    file_id: Annotated[str | None, Field(description="of a file that was left at /v1/files")] = None
 
 
 Texts = Annotated[list[str], BeforeValidator(_as_list)]
@@ -106,6 +106,14 @@ class VariationRequest(_Common):
     """`POST /v1/images/variations`: one picture, and no words."""
 
     image: Annotated[Texts, Field(max_length=1, description="a data URI or an address")] = []
+
+
+class FileRequest(BaseModel):
+    """`POST /v1/files`, beside its part `file`."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    purpose: Annotated[str, Field(min_length=1, max_length=64, description="repeated")]
 
 
 class Image(BaseModel):
@@ -143,6 +151,18 @@ class ImagesResponse(BaseModel):
     size: str
     safety_identifier: str | None = None
     usage: Usage
+
+
+class File(BaseModel):
+    """A picture that was left here, for requests to name by its `id`; times are epoch seconds."""
+
+    id: str
+    object: Literal["file"]
+    bytes: int
+    created_at: int
+    expires_at: int
+    filename: str
+    purpose: str
 
 
 class Model(BaseModel):

@@ -15,12 +15,14 @@ from api.limits import Allowance
 from api.links import pictures_at
 from api.orders import Order, Upload
 from api.tasks import Delivery, ImageFormat, Output, Task
+from api.uploads import KeptUpload
 from inference.catalog import Catalog
 from inference.errors import EngineError, Refused, UnknownModel, Unsupported
 from inference.job import ImageRequest, Mode
 
 OWNER = "darkroom"
 FILES = "/v1/images/files"
+FILE_PREFIX = "file-"
 # Ours for theirs, and back: what was asked beyond `high` was made as `high`.
 QUALITIES = {
     "auto": None,
@@ -191,6 +193,24 @@ def to_usage(task: Task, pictures: int) -> dict[str, Any]:
 def file_path(task_id: str, output: Output) -> str:
     """Where a picture is fetched by signed link."""
     return f"{FILES}/{task_id}/{output.index}.{output.media_type.removeprefix('image/')}"
+
+
+def to_file(upload: KeptUpload, file_name: str, purpose: str) -> dict[str, Any]:
+    """A `File`."""
+    return {
+        "id": FILE_PREFIX + upload.id,
+        "object": "file",
+        "bytes": upload.size_bytes,
+        "created_at": upload.created_ms // 1000,
+        "expires_at": upload.expires_ms // 1000,
+        "filename": file_name,
+        "purpose": purpose,
+    }
+
+
+def upload_id_of(file_id: str) -> str:
+    """The upload that a file's id names."""
+    return file_id.removeprefix(FILE_PREFIX)
 
 
 LINKED = pictures_at(rf"{FILES}/(?P<task>[A-Za-z0-9_-]+)/(?P<index>\d{{1,4}})\.[a-z]+")

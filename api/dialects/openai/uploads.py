@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from PIL import ExifTags, Image
 
@@ -22,19 +22,34 @@ FORMATS = ("PNG", "JPEG", "WEBP", "AVIF")
 TURNED = (5, 6, 7, 8)
 
 
-def of_edit(wire: EditRequest, files: Sequence[FilePart]) -> list[Upload]:
-    """The pictures of an edit, then its mask; raises BadRequest or Unsupported."""
+def of_edit(
+    wire: EditRequest, files: Sequence[FilePart], kept: Mapping[str, bytes]
+) -> list[Upload]:
+    """The pictures of an edit, then its mask; `kept` are those named by their ids, by field.
+
+    Raises BadRequest or Unsupported.
+    """
     uploads = [_of_text(text, "image") for text in wire.image]
-    uploads += [_of_reference(one, f"images.{i}") for i, one in enumerate(wire.images)]
+    uploads += [
+        _of_reference(one, field, kept)
+        for field, one in references_in(wire).items()
+        if field != "mask"
+    ]
     uploads += _of_parts(files, taken=("image", "mask"))
     if wire.mask is not None:
-        uploads.append(_of_reference(wire.mask, "mask", ImageRole.MASK))
+        uploads.append(_of_reference(wire.mask, "mask", kept, ImageRole.MASK))
     sources = [one for one in uploads if one.role is ImageRole.SOURCE]
     masks = [one for one in uploads if one.role is ImageRole.MASK]
     _check_counts(sources, masks)
     for mask in masks:
         check_sizes(sources[0], mask)
     return [*sources, *masks]
+
+
+def references_in(wire: EditRequest) -> dict[str, ImageReference]:
+    """The pictures and the mask of a JSON body, by field."""
+    named = {f"images.{number}": one for number, one in enumerate(wire.images)}
+    return named if wire.mask is None else named | {"mask": wire.mask}
 
 
 def of_variation(wire: VariationRequest, files: Sequence[FilePart]) -> list[Upload]:
@@ -44,6 +59,13 @@ def of_variation(wire: VariationRequest, files: Sequence[FilePart]) -> list[Uplo
     if len(uploads) > 1:
         raise BadRequest("send one image, not several", field="image")
     return uploads
+
+
+def of_file(files: Sequence[FilePart]) -> FilePart:
+    """The file of an upload; raises BadRequest unless there is one."""
+    if len(files) != 1 or files[0].name != "file":
+        raise BadRequest("send one file, as the part named file", field="file")
+    return files[0]
 
 
 def refuse_files(files: Sequence[FilePart]) -> None:
@@ -99,11 +121,15 @@ def _of_text(text: str, field: str, role: ImageRole = ImageRole.SOURCE) -> Uploa
 
 
 def _of_reference(
-    reference: ImageReference, field: str, role: ImageRole = ImageRole.SOURCE
+    reference: ImageReference,
+    field: str,
+    kept: Mapping[str, bytes],
+    role: ImageRole = ImageRole.SOURCE,
 ) -> Upload:
-    if reference.file_id is not None:
-        name = f"{field}.file_id"
-        raise Unsupported(name, f"{name}: no files are kept here; send the picture as image_url")
+    if field in kept and reference.image_url is not None:
+        raise BadRequest(f"{field}: send image_url or file_id, not both", field=field)
+    if field in kept:
+        return Upload(role=role, field=f"{field}.file_id", data=kept[field])
     if reference.image_url is None:
         raise BadRequest(f"{field}.image_url is required", field=f"{field}.image_url")
     return _of_text(reference.image_url, f"{field}.image_url", role)

@@ -127,7 +127,7 @@ def test_pictures_come_in_order_and_the_mask_last() -> None:
     parts = ("mask", "image[]", "image", "image[0]")
     files = [FilePart(name=name, data=str(n).encode()) for n, name in enumerate(parts)]
 
-    found = uploads.of_edit(edit(), files)
+    found = uploads.of_edit(edit(), files, {})
 
     assert [(one.role, one.field, one.data) for one in found] == [
         (ImageRole.SOURCE, "image", b"1"),
@@ -140,7 +140,7 @@ def test_pictures_come_in_order_and_the_mask_last() -> None:
 def test_an_address_is_left_to_be_fetched() -> None:
     body = edit(images=[{"image_url": "https://example.com/a.png"}], mask="https://example.com/b")
 
-    found = uploads.of_edit(body, [])
+    found = uploads.of_edit(body, [], {})
 
     assert found == [
         Upload(
@@ -154,7 +154,7 @@ def test_an_address_is_left_to_be_fetched() -> None:
 
 def test_a_file_name_that_nobody_takes_is_shown_in_part() -> None:
     with pytest.raises(BadRequest) as caught:
-        uploads.of_edit(edit(), [FilePart(name="x" * 999, data=b"1")])
+        uploads.of_edit(edit(), [FilePart(name="x" * 999, data=b"1")], {})
 
     assert len(str(caught.value)) < 200
 
