@@ -17,10 +17,11 @@ from api.build import Services
 from api.clock import wall_clock_ms
 from api.errors import Unavailable
 from api.housekeeping import HOUR_MS, KEYS, LIST_PICTURES_EVERY_MS, ROWS, Housekeeper
-from api.storage import LocalStorage, Storage, input_key, output_key
+from api.storage import LocalStorage, Storage, input_key, output_key, upload_key
 from api.store import Store, migrate_sqlite, sqlite_database
 from api.store.database import Database
 from api.store.housekeeping import HousekeepingStore
+from api.store.uploads import KeptUpload, UploadStore
 from api.tasks import Task, TaskState
 from inference.job import ImageRole, InputImage
 from tests.api.conftest import Serve
@@ -84,6 +85,18 @@ class House:
             for path in self.objects.rglob("*")
             if path.is_file()
         }
+
+    async def upload(self, upload_id: str, *, hours: int) -> str:
+        """The key of an upload that is kept for so long from now on."""
+        key = upload_key(upload_id)
+        await self.put(key)
+        now_ms = self.clock()
+        kept = KeptUpload(
+            id=upload_id, account="me", key=key, media_type="image/png", size_bytes=9,
+            width=1, height=1, created_ms=now_ms, expires_ms=now_ms + hours * HOUR_MS,
+        )  # fmt: skip
+        assert await UploadStore(self.database, self.clock).insert("me", [kept], max_bytes=10**6)
+        return key
 
     async def marked(self, task_id: str) -> int | None:
         task = await self.store.get(task_id)
@@ -262,6 +275,49 @@ async def test_remains_of_a_cut_write_go(house: House) -> None:
     os.utime(remains, (0, 0))
     assert await house.keeper().sweep() == {"strays": 1}
     assert house.files() == {task.outputs[0].key}
+
+
+async def test_uploads_go_when_their_time_is_up(house: House) -> None:
+    await house.upload("short", hours=2)
+    long = await house.upload("long", hours=3)
+    house.clock.ms += 2 * HOUR_MS - 1
+    assert await house.keeper(retention_hours=None).sweep() == {}
+    house.clock.ms += 1
+    assert await house.keeper(retention_hours=None).sweep() == {"uploads": 1}
+    assert house.files() == {long}
+    assert house.execute("SELECT id FROM uploads") == [("long",)]
+
+
+async def test_many_uploads_go_in_small_batches(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.housekeeping.ROWS", 2)
+    for number in range(5):
+        await house.upload(f"u{number}", hours=1)
+    house.clock.ms += HOUR_MS
+    assert await house.keeper().sweep() == {"uploads": 5}
+    assert house.files() == set()
+
+
+async def test_an_upload_that_could_not_be_deleted_is_found_later(house: House) -> None:
+    key = await house.upload("one", hours=1)
+    keeper = house.keeper(Failing(house.storage, Unavailable("away")))
+    house.clock.ms += 2 * HOUR_MS
+    assert await keeper.sweep() == {}
+    assert house.files() == {key} and house.execute("SELECT id FROM uploads") == []
+    keeper._storage = house.storage
+    assert await keeper.sweep() == {"strays": 1}
+    assert house.files() == set()
+
+
+async def test_uploads_that_no_row_names_go_after_an_hour(house: House) -> None:
+    await house.put(upload_key("stray"))
+    kept = await house.upload("kept", hours=9)
+    house.clock.ms += HOUR_MS - 1
+    assert await house.keeper().sweep() == {}
+    house.clock.ms += 2
+    assert await house.keeper().sweep() == {"strays": 1}
+    assert house.files() == {kept}
 
 
 async def test_what_no_row_names_goes_after_an_hour(house: House) -> None:
