@@ -148,7 +148,7 @@ class TestGenerateRemotely:
             (("--steps", 999), "num_inference_steps must lie between 1 and 50, not 999 (--steps)"),
             (("--ratio", "wide"), "'wide' is not a ratio like 16:9 (--ratio)"),
             (("--model", "nothing"), "no model 'nothing' here"),
-            (("--count", 99), "count must lie between 1 and 10"),
+            (("--count", 99), "count must lie between 1 and 20"),
             (("--image", "notes.txt"), "not a picture"),
             (("--sampler", "euler"), "'tiny-flux' has no sampler 'euler'"),
             (("--mask-blur", 3), "mask_blur needs a mask; send one or leave it out (--mask-blur)"),
