@@ -17,7 +17,9 @@ def table(catalog: Catalog) -> Table:
     """One row per model."""
     made = Table(box=None, pad_edge=False, show_edge=False)
     for heading in ("model", "modes", "sizes", "defaults", "aliases", "source"):
-        made.add_column(heading, no_wrap=heading not in ("sizes", "source"), overflow="fold")
+        is_long = heading in ("sizes", "aliases", "source")
+        # 16384x16384
+        made.add_column(heading, no_wrap=not is_long, overflow="fold", min_width=11 * is_long)
     for spec in catalog.models.values():
         made.add_row(
             spec.name,
