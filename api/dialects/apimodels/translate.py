@@ -121,14 +121,15 @@ def to_request(wire: GenerationRequest) -> ImageRequest:
 
 def to_uploads(wire: GenerationRequest) -> list[Upload]:
     """The pictures to change, each once however often it was sent, then the mask."""
-    texts = {text: name for name in reversed(IMAGES) for text in getattr(wire, name)}
-    order = dict.fromkeys(text for name in IMAGES for text in getattr(wire, name))
-    if len(order) > MAX_IMAGES:
-        name = texts[next(iter(order))]
-        raise BadRequest(f"{name}: send at most {MAX_IMAGES} pictures", field=name)
+    fields: dict[str, str] = {}
+    for name in IMAGES:
+        for text in getattr(wire, name):
+            fields.setdefault(text, name)
+    for name in list(fields.values())[MAX_IMAGES:]:
+        raise BadRequest(f"{name}: send at most {MAX_IMAGES} pictures in all", field=name)
     uploads = [
-        Upload(role=ImageRole.SOURCE, field=texts[text], data=picture_of(text, texts[text]))
-        for text in order
+        Upload(role=ImageRole.SOURCE, field=name, data=picture_of(text, name))
+        for text, name in fields.items()
     ]
     if mask := _agreed(wire, MASKS):
         data = picture_of(mask[1], mask[0])
