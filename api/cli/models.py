@@ -16,10 +16,11 @@ BUILTIN = "builtin:"
 def table(catalog: Catalog) -> Table:
     """One row per model."""
     made = Table(box=None, pad_edge=False, show_edge=False)
+    # room for one size, and for most names
+    least = {"sizes": 9, "aliases": 19, "source": 9}
     for heading in ("model", "modes", "sizes", "defaults", "aliases", "source"):
-        is_long = heading in ("sizes", "aliases", "source")
-        # 16384x16384
-        made.add_column(heading, no_wrap=not is_long, overflow="fold", min_width=11 * is_long)
+        wraps = heading in least
+        made.add_column(heading, no_wrap=not wraps, overflow="fold", min_width=least.get(heading))
     for spec in catalog.models.values():
         made.add_row(
             spec.name,
