@@ -46,8 +46,8 @@ class Upload:
 class Order:
     """One request as its dialect understood it; the wish's `images` are made from `uploads`.
 
-    `webhook_field` is what the dialect calls the address to be told. `new_id` makes an id of the
-    shape that its clients expect, at most 32 characters.
+    `webhook_field` is what the dialect calls the address to be told, `path_field` the name of a
+    copy. `new_id` makes an id of the shape that its clients expect, at most 32 characters.
     """
 
     request: ImageRequest
@@ -57,6 +57,7 @@ class Order:
     extras: Extras = NO_EXTRAS
     priority: int = 0
     webhook_field: str = "webhook"
+    path_field: str = "destination_path"
     new_id: Callable[[], str] = random_id
 
 
