@@ -53,7 +53,7 @@ async def generate(request: Request, desk: Desk, caller: Caller, body: Body) -> 
 async def generate_and_stay(request: Request, desk: Desk, caller: Caller, body: Body) -> Response:
     """Answer a generation whose body has been read when its pictures are made."""
     body, wire = _read(desk, body)
-    order = translate.to_order(wire, body, desk.base_url(request))
+    order = translate.to_order(wire, body, desk.base_url(request), in_reply=True)
     with translate.in_their_words(wire, order.uploads):
         task = made(await place_and_stay(request, desk, caller, body, order))
     reply = translate.to_reply(translate.to_sync(task, _link(request, desk)))

@@ -84,8 +84,13 @@ def check_model(model: Any, known: Sequence[str]) -> None:
         raise BadRequest(f"Invalid model: {short(model)}. Supported: {names}", field="model")
 
 
-def to_order(wire: GenerationRequest, body: Body, base_url: str) -> Order:
-    """The neutral order; raises BadRequest or Unsupported for what cannot be honoured."""
+def to_order(
+    wire: GenerationRequest, body: Body, base_url: str, *, in_reply: bool = False
+) -> Order:
+    """The neutral order; raises BadRequest or Unsupported for what cannot be honoured.
+
+    Pictures that are to leave `in_reply` are for nobody without it, unless a callback tells them.
+    """
     _refuse(wire)
     callback, url = _agreed(wire, CALLBACKS) or (CALLBACKS[0], None)
     return Order(
@@ -96,6 +101,7 @@ def to_order(wire: GenerationRequest, body: Body, base_url: str) -> Order:
             format=ImageFormat("jpeg" if wire.output_format == "jpg" else wire.output_format),
             webhooks=(url,) if url else (),
             base_url=base_url,
+            in_reply=in_reply and not url,
         ),
         extras=Extras(asked=to_asked(body.values), magic_prompt=wire.prompt_upsampling),
         webhook_field=callback,
