@@ -22,6 +22,7 @@ from api.hooks import Hooks
 from api.housekeeping import Housekeeper
 from api.late_engine import LateEngine
 from api.links import Links, PictureLink, Presign, load_links
+from api.loras import FetchedLoras
 from api.outbound import Outbound
 from api.outbound.client import GuardedNetwork
 from api.outputs import FileStyle
@@ -188,10 +189,18 @@ def build(
         readers=[(one.alias or "", one.linked) for one in DIALECTS if one.linked is not None],
         public_url=settings.public_url or "",
     )
+    loras = FetchedLoras(
+        folder.loras,
+        settings=settings,
+        outbound=outbound,
+        needed=HousekeepingStore(database).fetched_loras,
+        threads=pixels,
+    )
     workshop = Workshop(
         engine=engine,
         store=store,
         storage=storage,
+        loras=loras,
         updates=updates,
         pixels=pixels,
         style=_style(settings),
@@ -207,6 +216,7 @@ def build(
         dispatcher=dispatcher,
         outbound=outbound,
         pictures=own_links,
+        loras=loras,
         destinations=destinations,
         pixels=pixels,
         assistants=staff.assistants,

@@ -29,6 +29,11 @@ class DataFolder:
         return self.path / "objects"
 
     @property
+    def loras(self) -> Path:
+        """The folder of LoRAs that were fetched."""
+        return self.path / "loras"
+
+    @property
     def link_keys(self) -> Path:
         """The file of the secrets that sign links."""
         return self.path / "link_keys"

@@ -32,6 +32,7 @@ from inference.resolve import follow, resolve
 if TYPE_CHECKING:
     from api.destinations import Destinations
     from api.dispatcher import Dispatcher
+    from api.loras import FetchedLoras
     from api.settings import Settings
     from api.storage import Storage
     from api.store import Store
@@ -69,6 +70,7 @@ class Reception:
         dispatcher: Dispatcher,
         outbound: CheckUrl,
         pictures: PictureSource,
+        loras: FetchedLoras,
         destinations: Destinations,
         pixels: Executor,
         assistants: Assistants = NO_ASSISTANTS,
@@ -80,6 +82,7 @@ class Reception:
         self._dispatcher = dispatcher
         self._outbound = outbound
         self._pictures = pictures
+        self._loras = loras
         self._destinations = destinations
         self._pixels = pixels
         self._assistants = assistants
@@ -144,6 +147,7 @@ class Reception:
             self._outbound.check_url(url, field=order.webhook_field)
             for url in order.delivery.webhooks
         )
+        self._loras.check(request.loras)
         for upload in order.uploads:
             if isinstance(upload.data, Remote):
                 self._pictures.check(upload.data.url, field=upload.field)
@@ -173,6 +177,7 @@ class Reception:
         kept: list[str] = []
         sources: list[tuple[int, int]] = []
         try:
+            submission = replace(submission, job=await self._loras.fetch(submission.job))
             for upload, image in zip(uploads, submission.request.images, strict=True):
                 data = await self._rewrite(upload.field, await self._bytes_of(upload))
                 if image.role is ImageRole.SOURCE:

@@ -16,6 +16,7 @@ from api.assistants import NO_ASSISTANTS, AssistantFailed, Assistants
 from api.assisting import looked_at, prepared, rated
 from api.destinations import Deliver, DestinationFailed, deliver_nowhere
 from api.errors import Unavailable
+from api.loras import FetchedLoras
 from api.outputs import (
     PLAIN_STYLE,
     PREVIEW_MEDIA_TYPE,
@@ -70,6 +71,7 @@ class Workshop:
     engine: EnginePort
     store: Store
     storage: Storage
+    loras: FetchedLoras
     updates: Updates
     pixels: Executor
     style: FileStyle = PLAIN_STYLE
@@ -171,7 +173,8 @@ class Run:
             return
         self._log.info("task_started", model=job.model, images=len(self._missing))
         looked_at = partial(self._shop.updates.looked_at, job.id)
-        self._shop.engine.submit(job, pictures, self._emit, self._missing, looked_at)
+        placed = self._shop.loras.placed(job)
+        self._shop.engine.submit(placed, pictures, self._emit, self._missing, looked_at)
         owed = len(self._missing)
         async with asyncio.TaskGroup() as keeping:
             while owed:

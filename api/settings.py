@@ -80,6 +80,9 @@ class Settings(BaseSettings):
 
     allowed_targets: Annotated[tuple[str, ...], NoDecode] = ()
     fetch_seconds: PositiveSeconds = 20.0
+    max_lora_bytes: PositiveInt = 1024 * MIB
+    lora_fetch_seconds: PositiveSeconds = 120.0
+    kept_lora_bytes: PositiveInt = 20 * 1024 * MIB
 
     storage: Annotated[str, Field(pattern=STORAGE)] = "local"
     s3_endpoint: str | None = None

@@ -61,12 +61,14 @@ class Lora:
     """A LoRA by name, and how strongly it counts in one picture.
 
     1 is as trained, 0 not at all, below 0 the other way. `rank` keeps only that many components
-    of each of its layers. A request may leave both to the model; a job has its strength.
+    of each of its layers. A request may leave both to the model; a job has its strength. `path` is
+    where the file of one that was fetched lies, told to the engine alone.
     """
 
     name: str
     strength: float | None = None
     rank: int | None = None
+    path: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from inference.errors import LoraFailed, ModelFailed
 from inference.loading import locate
-from inference.lora_spec import HUB
+from inference.lora_spec import HUB, folders_of
 from inference.model_spec import ModelSpec
 
 Weights = dict[str, Tensor]
@@ -30,9 +30,15 @@ class Found:
     stamp: tuple[str, int, int]
 
 
-def find(spec: ModelSpec, name: str) -> Found:
-    """The file behind a LoRA's name; raises LoraFailed with the reason there is none."""
-    path = _listed(spec, name) if name in spec.loras else _own(spec, name)
+def find(spec: ModelSpec, name: str, fetched: str | None = None) -> Found:
+    """The file behind a LoRA's name; raises LoraFailed with the reason there is none.
+
+    `fetched` is where it lies, if the service has put it there.
+    """
+    if fetched is not None:
+        path = Path(fetched)
+    else:
+        path = _listed(spec, name) if name in spec.loras else _own(spec, name)
     try:
         status = path.stat()
     except OSError as error:
@@ -78,10 +84,10 @@ def _own(spec: ModelSpec, name: str) -> Path:
         owner, repository, *file = rest.split("/", 2)
         inner = file[0] if file else ""
         return _one_of(_from_hub(f"{owner}/{repository}", inner, None), inner)
-    for source in spec.loras_from:
+    for source in folders_of(spec) if kind == "folder" else ():
         folder = Path(source).resolve()
         path = (folder / rest).resolve()
-        if kind == "folder" and source != HUB and path.is_relative_to(folder) and path.is_file():
+        if path.is_relative_to(folder) and path.is_file():
             return path
     raise LoraFailed(f"LoRA {name!r} is not there")
 

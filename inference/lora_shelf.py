@@ -64,6 +64,7 @@ class LoraShelf:
         self._alive: weakref.WeakValueDictionary[_Key, Adapter] = weakref.WeakValueDictionary()
         self._coming: OrderedDict[_Key, Future[_Read]] = OrderedDict()
         self._failed: dict[_Key, tuple[LoraFailed, float]] = {}
+        self._paths: dict[str, str] = {}
 
     @property
     def held_bytes(self) -> int:
@@ -74,7 +75,7 @@ class LoraShelf:
     def ready(self, loras: Sequence[Lora]) -> bool:
         """Whether `mix` would not have to wait; what is missing is being read from now on."""
         # all of them, so that reading the second does not wait for the first
-        found = [self._is_ready((lora.name, lora.rank)) for lora in loras if lora.strength]
+        found = [self._is_ready(self._key(lora)) for lora in loras if lora.strength]
         return all(found)
 
     def mix(self, loras: Sequence[Lora]) -> Mix:
@@ -83,8 +84,14 @@ class LoraShelf:
         for lora in loras:
             assert lora.strength is not None, "a job's strengths are decided"
             if lora.strength:
-                parts.append((self._get((lora.name, lora.rank)), lora.strength))
+                parts.append((self._get(self._key(lora)), lora.strength))
         return Mix(tuple(parts))
+
+    def _key(self, lora: Lora) -> _Key:
+        """What it is kept under; a fetched one's name is of its content, so its path adds none."""
+        if lora.path is not None:
+            self._paths[lora.name] = lora.path
+        return lora.name, lora.rank
 
     def _is_ready(self, key: _Key) -> bool:
         if key in self._alive or self._failure(key) is not None:
@@ -152,7 +159,7 @@ class LoraShelf:
 
     def _read(self, name: str, rank: int | None) -> _Read:
         """What a file holds for this model, in float32 on the CPU; on any thread."""
-        found = find(self._spec, name)
+        found = find(self._spec, name, self._paths.get(name))
         # a file has at most four times the bytes that it takes here, by its narrower dtype
         if found.stamp[1] > 4 * self.limit_bytes:
             raise LoraFailed(f"{found.stamp[1]} bytes are too many")

@@ -20,6 +20,9 @@ LoraStrength = Annotated[float, Field(strict=True)]
 Rank = Annotated[int, Field(ge=1, le=1024, strict=True)]
 
 HUB = "hub"
+URL = "url"
+# What one that was fetched from an address is called from then on, with the hash of its file.
+FETCHED = "sha256:"
 # "hub:owner/name" or "hub:owner/name/file.safetensors", and "folder:file.safetensors"
 _PART = r"\w[\w.\- ]*"
 _HUB_NAME = re.compile(rf"hub:{_PART}/{_PART}(/({_PART}/)*{_PART}\.safetensors)?", re.ASCII)
@@ -48,8 +51,8 @@ def problems(spec: ModelSpec) -> Iterator[str]:
     if (spec.loras or spec.loras_from) and not spec.rules.loras:
         yield f"family {spec.family!r} takes no LoRA"
     for source in spec.loras_from:
-        if source != HUB and "/" not in source:
-            yield f"loras_from takes 'hub' or a folder's path, not {source!r}"
+        if source not in (HUB, URL) and "/" not in source:
+            yield f"loras_from takes 'hub', 'url' or a folder's path, not {source!r}"
     if (default := spec.defaults.profile) is not None and default not in spec.profiles:
         yield f"the default profile {default!r} is none of its profiles"
     limit = spec.limits.lora_strength
@@ -134,12 +137,25 @@ def _refusal(spec: ModelSpec, name: str) -> str | None:
         return None
     if not spec.loras and not spec.loras_from:
         return f"{spec.name!r} takes no LoRA"
-    folders = [source for source in spec.loras_from if source != HUB]
+    if is_address(name) and URL in spec.loras_from:
+        return None
+    if name[:7].lower() == "http://" and URL in spec.loras_from:
+        return "a LoRA's address must begin with https://"
     if name.startswith("hub:") and HUB in spec.loras_from:
         return None if _HUB_NAME.fullmatch(name) else f"{name[:80]!r} is no hub:owner/name"
-    if name.startswith("folder:") and folders:
+    if name.startswith("folder:") and folders_of(spec):
         return None if _FOLDER_NAME.fullmatch(name) else f"{name[:80]!r} is no folder:file"
     return f"{spec.name!r} has no LoRA {name[:80]!r}{_listed(spec.loras)}"
+
+
+def folders_of(spec: ModelSpec) -> list[str]:
+    """The folders that requests may name files of."""
+    return [source for source in spec.loras_from if source not in (HUB, URL)]
+
+
+def is_address(name: str) -> bool:
+    """Whether a LoRA's name says where on the web it lies."""
+    return name[:8].lower() == "https://"
 
 
 def _listed(loras: Mapping[str, LoraSpec]) -> str:

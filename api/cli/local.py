@@ -16,6 +16,7 @@ from inference.catalog import Catalog, load_catalog
 from inference.errors import CatalogError, Refused
 from inference.events import Cancelled, Event, Failed, ImageDone, Progress
 from inference.job import ImageRequest, ImageRole, InputImage, Job, Lora
+from inference.lora_spec import is_address
 from inference.pixels import decode
 from inference.resolve import follow, resolve
 
@@ -80,6 +81,8 @@ def _job(wish: Wish, catalog: Catalog) -> Job:
     fields["loras"] = tuple(Lora(**one) for one in wish.fields.get("loras", ()))
     request = ImageRequest(images=images, **fields)
     job = resolve(catalog, request, job_id=JOB_ID)
+    if any(is_address(lora.name) for lora in job.loras):
+        raise UsageError("a LoRA's address takes a server that fetches it", "loras")
     sizes = [(given.role, _size_of(given)) for given in wish.pictures]
     sources = [size for role, size in sizes if role is ImageRole.SOURCE]
     return follow(catalog, request, job, sources[0]) if sources else job

@@ -5,6 +5,7 @@ Whoever reads holds up the event loop, and whoever writes holds up all who write
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +16,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from api.clock import wall_clock_ms
 from api.storage.keys import INPUTS, owner_of
 from api.store.database import Database
-from api.store.schema import idempotency, outbox, outputs, tasks, uploads
+from api.store.schema import UNFINISHED, idempotency, outbox, outputs, tasks, uploads
 from api.tasks import TaskState
+from inference.lora_spec import FETCHED
+
+_FETCHED_NAME = re.compile(rf"{FETCHED}[0-9a-f]{{64}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,16 @@ class HousekeepingStore:
             return [key for key in keys if key not in named]
 
         return await self._database.read(work)
+
+    async def fetched_loras(self) -> set[str]:
+        """The names of fetched LoRAs that tasks which have not ended hold, and maybe a few more."""
+        wanted = select(tasks.c.job).where(UNFINISHED, tasks.c.job.contains(f'"{FETCHED}'))
+
+        async def find(connection: AsyncConnection) -> set[str]:
+            jobs = (await connection.execute(wanted)).scalars()
+            return {name for job in jobs for name in _FETCHED_NAME.findall(job)}
+
+        return await self._database.read(find)
 
     async def forget_idempotency(self, *, before_ms: int, limit: int) -> int:
         """Drop that many keys that were first sent before then."""

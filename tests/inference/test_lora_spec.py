@@ -171,6 +171,22 @@ class TestOwnSources:
         assert isinstance(refused(catalog(loras_from=[]), loras=(Lora(name=name),)), Unsupported)
 
 
+class TestAddresses:
+    TAKES = catalog(loras_from=["url"])
+
+    @pytest.mark.parametrize("name", ["https://a.example/ink.safetensors", "HTTPS://a.example/x?y"])
+    def test_allowed_where_the_entry_says(self, name: str) -> None:
+        job = made(self.TAKES, loras=(Lora(name=name),))
+        assert job.loras == (Lora(name=name, strength=1.0),)
+        assert isinstance(refused(loras=(Lora(name=name),)), Unsupported)
+
+    @pytest.mark.parametrize(
+        "name", ["http://a.example/x", "ftp://a.example/x", f"sha256:{'a' * 64}", "folder:a"]
+    )
+    def test_nothing_else_is_one(self, name: str) -> None:
+        assert refused(self.TAKES, loras=(Lora(name=name),)).field == "loras"
+
+
 class TestProfiles:
     def test_a_profile_brings_its_loras_steps_and_guidance(self) -> None:
         job = made(profile="lightning")
@@ -219,7 +235,7 @@ class TestProfiles:
         ({"loras": {"ink": {"source": "a/b", "rank": 0}}}, 8, "greater than or equal to 1"),
         ({"loras": {"ink": {"source": "a/b", "strength": 5}}}, 2, "beyond the limit of 4"),
         ({"loras": {"hub:x": {"source": "a/b"}}}, 2, "no colon"),
-        ({"loras_from": ["url"]}, 2, "'hub' or a folder's path, not 'url'"),
+        ({"loras_from": ["web"]}, 2, "'hub', 'url' or a folder's path, not 'web'"),
         ({"profiles": {"p": {"loras": {"x": 1}}}}, 2, "profile 'p': no LoRA 'x'; it lists none"),
         ({"profiles": {"p": {"lora": {}}}}, 7, "did you mean 'loras'?"),
         ({"profiles": {"p": {"num_inference_steps": 500}}}, 2, "above the limit of 100"),

@@ -75,7 +75,7 @@ def _fresh(bench: Bench) -> Iterator[None]:
 
 def nothing_is_left(bench: Bench) -> bool:
     """Whether every layer of every model runs its own forward."""
-    models = bench.worker._residents._loaded.values()
+    models = [one.model for one in bench.worker._residents._all.values() if one.model is not None]
     return not any(
         "forward" in module.__dict__
         for model in models
@@ -150,6 +150,29 @@ def test_staggered_requests_with_their_own_loras_are_as_alone(
         assert difference(together[wanted.id], made_alone(bench, wanted)) <= 1, wanted.id
     without = made_alone(bench, asks("j1", seeds=(1,), num_inference_steps=5))
     assert difference(together["j1"], without) > 10
+
+
+def test_a_fetched_one_is_found_by_its_path_and_kept_by_its_name(
+    bench: Bench, served: Catalog, tmp_path: Path
+) -> None:
+    def wanted(name: str, **place: Any) -> Job:
+        return job(name, "flux", loras=(Lora(name=name, strength=0.8, **place),))
+
+    file = Path(served.models["flux"].loras["a"].source)
+    moved = tmp_path / "moved.safetensors"
+    moved.write_bytes(file.read_bytes())
+    jobs = [wanted("a"), wanted("sha256:1", path=str(moved)), wanted("sha256:2", path="gone")]
+    for one in jobs:
+        bench.submit(one)
+        bench.finish()
+    moved.unlink()
+    assert difference(bench.seen.picture("a"), bench.seen.picture("sha256:1")) == 0
+    lost = bench.seen.outcome("sha256:2")
+    assert isinstance(lost, Failed) and "No such file" in str(lost.error)
+    bench.seen.events.clear()
+    bench.submit(jobs[1])
+    bench.finish()
+    assert bench.seen.picture("sha256:1")
 
 
 def test_strength_zero_is_the_plain_call_to_the_bit(bench: Bench, served: Catalog) -> None:

@@ -158,7 +158,9 @@ def to_body(task: Task, link: PictureLink) -> dict[str, Any]:
         "num_inference_steps": job.num_inference_steps,
         "guidance_scale": job.guidance_scale,
         "strength": job.strength if job.takes_strength else None,
-        "loras": [asdict(lora) for lora in job.loras],
+        "loras": [
+            {"name": lora.name, "strength": lora.strength, "rank": lora.rank} for lora in job.loras
+        ],
         "downsizing_mp": job.downsizing_mp,
         "sampler": job.sampler,
         "mask_blur": job.mask_blur if job.mode is Mode.INPAINT else None,
