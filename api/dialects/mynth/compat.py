@@ -45,7 +45,8 @@ def _rating(rating: dict[str, Any]) -> Any:
 def _input(one: Any) -> Any:
     if not isinstance(one, dict) or "role" not in one:
         return one
-    return {"as": ROLES.get(one["role"], one["role"])} | one
+    role = one["role"]
+    return {"as": ROLES.get(role, role) if isinstance(role, str) else role} | one
 
 
 def beside(body: Mapping[str, Any]) -> dict[str, Any]:
