@@ -145,10 +145,12 @@ def to_uploads(wire: GenerationRequest) -> list[Upload]:
 
 def to_asked(values: Mapping[str, Any]) -> dict[str, Any]:
     """The request as a callback repeats it: what was sent, but pictures by address alone."""
-    asked = {name: values[name] for name in GenerationRequest.model_fields if name in values}
-    for name in (*IMAGES, *MASKS):
-        if name in asked:
-            asked[name] = _addresses(asked[name])
+    known, pictures = GenerationRequest.model_fields, (*IMAGES, *MASKS)
+    asked = {
+        name: _addresses(value) if name in pictures else value
+        for name, value in values.items()
+        if name in known
+    }
     return {name: value for name, value in asked.items() if value not in (None, [])}
 
 
