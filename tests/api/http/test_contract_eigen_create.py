@@ -6,13 +6,17 @@ send and read; `INF` is what we do where all are silent.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+import yaml
 
+from tests.api.assist.replies import finds
 from tests.api.http.eigen import LEAST, PATH, Send, ask, fault, jobs_of, made, newest, opened, send
-from tests.api.http.served import Served, make_key, serving
+from tests.api.http.served import ROOT, Served, make_key, serving
+from tests.api.receivers import Receiver
 
 FACTS = {
     *("image_base64", "turbo_image_base64", "seed", "width", "height", "model"),
@@ -158,6 +162,25 @@ def test_the_empty_fields_of_a_form_are_left_out__INF(served: Served) -> None:
     made(served.client.post(PATH, content=f"{body}--edge--\r\n".encode(), headers=headers))
 
     assert newest(served)["mode"] == "generate"
+
+
+async def test_live_references_reach_the_prompt_and_are_told__S2(tmp_path: Path) -> None:
+    found = {"url": "https://flags.example/", "title": "Ours", "content": "A blue star on pink."}
+    async with Receiver([finds(found)]) as web:
+        models = tmp_path / "models.yaml"
+        search = {"search": {"searxng": f"http://127.0.0.1:{web.port}"}}
+        models.write_text((ROOT / "models.yaml").read_text() + yaml.safe_dump(search))
+        with serving(tmp_path / "data", models=models) as served:
+            async with httpx2.AsyncClient(base_url=served.url, timeout=60) as client:
+                wish = LEAST | {"prompt": "the flag of Testland", "real_time": True}
+                live = made(await client.post(PATH, json=wish))
+                told = newest(served)["prompt"]
+                plain = made(await client.post(PATH, json=wish | {"real_time": False}))
+
+    assert live["sources"] == ["https://flags.example/"]
+    assert all(word in told for word in ("blue", "star", "pink")), told
+    assert "sources" not in plain
+    assert len(web.received) == 1
 
 
 @pytest.mark.parametrize("model", ["eigen-image", "flux-1-kontext", "qwen-image-edit-2511"])
