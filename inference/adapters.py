@@ -1,4 +1,7 @@
-"""The checkpoints that take tags from reference pictures: read, checked against their model."""
+"""The checkpoints that take tags from reference pictures: read, checked against their model.
+
+All is read into RAM, on any thread but a worker's, and leaves the model as it is.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from transformers import CLIPVisionModelWithProjection
 
 from inference.errors import ReferenceFailed
 from inference.image_rows import ImageAdapter
-from inference.loading import LOAD_LOCK, load_part, locate
+from inference.loading import LOAD_LOCK, locate, read_part
+from inference.quiet import loading
 from inference.reference_spec import ReferenceSpec
 
 # What a ControlNet has in common with the denoiser that it was made for, where both say it.
@@ -22,7 +26,7 @@ _SHARED_SHAPE = (
 )
 
 
-def load_controlnet(entry: ReferenceSpec, kind: str, denoiser: Any, device: str) -> Any:
+def load_controlnet(entry: ReferenceSpec, kind: str, denoiser: Any) -> Any:
     """A ControlNet of the class `kind` for that denoiser; raises with the reason against it."""
     wanted = getattr(diffusers, kind)
     place = {"subfolder": entry.subfolder, "revision": entry.revision}
@@ -30,7 +34,7 @@ def load_controlnet(entry: ReferenceSpec, kind: str, denoiser: Any, device: str)
     held = wanted.load_config(locate(entry.source), **given).get("_class_name", kind)
     if held != kind:
         raise ReferenceFailed(f"{entry.source} holds a {held}, not a {kind}")
-    net = load_part(wanted, entry.source, denoiser.dtype, device, **place)
+    net = read_part(wanted, entry.source, denoiser.dtype, **place)
     for name in _SHARED_SHAPE:
         ours, its = denoiser.config.get(name), net.config.get(name)
         if None not in (ours, its) and _plain(ours) != _plain(its):
@@ -48,28 +52,21 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def load_redux(entry: ReferenceSpec, dtype: torch.dtype, device: str) -> Any:
+def load_redux(entry: ReferenceSpec, denoiser: Any) -> Any:
     """The encoder and embedder of FLUX.1 Redux, as the pipeline they come in."""
-    prior = load_part(
-        diffusers.FluxPriorReduxPipeline,
-        entry.source,
-        dtype,
-        device,
-        revision=entry.revision,
-    )
+    kind = diffusers.FluxPriorReduxPipeline
+    prior = read_part(kind, entry.source, denoiser.dtype, revision=entry.revision)
     prior.set_progress_bar_config(disable=True)
     return prior
 
 
-def load_image_adapter(
-    entry: ReferenceSpec, pipe: Any, component: str, device: str
-) -> ImageAdapter:
-    """An IP-Adapter for the pipeline's denoiser, which stays as it is."""
+def load_image_adapter(entry: ReferenceSpec, pipe: Any, component: str) -> ImageAdapter:
+    """An IP-Adapter for the denoiser that the pipeline has under `component`."""
     denoiser = getattr(pipe, component)
-    encoder = _image_encoder(entry, denoiser.dtype, device)
+    encoder = _image_encoder(entry, denoiser.dtype)
     eyes, catcher = copy.copy(pipe), _Catcher(denoiser)
     eyes.__dict__ |= {"image_encoder": encoder, "feature_extractor": None, component: catcher}
-    with LOAD_LOCK:
+    with LOAD_LOCK, loading(), torch.no_grad():
         # diffusers knows the layouts, and hands what it has read to the denoiser
         eyes.load_ip_adapter(
             locate(entry.source),
@@ -79,23 +76,28 @@ def load_image_adapter(
         )
         (weights,) = catcher.caught
         _check_plain(weights, entry)
-        layers = denoiser._convert_ip_adapter_image_proj_to_diffusers(weights["image_proj"])
-        found = denoiser._convert_ip_adapter_attn_to_diffusers([weights])
-        projection = MultiIPAdapterImageProjection([layers])
+        kind = type(denoiser)
+        try:
+            found = kind._convert_ip_adapter_attn_to_diffusers(catcher, [weights])
+        except KeyError as error:
+            what = f"it has no {error.args[0]}"
+            raise ReferenceFailed(f"{entry.file} was made for another base: {what}") from None
+        layers = kind._convert_ip_adapter_image_proj_to_diffusers(catcher, weights["image_proj"])
+        projection = MultiIPAdapterImageProjection([layers]).to(denoiser.dtype)
     return ImageAdapter(
         component=component,
         processors={
-            path.removesuffix(".processor"): one.to(device, denoiser.dtype)
+            path.removesuffix(".processor"): one.to(denoiser.dtype)
             for path, one in found.items()
             if hasattr(one, "to_k_ip")
         },
-        projection=projection.to(device, denoiser.dtype).eval(),
+        projection=projection.eval(),
         image_encoder=encoder,
         feature_extractor=eyes.feature_extractor,
     )
 
 
-def _image_encoder(entry: ReferenceSpec, dtype: torch.dtype, device: str) -> Any:
+def _image_encoder(entry: ReferenceSpec, dtype: torch.dtype) -> Any:
     """From a place of its own, or beside the adapter's file."""
     subfolder, revision = entry.image_encoder_subfolder, None
     if not entry.image_encoder:
@@ -103,14 +105,16 @@ def _image_encoder(entry: ReferenceSpec, dtype: torch.dtype, device: str) -> Any
         revision = entry.revision
     source = entry.image_encoder or entry.source
     kind = CLIPVisionModelWithProjection
-    return load_part(kind, source, dtype, device, subfolder=subfolder, revision=revision)
+    return read_part(kind, source, dtype, subfolder=subfolder, revision=revision)
 
 
 class _Catcher:
-    """Stands in for a denoiser while diffusers reads an adapter's file for it."""
+    """Stands in for a denoiser, in RAM, while diffusers reads an adapter's file for it."""
 
     def __init__(self, denoiser: Any) -> None:
-        self.device, self.dtype = denoiser.device, denoiser.dtype
+        self.device, self.dtype = torch.device("cpu"), denoiser.dtype
+        self.config, self.attn_processors = denoiser.config, denoiser.attn_processors
+        self.inner_dim = getattr(denoiser, "inner_dim", None)
         self.caught: list[Any] = []
 
     def _load_ip_adapter_weights(self, state_dicts: list[Any], **options: Any) -> None:

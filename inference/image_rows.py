@@ -32,6 +32,12 @@ class ImageAdapter:
     image_encoder: torch.nn.Module
     feature_extractor: Any
 
+    def to(self, device: str) -> ImageAdapter:
+        """Itself, its weights on the device."""
+        for module in (*self.processors.values(), self.projection, self.image_encoder):
+            module.to(device)
+        return self
+
     def lend_eyes(self, pipe: Any) -> None:
         """Let a private pipeline encode reference pictures, as if this were loaded into it."""
         eyes = copy.copy(pipe)

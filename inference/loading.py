@@ -17,6 +17,7 @@ from inference.demo.derived import base_of, own_parts
 from inference.errors import ModelFailed
 from inference.job import Mode
 from inference.model_spec import ModelSpec
+from inference.quiet import loading
 from inference.schedulers import check_samplers
 
 # While a model is built, accelerate and diffusers patch torch.nn for the whole process, so two
@@ -179,13 +180,14 @@ def sibling(pipe: Any, wanted: type[Any], **own: Any) -> Any:
     return wanted(**shared | own, **kept)
 
 
-def load_part(kind: Any, source: str, dtype: torch.dtype, device: str, **place: Any) -> Any:
-    """What stands beside a model's own weights, on the device; raises what diffusers raises."""
-    with LOAD_LOCK:
-        given = {key: value for key, value in place.items() if value}
-        options = {"dtype": dtype, "use_safetensors": True, **given}
-        part = kind.from_pretrained(locate(source), **options)
-    return part.to(device)
+def read_part(kind: Any, source: str, dtype: torch.dtype, **place: Any) -> Any:
+    """What stands beside a model's own weights, in RAM; for any thread but a worker's.
+
+    Raises whatever diffusers raises.
+    """
+    options = {key: value for key, value in place.items() if value}
+    with LOAD_LOCK, loading(), torch.no_grad():
+        return kind.from_pretrained(locate(source), dtype=dtype, use_safetensors=True, **options)
 
 
 def first_line(error: Exception) -> str:

@@ -114,7 +114,7 @@ class LoadedModel:
 
     def detach(self, rendezvous: Rendezvous) -> None:
         """Give the denoisers their own forwards back."""
-        self.references.detach()
+        self.references.let_go()
         for attached in self.attached:
             rendezvous.detach(attached)
 

@@ -50,12 +50,14 @@ class Route:
 class ControlRoute:
     """One mode of a family with a ControlNet: the pipeline class, and how its call differs.
 
-    `picture_field` is the argument that carries the condition. `true_cfg` and `ip_adapter` are
-    false of a class that lacks the arguments for either.
+    `picture_field` is the argument that carries the condition, and `mode_field` the one, if any,
+    that tells of which kind it is. `true_cfg` and `ip_adapter` are false of a class that lacks the
+    arguments for either.
     """
 
     pipeline: str
     picture_field: str = "control_image"
+    mode_field: str = ""
     true_cfg: bool = True
     ip_adapter: bool = True
 
@@ -118,6 +120,10 @@ def _flux(routes: Mapping[Mode, Route], **changes: Any) -> Family:
     )
 
 
+def _flux_control(pipeline: str, **changes: Any) -> ControlRoute:
+    return ControlRoute(pipeline=pipeline, mode_field="control_mode", **changes)
+
+
 def _qwen(routes: Mapping[Mode, Route], **changes: Any) -> Family:
     """A family on the Qwen-Image transformer."""
     return Family(
@@ -142,12 +148,12 @@ FAMILIES: Mapping[str, Family] = {
         },
         controlnet="FluxControlNetModel",
         controls={
-            Mode.GENERATE: ControlRoute(pipeline="FluxControlNetPipeline"),
-            Mode.IMG2IMG: ControlRoute(
-                pipeline="FluxControlNetImg2ImgPipeline", true_cfg=False, ip_adapter=False
+            Mode.GENERATE: _flux_control("FluxControlNetPipeline"),
+            Mode.IMG2IMG: _flux_control(
+                "FluxControlNetImg2ImgPipeline", true_cfg=False, ip_adapter=False
             ),
-            Mode.INPAINT: ControlRoute(
-                pipeline="FluxControlNetInpaintPipeline", true_cfg=False, ip_adapter=False
+            Mode.INPAINT: _flux_control(
+                "FluxControlNetInpaintPipeline", true_cfg=False, ip_adapter=False
             ),
         },
         several_controls=True,

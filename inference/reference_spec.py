@@ -108,6 +108,9 @@ def problems(spec: ModelSpec) -> Iterator[str]:
         if entry.by not in able:
             known = ", ".join(able) or "nothing"
             yield f"references: {tag} can be taken by {known} in family {spec.family!r}"
+        names_modes = any(route.mode_field for route in spec.rules.controls.values())
+        if entry.control_mode is not None and not names_modes:
+            yield f"references: {tag} has a control_mode, of which {spec.family!r} knows none"
         if entry.by is not Way.TRANSFER and spec.pipelines:
             yield f"references: {tag} by {entry.by} needs the family's own pipelines"
 

@@ -1,41 +1,33 @@
 """The reference pictures of a request, each taken as models.yaml says for its tag.
 
-What a tag needs is loaded when a request first asks for it, on the device's own thread like a
-model, and kept: building modules elsewhere would change torch's defaults under running pictures. A
-request without references runs the model's plain pipelines, whatever has been loaded beside them.
+What a tag needs is loaded when a request first asks for it. A request without references runs the
+model's plain pipelines, whatever has been loaded beside them.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import diffusers
 import numpy as np
-import structlog
 import torch
 from PIL.Image import Image
 
 from inference import palette
-from inference.adapters import load_controlnet, load_image_adapter, load_redux
 from inference.arguments import Arguments, Maker
 from inference.calls import seeded_vae
 from inference.coalesce import Attached, Rendezvous, bring
 from inference.conditions import condition
 from inference.errors import ReferenceFailed
-from inference.image_rows import ImageAdapter, ImageRows, ImageUse
+from inference.image_rows import ImageUse
 from inference.job import Job, Mode, ReferenceTag
-from inference.loading import first_line, sibling
+from inference.loading import sibling
 from inference.model_spec import ModelSpec
 from inference.pixels import Pictures, Reference, as_rgb
+from inference.reference_shelf import ReferenceShelf
 from inference.reference_spec import ReferenceSpec, Way
-
-log = structlog.get_logger()
-
-# What could not be loaded is not tried again for so long: many requests may need it.
-_RETRY_SECONDS = 10.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -82,41 +74,43 @@ class Guidance:
 
 
 class References:
-    """What one loaded model takes its references by; for the device's thread alone."""
+    """What one loaded model does with its references; for the device's thread alone."""
 
     def __init__(
         self,
         spec: ModelSpec,
-        pipes: Any,
+        pipes: Mapping[Mode, Any],
         denoiser: Attached,
         device: str,
         rendezvous: Rendezvous,
     ) -> None:
-        self.attached: list[Attached] = []
         self._spec = spec
         self._pipes = pipes
-        self._denoiser = denoiser
         self._device = device
-        self._rendezvous = rendezvous
-        self._loaded: dict[Hashable, Any] = {}
+        pipe = pipes[spec.modes[0]]
+        self._shelf = ReferenceShelf(spec, pipe, denoiser, device, rendezvous)
         self._controlled: dict[tuple[Mode, tuple[ReferenceTag, ...]], Any] = {}
-        self._failed: dict[Hashable, tuple[str, float]] = {}
-        adapts = any(entry.by is Way.IP_ADAPTER for entry in spec.references.values())
-        # a denoiser of several models has it once
-        if adapts and not any(isinstance(data, ImageRows) for data in denoiser.row_data):
-            denoiser.row_data.append(ImageRows(denoiser.module))
+
+    @property
+    def attached(self) -> list[Attached]:
+        """The ControlNets, which run at every step like the denoiser."""
+        return self._shelf.attached
 
     @property
     def held_bytes(self) -> int:
-        """What is loaded takes on the device."""
-        modules = [one.module for one in self.attached]
-        for part in self._loaded.values():
-            if isinstance(part, ImageAdapter):
-                modules += [*part.processors.values(), part.projection, part.image_encoder]
-            elif hasattr(part, "image_embedder"):
-                modules += [part.image_encoder, part.image_embedder]
-        weights = [one for module in modules for one in module.parameters()]
-        return sum(one.numel() * one.element_size() for one in weights)
+        """What is loaded for references takes on the device."""
+        return self._shelf.held_bytes
+
+    def let_go(self) -> None:
+        """Free the device of what was loaded for references; nothing is being made."""
+        self._controlled.clear()
+        self._shelf.let_go()
+
+    def ready(self, job: Job) -> bool:
+        """Whether `guide` would not have to wait; what is missing is being read from now on."""
+        tags = [image.tag for image in job.images if image.weight != 0 and image.tag is not None]
+        entries = self._spec.references
+        return self._shelf.ready([tag for tag in tags if tag in entries and entries[tag].source])
 
     def guide(self, job: Job, pictures: Pictures) -> Guidance:
         """What a job's references come to; raises ReferenceFailed. A weight of 0 is left out."""
@@ -155,41 +149,34 @@ class References:
             one.weight * entry.strength for one, entry in zip(references, entries, strict=True)
         ]
         guidance.pipe = self._control_pipe(job.mode, tuple(one.tag for one in references))
-        field = self._spec.rules.controls[job.mode].picture_field
-        alone = len(references) == 1
-        guidance.arguments[field] = shown[0] if alone else shown
-        guidance.arguments["controlnet_conditioning_scale"] = scales[0] if alone else scales
+        route = self._spec.rules.controls[job.mode]
+        given: dict[str, list[Any]] = {
+            route.picture_field: shown,
+            "controlnet_conditioning_scale": scales,
+        }
         modes = [entry.control_mode for entry in entries]
-        if modes != [None]:
-            guidance.arguments["control_mode"] = modes[0] if alone else modes
+        if route.mode_field and modes != [None]:
+            given[route.mode_field] = modes
+        alone = len(references) == 1
+        guidance.arguments |= {key: one[0] if alone else one for key, one in given.items()}
 
     def _adapt(self, guidance: Guidance, job: Job, references: Sequence[Reference]) -> None:
         (reference,) = references
-        entry, component = self._entry(reference), self._spec.rules.denoisers[0]
-        adapter = self._load(
-            (reference.tag,),
-            reference.tag,
-            lambda: load_image_adapter(entry, guidance.pipe, component, self._device),
-        )
-        guidance.image_use = ImageUse(adapter, reference.weight * entry.strength)
+        strength = self._entry(reference).strength
+        adapter = self._shelf.get(reference.tag)
+        guidance.image_use = ImageUse(adapter, reference.weight * strength)
         guidance.arguments["ip_adapter_image"] = as_rgb(reference.picture)
-        if component == "transformer":
+        if adapter.component == "transformer":
             # left alone it would ask the transformer itself how many black pictures it needs
             black = np.zeros((job.width, job.height, 3), np.uint8)
             guidance.arguments["negative_ip_adapter_image"] = [black]
 
     def _append(self, guidance: Guidance, job: Job, references: Sequence[Reference]) -> None:
         for reference in references:
-            entry = self._entry(reference)
-            prior = self._redux(reference.tag, entry)
+            prior = self._shelf.get(reference.tag)
             seen = prior.encode_image(as_rgb(reference.picture), self._device, 1)
             tokens = prior.image_embedder(seen).image_embeds
-            guidance.tokens += (tokens * (reference.weight * entry.strength),)
-
-    def _redux(self, tag: ReferenceTag, entry: ReferenceSpec) -> Any:
-        denoiser: Any = self._denoiser.module
-        place = ("redux", entry.source, entry.revision)
-        return self._load(place, tag, lambda: load_redux(entry, denoiser.dtype, self._device))
+            guidance.tokens += (tokens * (reference.weight * self._entry(reference).strength),)
 
     def _show(self, guidance: Guidance, job: Job, references: Sequence[Reference]) -> None:
         shown = tuple(one.picture for one in references)
@@ -202,11 +189,15 @@ class References:
         (guidance.palette,) = references
 
     def _entry(self, reference: Reference) -> ReferenceSpec:
-        return self._spec.references[reference.tag]
+        entry = self._spec.references.get(reference.tag)
+        if entry is None:
+            # asked for before models.yaml was changed
+            raise ReferenceFailed(f"reference {reference.tag.value!r}: taken no more")
+        return entry
 
     def _control_pipe(self, mode: Mode, tags: tuple[ReferenceTag, ...]) -> Any:
         """The pipeline of a mode over the model's own parts and the ControlNets of some tags."""
-        nets = [self._controlnet(tag) for tag in tags]
+        nets = [self._shelf.get(tag) for tag in tags]
         if (mode, tags) not in self._controlled:
             wanted = getattr(diffusers, self._spec.rules.controls[mode].pipeline)
             own = nets[0] if len(nets) == 1 else nets
@@ -214,42 +205,3 @@ class References:
             pipe.set_progress_bar_config(disable=True)
             self._controlled[mode, tags] = pipe
         return self._controlled[mode, tags]
-
-    def _controlnet(self, tag: ReferenceTag) -> Any:
-        entry, rules = self._spec.references[tag], self._spec.rules
-
-        def load() -> Any:
-            net = load_controlnet(entry, rules.controlnet, self._denoiser.module, self._device)
-            attached = self._rendezvous.attach(net)
-            # rows as large as the denoiser's, for which that was measured
-            attached.budget_tokens = self._denoiser.budget_tokens
-            self.attached.append(attached)
-            return net
-
-        place = (entry.source, entry.revision, entry.subfolder, entry.control_mode is None)
-        return self._load(place, tag, load)
-
-    def _load(self, key: Hashable, tag: ReferenceTag, load: Callable[[], Any]) -> Any:
-        """What was loaded under a key, now if need be; a failure stands for a while."""
-        if key in self._loaded:
-            return self._loaded[key]
-        reason, until = self._failed.get(key, ("", 0.0))
-        if time.monotonic() > until:
-            begin = time.monotonic()
-            try:
-                self._loaded[key] = load()
-            except Exception as error:
-                # whatever a checkpoint can be wrong about: the model serves all else
-                reason = first_line(error)
-                self._failed[key] = reason, time.monotonic() + _RETRY_SECONDS
-                log.warning("reference.failed", model=self._spec.name, tag=tag, reason=reason)
-            else:
-                seconds = round(time.monotonic() - begin, 2)
-                log.info("reference.loaded", model=self._spec.name, tag=tag, seconds=seconds)
-                return self._loaded[key]
-        raise ReferenceFailed(f"reference {tag!s}: {reason}"[:500])
-
-    def detach(self) -> None:
-        """Give the ControlNets their own forwards back."""
-        for attached in self.attached:
-            self._rendezvous.detach(attached)

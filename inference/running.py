@@ -65,7 +65,12 @@ class Running:
     @property
     def ready(self) -> bool:
         """Whether it could start at once; if not, what it lacks is on its way."""
-        return self.model is not None and self.model.loras.ready(self.job.loras)
+        model = self.model
+        if model is None:
+            return False
+        # both, so that reading one does not wait for the other
+        found = model.loras.ready(self.job.loras), model.references.ready(self.job)
+        return all(found)
 
     @property
     def lane(self) -> Lane:

@@ -63,7 +63,7 @@ def tiny_redux(pipe: Any, *, seed: int = 0) -> Any:
     return diffusers.FluxPriorReduxPipeline(
         image_encoder=encoder.eval(),
         feature_extractor=SiglipImageProcessor(size={"height": _SEEN_PX, "width": _SEEN_PX}),
-        image_embedder=louder(ReduxImageEncoder(_VISION["hidden_size"], width), 4.0).eval(),
+        image_embedder=louder(ReduxImageEncoder(_VISION["hidden_size"], width), 30.0).eval(),
     )
 
 

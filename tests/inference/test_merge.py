@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 
-from inference.merge import Keys, count_rows, count_tokens, merge, split
+from inference.merge import Keys, count_rows, count_tokens, factor, merge, scaled, split
 from inference.rules import MODEL_RULES, UNKNOWN_MODEL
 
 FLUX = MODEL_RULES["FluxTransformer2DModel"]
@@ -199,3 +199,35 @@ def test_rows_and_tokens_are_counted_from_the_latents() -> None:
     assert count_rows(FLUX, flux_call(rows=3)) == 3
     assert count_tokens(FLUX, flux_call(tokens=9)) == 9
     assert count_tokens(UNET, {"sample": torch.rand(2, 4, 6, 7)}) == 42
+
+
+CONTROL = MODEL_RULES["FluxControlNetModel"]
+
+
+def test_calls_of_unequal_scale_merge_and_each_gets_its_own() -> None:
+    calls = [
+        {"hidden_states": torch.rand(1, 8, 4), "conditioning_scale": scale}
+        for scale in (0.3, 1, 0.0)
+    ]
+    assert same(CONTROL, calls[0], calls[1])
+    assert same(CONTROL, calls[0], calls[2])
+    assert merge(CONTROL, calls)["conditioning_scale"] == 1.0
+    assert merge(CONTROL, calls[:1])["conditioning_scale"] == 0.3
+    assert [factor(CONTROL, call) for call in calls] == [0.3, 1, 0.0]
+    assert factor(FLUX, flux_call()) == 1
+
+
+@pytest.mark.parametrize("scale", [[0.3], torch.tensor([0.3]), None])
+def test_a_scale_that_is_no_number_is_compared_as_it_is(scale: Any) -> None:
+    calls = [
+        {"hidden_states": torch.rand(1, 8, 4), "conditioning_scale": one} for one in (scale, 0.3)
+    ]
+    assert not same(CONTROL, *calls)
+
+
+def test_every_part_of_an_output_is_scaled() -> None:
+    part = torch.rand(1, 3)
+    made = scaled(([part, None], Transformer2DModelOutput(sample=part)), 0.5)
+    assert torch.equal(made[0][0], part * 0.5)
+    assert made[0][1] is None
+    assert torch.equal(made[1].sample, part * 0.5)
