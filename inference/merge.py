@@ -158,7 +158,7 @@ def _merge_values(
 def factor(rules: ModelRules, arguments: Arguments) -> float:
     """What a call's share of a merged output is still to be multiplied by."""
     names = [name for name, rule in rules.rules.items() if rule is Rule.FACTOR]
-    return math.prod(arguments.get(name, 1.0) for name in names)
+    return float(math.prod(arguments.get(name, 1.0) for name in names))
 
 
 def scaled(output: Any, by: float) -> Any:
