@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 
 from inference.late import Late, load_part, load_weights
 
@@ -55,7 +54,7 @@ def _spoken(tokenizer: Any, messages: Messages) -> tuple[str, bool]:
     options = {"add_generation_prompt": True, "tokenize": False, "enable_thinking": False}
     try:
         return tokenizer.apply_chat_template(list(messages), **options), True
-    except TemplateError:
-        # Some models know no system's voice.
+    except Exception:
+        # Some models' templates refuse a system's voice; what else is wrong shows again.
         alone = [{"role": "user", "content": together}]
         return tokenizer.apply_chat_template(alone, **options), True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,9 @@ MOST_QUERY_CHARS = 400
 MOST_TITLE_CHARS = 200
 MOST_TEXT_CHARS = 1000
 MOST_URL_CHARS = 2048
+# With these a word tells SearXNG which engine to ask, in which language, for how long, or to send
+# us elsewhere; a prompt is nothing but what is searched for.
+_ORDERS = re.compile(r"(?<!\S)[!:?<]+")
 
 
 class SearxSearcher:
@@ -24,7 +28,7 @@ class SearxSearcher:
 
     async def search(self, query: str) -> tuple[Note, ...]:
         """At most so many results, best first; none for an empty query. Raises AssistantFailed."""
-        asked = plain(query, MOST_QUERY_CHARS)
+        asked = plain(_ORDERS.sub("", query), MOST_QUERY_CHARS)
         if not asked:
             return ()
         told = await self._wire.get("/search", {"q": asked, "format": "json"})

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BertTokenizer,
     BlipConfig,
@@ -162,19 +162,21 @@ def language_model(
     """
     torch.manual_seed(0)
     pieces = [piece for reply in replies.values() for piece in reply.split()]
-    vocab = ["<unk>", "</s>", "<user>", "<reply>", *replies, *pieces]
+    vocab = ["<unk>", "<s>", "</s>", "<user>", "<reply>", *replies, *pieces]
     ids = {piece: index for index, piece in enumerate(dict.fromkeys(vocab))}
     words = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, eos_token="</s>", unk_token="<unk>", pad_token="</s>"
+    words.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", ids["<s>"])]
     )
+    marks = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, **marks)
     tokenizer.chat_template = template
     config = LlamaConfig(
         **_SMALL,
         vocab_size=len(ids),
         max_position_embeddings=1024,
-        bos_token_id=None,
+        bos_token_id=ids["<s>"],
         eos_token_id=ids["</s>"],
         pad_token_id=ids["</s>"],
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +72,23 @@ def test_a_classifier_says_what_is_not_safe(classifier: Path) -> None:
 def test_which_labels_are_not_safe_is_configured(classifier: Path) -> None:
     spec = RaterSpec(classifier=str(classifier), nsfw_labels=("Normal",))
     assert rated(spec) == ["sfw", "nsfw", "nsfw"]
-    every = RaterSpec(classifier=str(classifier), nsfw_labels=("nsfw", "normal"))
-    assert rated(every) == ["nsfw"] * 3, "shares of labels add up"
+
+
+def half_red() -> Image.Image:
+    half = Image.new("RGB", (40, 40), COLOURS["red"])
+    half.paste(COLOURS["green"], (0, 0, 20, 40))
+    return half
+
+
+def test_the_shares_of_labels_add_up(classifier: Path) -> None:
+    both = ("nsfw", "normal")
+    spec = RaterSpec(classifier=str(classifier), nsfw_labels=both, threshold=0.9999)
+    assert LocalRater(spec).rate(half_red(), {}) == "nsfw"
 
 
 def test_a_picture_is_not_safe_from_the_threshold_on(classifier: Path) -> None:
     """Whether half red is enough depends on it alone."""
-    half = Image.new("RGB", (40, 40), COLOURS["red"])
-    half.paste(COLOURS["green"], (0, 0, 20, 40))
+    half = half_red()
     share = LocalRater(RaterSpec(classifier=str(classifier)))._nsfw(half)
     assert 0.001 < share < 0.999
     for threshold, level in ((share + 5e-4, "sfw"), (share - 5e-4, "nsfw")):
@@ -141,6 +150,23 @@ def test_a_language_model_without_a_template_goes_on_with_the_text(shelf: Path) 
     folder = taught.language_model(shelf / "base", REPLIES, "it is {}", template=None)
     asked = [{"role": "system", "content": "it"}, {"role": "user", "content": "is blue"}]
     assert LocalChat(str(folder), None, "cpu").reply(asked, 10) == REPLIES["blue"]
+
+
+@pytest.mark.parametrize(("template", "begun"), [(taught.TEMPLATE, 0), (None, 1)])
+def test_only_a_text_that_no_template_made_is_begun_for_the_model(
+    shelf: Path, template: str | None, begun: int
+) -> None:
+    """A template says itself how a text begins."""
+    folder = shelf / f"begun-{begun}"
+    taught.language_model(folder, REPLIES, "<s> {}", template=template)
+    chat = LocalChat(str(folder), None, "cpu")
+    model, tokenizer = chat._loaded.get()
+    read: list[torch.Tensor] = []
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(kwargs["input_ids"]), with_kwargs=True
+    )
+    chat.reply([{"role": "user", "content": "red"}], 10)
+    assert int((read[0] == tokenizer.bos_token_id).sum()) == begun
 
 
 def test_a_language_model_stops_when_its_time_is_over(shelf: Path) -> None:
@@ -218,20 +244,15 @@ def test_a_model_that_fails_is_tried_again_later(classifier: Path, shelf: Path) 
     assert (late.get(), late.get(), loads) == ("here", "here", 2)
 
 
-@pytest.fixture
-def lock() -> Iterator[None]:
-    with LOAD_LOCK:
-        yield
-
-
-def test_nothing_is_built_while_another_model_is(classifier: Path, lock: None) -> None:
+def test_nothing_is_built_while_another_model_is(classifier: Path) -> None:
     done = threading.Event()
     rater = LocalRater(RaterSpec(classifier=str(classifier)))
-    thread = threading.Thread(
-        target=lambda: (rater.rate(plain_picture("red"), {}), done.set()), daemon=True
-    )
-    thread.start()
-    assert not done.wait(0.5)
+    thread = threading.Thread(target=lambda: (rater.rate(plain_picture("red"), {}), done.set()))
+    with LOAD_LOCK:
+        thread.start()
+        waited = not done.wait(0.5)
+    thread.join(30)
+    assert waited and done.is_set()
 
 
 @pytest.mark.gpu

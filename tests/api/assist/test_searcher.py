@@ -64,6 +64,14 @@ async def test_excerpts_are_bounded(hired: Hire, searx: Receiver) -> None:
     assert len(parse_qs(urlsplit(searx.received[0].path).query)["q"][0]) == 400
 
 
+async def test_a_prompt_gives_the_search_no_orders(hired: Hire, searx: Receiver) -> None:
+    searx.answers = [finds()]
+    await searcher(hired, searx).search("!!g a:b cat! :fr <9 ?x !images\n!x 1<2")
+    assert parse_qs(urlsplit(searx.received[0].path).query)["q"] == [
+        "g a:b cat! fr 9 x images x 1<2"
+    ]
+
+
 async def test_nothing_is_asked_for_nothing(hired: Hire, searx: Receiver) -> None:
     assert await searcher(hired, searx).search(" \n ") == ()
     assert searx.connections == 0

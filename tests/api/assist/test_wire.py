@@ -86,12 +86,14 @@ async def test_one_connection_serves_many_questions(receiver: Receiver) -> None:
     ],
 )
 async def test_what_is_no_answer_is_told_by_name_alone(
-    receiver: Receiver, answer: Answer, why: str
+    receiver: Receiver, answer: Answer, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("DEBUG")
     receiver.answers = [answer]
     with pytest.raises(AssistantFailed) as caught:
         await ask(receiver, key="s3cret")
     assert str(caught.value) == why
+    assert "s3cret" not in caplog.text
 
 
 async def test_an_answer_is_cut_off_where_it_is_too_long(receiver: Receiver) -> None:
