@@ -102,8 +102,6 @@ class OwnLinks:
         path, query = parts.path, dict(parse_qsl(parts.query))
         if parts.scheme:
             path = path.removeprefix(self._prefix)
-        elif parts.netloc:
-            return None
         if path.startswith(f"{PATH}/"):
             return LinkedUpload(path, query, path.removeprefix(f"{PATH}/"))
         read_by = (read(path.removeprefix(alias), query) for alias, read in self._readers)

@@ -200,6 +200,12 @@ def test_a_finished_picture_is_one_for_the_next_request(served: Served, give: An
         assert picture.tobytes() == made.tobytes()
 
 
+def test_each_picture_of_several_has_its_link(served: Served) -> None:
+    urls = [picture["url"] for picture in served.make(count=3, seed=7)["images"]]
+    seen = [seen_by(served, edit(served.client, url)).getpixel((0, 0)) for url in urls]
+    assert seen == [(7, 0, 0), (8, 0, 0), (9, 0, 0)]
+
+
 @pytest.mark.parametrize("give", GIVERS, ids=lambda give: give.__name__)
 def test_a_link_that_was_changed_is_refused_by_its_field(served: Served, give: Any) -> None:
     url = give(served)
@@ -280,6 +286,8 @@ def test_a_link_of_another_server_is_fetched_like_any(
     reply = edit(client, strange)
     assert (reply.status_code, reply.json()["field"]) == (400, "image")
     assert "private address" in reply.json()["detail"]
+    reply = edit(client, strange.removeprefix(served.url))
+    assert "not valid, or no longer" in reply.json()["detail"], "without a host it can only be ours"
 
 
 def test_a_webhook_is_no_picture(client: httpx2.Client) -> None:
