@@ -112,7 +112,7 @@ class Reception:
             # Whoever has a key may come back for the pictures.
             submission = replace(submission, delivery=replace(submission.delivery, in_reply=False))
         self._check_open()
-        await self._check_destination(submission)
+        await self._check_destination(submission, order.path_field)
         try:
             await self._store.check_bounds(submission, self._bounds)
             accepted = await self._uncut.run(self._keep(submission, order.uploads))
@@ -224,10 +224,12 @@ class Reception:
         work = partial(rewrite, data, field=field, limits=limits)
         return await asyncio.get_running_loop().run_in_executor(self._pixels, work)
 
-    async def _check_destination(self, submission: Submission) -> None:
+    async def _check_destination(self, submission: Submission, field: str) -> None:
         name, path = submission.delivery.destination, submission.delivery.path
         if path is not None:
-            blaming("path", check_path, path)
+            blaming(field, check_path, path)
+        if name is None and path is not None:
+            raise BadRequest(f"{field} needs a destination to lie in", field=field)
         if name is None:
             return
         try:

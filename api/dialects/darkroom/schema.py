@@ -114,6 +114,10 @@ class GenerationRequest(BaseModel):
         str | None,
         Field(min_length=1, max_length=64, description="a place of the account's for copies"),
     ] = None
+    destination_path: Annotated[
+        str | None,
+        Field(min_length=1, max_length=700, description="what the copy is called there"),
+    ] = None
     webhook: Annotated[
         str | None,
         Field(min_length=1, max_length=2048, description="address to be told of the end"),

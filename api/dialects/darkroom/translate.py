@@ -73,6 +73,7 @@ def to_order(wire: GenerationRequest, files: Sequence[FilePart], base_url: str) 
             format=ImageFormat(wire.output_format) if wire.output_format else None,
             quality=wire.output_quality,
             destination=wire.destination,
+            path=wire.destination_path,
             webhooks=(wire.webhook,) if wire.webhook else (),
             base_url=base_url,
         ),

@@ -237,3 +237,53 @@ def test_a_test_counts_as_a_request(client: httpx2.Client, folder: Path) -> None
     assert add(client, headers).status_code == 201
     asked = [client.post(f"{HERE}/site/test", headers=headers).status_code for _ in range(3)]
     assert asked == [200, 200, 429]
+
+
+def test_a_generation_names_its_copies(
+    server: Served, client: httpx2.Client, headers: dict[str, str], s3_server: S3Server
+) -> None:
+    prefix = secrets.token_hex(8)
+    here = {"url": f"s3://{BUCKET}/{prefix}", "endpoint": s3_server.endpoint}
+    url = {"url_template": "https://cdn.example/{path}?of={task_id}"}
+    add(client, headers, **here, **url, region="us-east-1", path_template="{task_id}/{number}")
+
+    def make(**fields: Any) -> dict[str, Any]:
+        wish = {"prompt": "a", "destination": "site"} | fields
+        made = client.post("/darkroom/generations", json=wish, headers=headers)
+        assert made.status_code == 202, made.text
+        place = f"/darkroom/generations/{made.json()['id']}?wait=60"
+        told: dict[str, Any] = client.get(place, headers=headers).json()
+        assert told["state"] == "succeeded", told
+        return told
+
+    by_template = make()
+    by_name = make(count=2, destination_path="cats/tom cat.png")
+
+    names = [f"{by_template['id']}/1", "cats/tom cat-1.png", "cats/tom cat-2.png"]
+    left = [one["path"] for some in s3_server.client(prefix=prefix).list() for one in some]
+    assert sorted(left) == sorted(names)
+    told = [one["destination_url"] for made in (by_template, by_name) for one in made["images"]]
+    ids = [by_template["id"], by_name["id"], by_name["id"]]
+    assert told == [
+        f"https://cdn.example/{name.replace(' ', '%20')}?of={task_id}"
+        for name, task_id in zip(names, ids, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("path", ["/a", "a/", "../a", "a//b", "", "a" * 701, 5])
+def test_what_no_copy_is_called_is_refused(
+    client: httpx2.Client, headers: dict[str, str], path: Any
+) -> None:
+    add(client, headers)
+    wish = {"prompt": "a", "destination": "site", "destination_path": path}
+    reply = client.post("/darkroom/generations", json=wish, headers=headers)
+    assert (reply.status_code, reply.json()["field"]) == (400, "destination_path"), reply.text
+
+
+def test_a_name_of_a_copy_needs_a_destination(
+    client: httpx2.Client, headers: dict[str, str]
+) -> None:
+    wish = {"prompt": "a", "destination_path": "a.png"}
+    reply = client.post("/darkroom/generations", json=wish, headers=headers)
+    assert (reply.status_code, reply.json()["field"]) == (400, "destination_path")
+    assert "needs a destination" in reply.json()["detail"]
