@@ -69,14 +69,16 @@ class Quote:
     credits: int
 
 
-def picture_of(text: str, field: str) -> bytes | Remote:
-    """The picture a text stands for: an http(s) address, a data URI or bare base64.
-
-    A signed link of ours may be without its origin. Raises BadRequest.
-    """
+def is_address(text: str) -> bool:
+    """Whether a text is an http(s) address, or a signed link of ours without its origin."""
     # Base64 may begin with a slash, as JPEG's does, but holds no question mark.
     is_link = text.startswith("/") and "?" in text
-    if is_link or text[:8].lower().startswith(("http://", "https://")):
+    return is_link or text[:8].lower().startswith(("http://", "https://"))
+
+
+def picture_of(text: str, field: str) -> bytes | Remote:
+    """The picture a text stands for: an address, a data URI or bare base64; raises BadRequest."""
+    if is_address(text):
         return Remote(text)
     if text[:5].lower() == "data:":
         head, _, text = text.partition(",")

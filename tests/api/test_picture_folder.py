@@ -9,6 +9,7 @@ import pytest
 
 from api.errors import BadRequest, TooLarge
 from api.picture_folder import PictureFolder
+from api.settings import SettingsError, load_settings
 
 MOST = 100
 
@@ -81,3 +82,9 @@ def test_a_file_may_be_as_large_as_any_picture(folder: PictureFolder) -> None:
 def test_without_a_folder_no_path_is_taken() -> None:
     with pytest.raises(BadRequest, match="DARKROOM_IMAGE_PATH_FOLDER"):
         PictureFolder(None, max_bytes=MOST).read("cats/1.png", field="image_path")
+
+
+def test_a_folder_that_is_not_there_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="DARKROOM_IMAGE_PATH_FOLDER"):
+        load_settings(image_path_folder=tmp_path / "none")
+    assert load_settings(image_path_folder=tmp_path).image_path_folder == tmp_path

@@ -63,7 +63,7 @@ CODES = {
 }
 STATUS_BY_KIND = {"not_ready": 409}
 # Neutral names that stand for themselves in a message, and are to be told in the caller's words.
-WORDS = ("num_inference_steps", "guidance_scale", "lora_rank", "profile", "destination")
+WORDS = ("num_inference_steps", "guidance_scale", "lora_rank", "profile")
 
 
 def plain(body: Body) -> Body:
@@ -95,6 +95,7 @@ def to_order(wire: GenerateRequest, uploads: Sequence[Upload], delivery: Deliver
         uploads=uploads,
         delivery=delivery,
         extras=Extras(real_time=wire.real_time),
+        path_field="s3_output_path",
     )
 
 
@@ -144,11 +145,6 @@ def in_their_words(wire: GenerateRequest, uploads: Sequence[Upload]) -> Iterator
     """Whatever is refused meanwhile names the field that the caller used."""
     try:
         yield
-    except BadRequest as refused:
-        if refused.field not in ("path", "destination"):
-            raise
-        message = re.sub(rf"^{refused.field}\b", "s3_output_path", str(refused))
-        raise BadRequest(message, field="s3_output_path") from None
     except Refused as refused:
         names = {
             "num_inference_steps": _name(wire, STEPS),

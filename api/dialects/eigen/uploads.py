@@ -8,7 +8,7 @@ from typing import TypeVar
 from api.body import FilePart, short
 from api.dialects.eigen.schema import MAX_IMAGES, PARTS, GenerateRequest
 from api.errors import BadRequest
-from api.orders import Remote, Upload, picture_of
+from api.orders import Remote, Upload, is_address, picture_of
 from inference.job import ImageRole
 
 T = TypeVar("T")
@@ -17,7 +17,7 @@ T = TypeVar("T")
 def inside_path(wire: GenerateRequest) -> str | None:
     """The path in the server's own folder that a picture is named by, if it is."""
     path = wire.image_path
-    if path is None or path[:8].lower().startswith(("http://", "https://", "data:")):
+    if path is None or is_address(path) or path[:5].lower() == "data:":
         return None
     return path
 

@@ -232,6 +232,7 @@ def test_json_names_pictures(values: dict[str, Any], wanted: list[Any] | None) -
         ("s3://bucket/1.png", "s3://bucket/1.png"),
         ("https://a.example/1.png", None),
         ("http://a.example/1.png", None),
+        ("/darkroom/uploads/u?signature=abc", None),
         (f"data:image/png;base64,{DATA}", None),
         (None, None),
     ],

@@ -234,3 +234,22 @@ def test_paths_are_refused_unless_the_operator_names_a_folder__INF(
         own = ask(served.client, image_path="http://127.0.0.1:1/a.png")
         assert own.status_code == 400
         assert "image_path" in fault(own)
+
+
+@pytest.mark.parametrize("name", ["image_path", "image_url"])
+def test_a_link_of_our_own_is_a_picture__INF(served: Served, name: str) -> None:
+    """That of an upload, and that of a picture made here, with and without its origin."""
+    kept = served.client.post("/darkroom/uploads", files={"file": png(40, 20)}).json()
+    upload = kept["uploads"][0]["url"]
+    created = served.client.post("/api/v1/generations", json={"prompt": "a"}).json()
+    served.end(created["historyId"])
+    polled = served.client.get(f"/api/v1/generations/{created['historyId']}").json()
+
+    made(ask(served.client, **{name: upload}))
+    assert source_of(served) == (40, 20)
+    for link in (polled["outputUrl"], served.url + polled["outputUrl"]):
+        made(ask(served.client, **{name: link}))
+        assert source_of(served) == (128, 128)
+    forged = ask(served.client, **{name: polled["outputUrl"].replace("/0.png", "/1.png")})
+    assert forged.status_code in (400, 403, 404), forged.text
+    assert fault(forged)
