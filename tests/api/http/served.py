@@ -16,6 +16,7 @@ import uvicorn
 
 from api.accounts import Accounts, Key
 from api.app import create_app
+from api.assistants import Assistants
 from api.build import Services, build
 from api.settings import Settings
 from api.store import migrate_sqlite, sqlite_database
@@ -54,7 +55,13 @@ class Served:
 
 
 @contextmanager
-def serving(folder: Path, *, is_scripted: bool = True, **changes: Any) -> Iterator[Served]:
+def serving(
+    folder: Path,
+    *,
+    is_scripted: bool = True,
+    assistants: Assistants | None = None,
+    **changes: Any,
+) -> Iterator[Served]:
     """A server on a free port of loopback, by default with the catalog that is shipped."""
     values: dict[str, Any] = {
         "data_dir": folder,
@@ -63,7 +70,7 @@ def serving(folder: Path, *, is_scripted: bool = True, **changes: Any) -> Iterat
         "disk_floor_bytes": 0,
     }
     engine = ScriptedEngine() if is_scripted else None
-    services = build(Settings(**(values | changes)), engine=engine)
+    services = build(Settings(**(values | changes)), engine=engine, assistants=assistants)
     config = uvicorn.Config(
         create_app(services), port=0, log_config=None, timeout_graceful_shutdown=1
     )
