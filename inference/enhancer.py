@@ -30,15 +30,16 @@ class LocalChat:
         model, tokenizer = self._loaded.get()
         text, templated = _spoken(tokenizer, messages)
         words = tokenizer(text, return_tensors="pt", add_special_tokens=not templated)
+        asked = words["input_ids"].to(model.device)
         with torch.inference_mode():
             made = model.generate(
-                **words.to(model.device),
+                input_ids=asked,
+                attention_mask=words["attention_mask"].to(model.device),
                 do_sample=False,
                 max_new_tokens=MOST_TOKENS,
                 max_time=max_seconds,
             )
-        asked = words["input_ids"].shape[1]
-        return str(tokenizer.decode(made[0, asked:], skip_special_tokens=True))
+        return str(tokenizer.decode(made[0, asked.shape[1] :], skip_special_tokens=True))
 
     def _load(self) -> tuple[Any, Any]:
         model = load_weights("AutoModelForCausalLM", *self._place, self._device)

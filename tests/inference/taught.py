@@ -21,6 +21,9 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    SiglipConfig,
+    SiglipImageProcessorPil,
+    SiglipModel,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessorPil,
@@ -84,29 +87,47 @@ def clip(folder: Path, texts: dict[str, str]) -> Path:
     """A CLIP that finds the text of each colour nearest to a picture of it."""
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(TINY_FLUX / "tokenizer")
-    config = CLIPConfig(
-        text_config={
-            **_SMALL,
-            "vocab_size": len(tokenizer),
-            "max_position_embeddings": 77,
-            "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
-        },
-        vision_config=_SEEING,
-        projection_dim=16,
-    )
-    model = CLIPModel(config)
+    config = CLIPConfig(text_config=_reading(tokenizer), vision_config=_SEEING, projection_dim=16)
     sized = {"height": SIDE, "width": SIDE}
     processor = CLIPImageProcessorPil(size=sized, crop_size=sized)
+    return _matching(folder, CLIPModel(config), processor, tokenizer, texts)
+
+
+def siglip(folder: Path, texts: dict[str, str]) -> Path:
+    """A SigLIP that does, on texts padded to their full length as those are taught."""
+    torch.manual_seed(0)
+    tokenizer = CLIPTokenizer.from_pretrained(TINY_FLUX / "tokenizer")
+    tokenizer.model_input_names = ["input_ids"]
+    reading = {**_reading(tokenizer), "projection_size": 16}
+    config = SiglipConfig(text_config=reading, vision_config=_SEEING)
+    processor = SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE})
+    padded = {"padding": "max_length", "max_length": 77}
+    return _matching(folder, SiglipModel(config), processor, tokenizer, texts, **padded)
+
+
+def _reading(tokenizer: Any) -> dict[str, Any]:
+    return {
+        **_SMALL,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 77,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
+def _matching(
+    folder: Path, model: Any, processor: Any, tokenizer: Any, texts: dict[str, str], **padded: Any
+) -> Path:
     pixels = _pixels(processor, list(texts))
-    words = tokenizer(list(texts.values()), padding=True, return_tensors="pt")
+    padded = padded or {"padding": True}
+    words = tokenizer(list(texts.values()), return_tensors="pt", **padded)
 
     def loss() -> torch.Tensor:
         told: torch.Tensor = model(pixel_values=pixels, **words, return_loss=True).loss
         return told
 
-    _teach(model, loss, goal=0.02)
+    _teach(model, loss, goal=0.1)
     return _saved(folder, model, processor, tokenizer)
 
 

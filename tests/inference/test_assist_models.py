@@ -111,6 +111,13 @@ def test_a_clip_gives_the_level_whose_description_fits(clip: Path) -> None:
     assert rated(spec, named)[1:] == [_USUAL["sfw"], "on blue water"]
 
 
+def test_a_siglip_does_as_well(shelf: Path) -> None:
+    """It knows no mask: a text that is not padded as it was taught is another text."""
+    texts = {"red": "on fire", "green": "a lawn", "blue": "on blue water"}
+    spec = RaterSpec(clip=str(taught.siglip(shelf / "siglip", texts)))
+    assert rated(spec, dict(zip("123", texts.values(), strict=True))) == ["1", "2", "3"]
+
+
 def test_a_clip_alone_knows_what_is_not_safe(clip: Path) -> None:
     assert rated(RaterSpec(clip=str(clip)))[:2] == ["nsfw", "sfw"]
 
