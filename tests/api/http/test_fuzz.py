@@ -43,6 +43,13 @@ OPERATIONS = (
     "PUT /darkroom/destinations/{name}",
     "DELETE /darkroom/destinations/{name}",
     "POST /darkroom/destinations/{name}/test",
+    "POST /darkroom/uploads",
+    "GET /darkroom/uploads/{upload_id}",
+    "DELETE /darkroom/uploads/{upload_id}",
+    "POST /darkroom/hooks",
+    "GET /darkroom/hooks/{hook_id}",
+    "PUT /darkroom/hooks/{hook_id}",
+    "DELETE /darkroom/hooks/{hook_id}",
     "POST /v1/images/generate",
     "POST /v1/images/edit",
     "GET /v1/images/generate/{generation_id}",
@@ -89,7 +96,7 @@ OPERATIONS = (
 # These take nothing that could be wrong.
 BARE = (
     *("GET /darkroom/models", "GET /darkroom/queue", "GET /darkroom/devices"),
-    "GET /darkroom/destinations",
+    *("GET /darkroom/destinations", "GET /darkroom/hooks"),
     *("GET /models", "GET /me", "GET /balance", "GET /webhook", "GET /destinations"),
     "GET /api/v1/balance",
     *("GET /livez", "GET /readyz", "GET /v1/models", "GET /v1/models/{model_id}"),
