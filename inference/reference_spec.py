@@ -47,7 +47,7 @@ WAYS: Mapping[ReferenceTag, tuple[Way, ...]] = {
     ReferenceTag.POSE: _LAYOUT,
 }
 # How many pictures of one tag; of those that are shown natively the model's own bound counts.
-_MOST = {Way.CONTROLNET: 1, Way.IP_ADAPTER: 1, Way.REDUX: 4, Way.TRANSFER: 1}
+MOST = {Way.CONTROLNET: 1, Way.IP_ADAPTER: 1, Way.REDUX: 4, Way.TRANSFER: 1}
 
 _PLACE = {"source", "revision", "strength"}
 _IMAGE_ENCODER = {"image_encoder", "image_encoder_subfolder"}
@@ -146,7 +146,7 @@ def _refusals(spec: ModelSpec, mode: Mode, request: ImageRequest) -> Iterator[st
             return
     tags = Counter(image.tag for image in counted(request) if image.tag is not None)
     for tag, count in tags.items():
-        most = _MOST.get(spec.references[tag].by, count)
+        most = MOST.get(spec.references[tag].by, count)
         if count > most:
             yield f"take {tag} from {count} reference pictures, only from {most}"
     by = {way: [tag for tag in tags if spec.references[tag].by is way] for way in Way}
@@ -205,7 +205,7 @@ def shown(request: ImageRequest, spec: ModelSpec) -> list[InputImage]:
 
 
 # What a weight up to so much is worded as.
-_WORDS = (
+WORDS = (
     (1 / 3, "Take a hint of the {tag} of picture {number}."),
     (2 / 3, "Take over the {tag} of picture {number}."),
     (1.0, "Follow the {tag} of picture {number} closely."),
@@ -218,7 +218,7 @@ def with_words(prompt: str, request: ImageRequest, spec: ModelSpec) -> str:
     said = []
     for number, image in enumerate(shown(request, spec), first):
         weight = DEFAULT_WEIGHT if image.weight is None else image.weight
-        words = next(words for limit, words in _WORDS if weight <= limit)
+        words = next(words for limit, words in WORDS if weight <= limit)
         said.append(words.format(tag=image.tag, number=number))
     if not said:
         return prompt

@@ -18,6 +18,7 @@ from inference.assist_spec import EnhancerSpec, RaterSpec, SearchSpec, ViewerSpe
 from inference.catalog import Alias, Catalog, load_catalog
 from inference.model_spec import Defaults, Limits, ModelSpec, Quality
 from inference.pipelines import FAMILIES
+from inference.reference_spec import MOST, WAYS, WORDS, ReferenceSpec, Way
 from tests.api.http.served import serving
 
 ROOT = Path(__file__).parent.parent
@@ -101,6 +102,34 @@ def test_every_assistants_key_is_documented_with_its_default(key: str) -> None:
             default = f"[{', '.join(default)}]"
         shown = "" if default is None else "needed" if field.is_required() else f"`{default}`"
         assert told[name] == shown, name
+
+
+def test_every_key_of_a_reference_is_documented_with_its_default() -> None:
+    told = rows(TEXTS["docs/references.md"], "key of a reference")
+    assert set(told) == set(ReferenceSpec.model_fields)
+    for name, field in ReferenceSpec.model_fields.items():
+        if isinstance(field.default, float) or name == "condition":
+            shown = f"{field.default:g}" if name == "strength" else field.default
+            assert told[name] == f"`{shown}`"
+
+
+def test_every_way_is_documented_with_its_tags_and_families() -> None:
+    told = TEXTS["docs/references.md"].partition("| `by` |")[2].partition("\n\n")[0]
+    cells = [line.split("|")[1:-1] for line in told.splitlines() if line.startswith("| `")]
+    table = {line[0].strip(" `"): line[1:] for line in cells}
+    assert set(table) == set(Way)
+    for way, (tags, families, most) in table.items():
+        assert set(re.findall(r"`([\w-]+)`", tags)) == {
+            t for t, ways in WAYS.items() if way in ways
+        }
+        able = {name for name, family in FAMILIES.items() if way in family.reference_ways}
+        assert set(re.findall(r"`([\w-]+)`", families)) == (set() if way == "transfer" else able)
+        assert most.strip() == str(MOST[way]) if way in MOST else "less its sources" in most
+
+
+def test_every_wording_of_a_reference_is_documented() -> None:
+    for _, words in WORDS:
+        assert words.format(tag="style", number=2) in TEXTS["docs/references.md"]
 
 
 def test_every_quality_key_and_family_is_documented() -> None:

@@ -12,6 +12,7 @@ Word = Annotated[str, Field(min_length=1, max_length=40)]
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 ModeName = Literal["generate", "img2img", "inpaint", "edit"]
 TagName = Literal["style", "character", "palette", "composition", "pose"]
+ModelStateName = Literal["unloaded", "in_ram", "loading", "ready", "failed"]
 FormatName = Literal["png", "jpeg", "webp", "avif"]
 
 
@@ -253,7 +254,7 @@ class Model(BaseModel):
     description: str
     family: str
     license: str
-    state: Literal["unloaded", "loading", "ready", "failed"]
+    state: ModelStateName
     reason: str
     dtype: str
     modes: dict[ModeName, ModelMode]
@@ -263,6 +264,7 @@ class Model(BaseModel):
     qualities: dict[str, ModelQuality]
     loras: dict[str, ModelLora]
     profiles: list[str]
+    references: Annotated[list[str], Field(description="tags that it takes from pictures")]
     samplers: Annotated[list[str], Field(description="empty: its own and no other")]
     takes_negative_prompt: bool
     max_sequence_length: int | None
@@ -289,8 +291,16 @@ class DeviceModel(BaseModel):
     """One model on one device."""
 
     name: str
-    state: Literal["unloaded", "loading", "ready", "failed"]
+    state: ModelStateName
     reason: str
+    pinned: bool
+    weight_bytes: Annotated[
+        int, Field(description="of its files until it is loaded, then its own; 0 if not known")
+    ]
+    working_bytes: Annotated[
+        int, Field(description="what its operations take beside the weights, once measured")
+    ]
+    last_used_at: str | None
     lanes: dict[ModeName, Literal["merge", "interleave", "exclusive"]]
     dtype: str
     token_budget: int
@@ -305,6 +315,11 @@ class Device(BaseModel):
     idle_seconds: float
     running_images: int
     waiting_images: int
+    memory_bytes: Annotated[int, Field(description="what models may take of it")]
+    used_memory_bytes: int
+    ram_bytes: Annotated[int, Field(description="what copies of models may take of RAM")]
+    used_ram_bytes: int
+    swaps: Annotated[int, Field(description="models that had to leave it for others")]
     models: list[DeviceModel]
 
 

@@ -20,7 +20,7 @@ from inference.catalog import Catalog
 from inference.errors import EngineError
 from inference.job import ImageRequest, ImageRole, Lora, Mode, ReferenceTag
 from inference.model_spec import ModelSpec
-from inference.status import EngineStatus
+from inference.status import DeviceStatus, EngineStatus, ModelStatus
 
 PREFIX = "/darkroom"
 PROBLEM_TYPE = "application/problem+json"
@@ -246,6 +246,7 @@ def _model(catalog: Catalog, spec: ModelSpec, status: EngineStatus) -> dict[str,
             for name, lora in spec.loras.items()
         },
         "profiles": list(spec.profiles),
+        "references": [tag.value for tag in spec.references],
         "samplers": list(spec.samplers),
         "takes_negative_prompt": spec.takes_negative_prompt,
         "max_sequence_length": spec.max_sequence_length,
@@ -265,7 +266,19 @@ def to_queue(status: QueueStatus) -> dict[str, Any]:
 
 def to_devices(status: EngineStatus) -> dict[str, Any]:
     """A `DeviceList`."""
-    return {"devices": [asdict(device) for device in status.devices]}
+    return {"devices": [_device(device) for device in status.devices]}
+
+
+def _device(device: DeviceStatus) -> dict[str, Any]:
+    models = [to_device_model(model) for model in device.models]
+    return asdict(device) | {"models": models}
+
+
+def to_device_model(model: ModelStatus) -> dict[str, Any]:
+    """A `DeviceModel`."""
+    used_at = model.last_used_at
+    used_ms = None if used_at is None else int(used_at * 1000)
+    return asdict(model) | {"last_used_at": to_time(used_ms)}
 
 
 def to_error(error: ApiError | EngineError, context: ErrorContext) -> ErrorBody:

@@ -172,7 +172,7 @@ def test_with_a_webhook_it_is_answered_when_done_as_well__INF(client: httpx2.Cli
     "tag",
     [
         pytest.param(tag, id=f"S0 tag {tag}")
-        for tag in ("style", "character", "palette", "composition", "pose")
+        for tag in ("style", "character", "composition", "pose")
     ],
 )
 def test_a_model_that_cannot_follow_a_reference_names_tag_and_itself(

@@ -67,6 +67,21 @@ def test_the_example_with_its_reference_is_refused_by_name__S0(real: Served) -> 
     assert "tiny-flux" in reply.json()["error"]["message"]
 
 
+def test_a_palette_is_followed_by_its_weight__S0(real: Served) -> None:
+    """It needs no model, so the one that ships follows it."""
+    reds = []
+    for weight in (0, 0.5, 1):
+        palette = {"url": data_uri(32, "red"), "tag": "palette", "weight": weight}
+        fields = EXAMPLE | {"count": 1, "references": [palette]}
+        reply = real.client.post(PATH, json=fields, headers=KEY)
+        assert reply.status_code == 200, reply.text
+        (output,) = reply.json()["outputs"]
+        red, _, blue = np.moveaxis(picture(real.client, output), -1, 0)
+        reds.append(float((red - blue).mean()))
+    assert reds[0] < 0 < reds[2]
+    assert reds[0] + 40 < reds[1] < reds[2] - 40
+
+
 def test_an_output_is_made_again_by_its_seed__INF(real: Served) -> None:
     fields = EXAMPLE | {"count": 2}
     _, second = real.client.post(PATH, json=fields, headers=KEY).json()["outputs"]
