@@ -319,4 +319,11 @@ def build_engine(catalog: Catalog, settings: Settings) -> EnginePort:
 
 
 def _engine_settings(settings: Settings) -> EngineSettings:
-    return EngineSettings(devices=settings.devices, preview_side_px=settings.preview_side_px)
+    return EngineSettings(
+        devices=settings.devices,
+        preview_side_px=settings.preview_side_px,
+        device_memory_bytes=settings.device_memory_bytes,
+        ram_bytes=settings.ram_bytes,
+        model_wait_seconds=settings.model_wait_seconds,
+        model_stay_seconds=settings.model_stay_seconds,
+    )

@@ -53,6 +53,10 @@ class Settings(BaseSettings):
     data_dir: Path = Path("data")
     models: Path = Path("models.yaml")
     devices: Annotated[tuple[str, ...], NoDecode] = ()
+    device_memory_bytes: PositiveInt | None = None
+    ram_bytes: Annotated[int | None, Field(ge=0)] = None
+    model_wait_seconds: PositiveSeconds = 60.0
+    model_stay_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5.0
 
     max_queue_tasks: PositiveInt = 10_000
     max_queue_images: PositiveInt = 20_000

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from greenlet import getcurrent, greenlet
 
+from inference.aside import breathe
 from inference.merge import (
     Arguments,
     Keys,
@@ -59,11 +60,15 @@ class RowData(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Attached:
-    """A module whose forward is a rendezvous; `budget_tokens` bounds rows × tokens of one."""
+    """A module whose forward is a rendezvous; `budget_tokens` bounds rows × tokens of one.
+
+    `users` counts the models that it is part of: text encoders and VAEs are shared.
+    """
 
     module: torch.nn.Module
     forward: Callable[..., Any]
     rules: ModelRules
+    users: int = 1
     budget_tokens: int = 1
     row_data: list[RowData] = field(default_factory=list)
 
@@ -141,15 +146,23 @@ class Rendezvous:
 
     def __init__(self) -> None:
         self._keys = Keys()
+        self._attached: dict[int, Attached] = {}
 
     def attach(self, module: torch.nn.Module) -> Attached:
-        """Turn a module's forward into a rendezvous; offload hooks must be installed before."""
-        attached = Attached(module, module.forward, rules_of(module))
+        """Turn a module's forward into a rendezvous; offload hooks must be installed before.
+
+        One that is attached already is so for one model more.
+        """
+        if (known := self._attached.get(id(module))) is not None:
+            known.users += 1
+            return known
+        attached = self._attached[id(module)] = Attached(module, module.forward, rules_of(module))
         signature = inspect.signature(attached.forward)
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             current = getcurrent()
             if not isinstance(current, _CarrierGreenlet):
+                breathe()
                 return attached.forward(*args, **kwargs)
             arguments = by_name(signature, args, kwargs) if args else kwargs
             call = self._call(attached, arguments, current.carrier.brought)
@@ -159,8 +172,15 @@ class Rendezvous:
         return attached
 
     def detach(self, attached: Attached) -> None:
-        """Give the module its own forward back."""
-        attached.module.forward = attached.forward
+        """Give the module its own forward back, once no other model is attached to it."""
+        attached.users -= 1
+        if attached.users > 0:
+            return
+        del self._attached[id(attached.module)]
+        # unless a hook stands there, the class's own shows again; set, it would hold the module
+        del attached.module.forward
+        if attached.module.forward != attached.forward:
+            attached.module.forward = attached.forward
 
     def _call(self, target: Attached, arguments: Arguments, brought: Brought) -> Call:
         rules = target.rules

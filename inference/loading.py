@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 import transformers
 
 from inference import processors
+from inference.checkpoint import cached_folder
 from inference.demo.derived import base_of, own_parts
 from inference.errors import ModelFailed
 from inference.job import Mode
@@ -28,11 +29,24 @@ _BUILTIN = "builtin:"
 _BUILTIN_FOLDER = Path(__file__).parent / "demo"
 
 
+# Parts that are held already, by their name in the pipeline, for a model's folders and dtype.
+FindHeld = Callable[[Sequence[Path], torch.dtype], Mapping[str, Any]]
+
+
 def load_pipelines(spec: ModelSpec, device: str) -> Mapping[Mode, Any]:
     """One pipeline per mode of the model, sharing all weights; raises ModelFailed with a reason."""
+    pipes = read_pipelines(spec, device)
+    pipes[spec.modes[0]].to(device)
+    return pipes
+
+
+def read_pipelines(
+    spec: ModelSpec, device: str, find_held: FindHeld | None = None
+) -> Mapping[Mode, Any]:
+    """The same in RAM, in the dtype that they have on the device, for any thread but a worker's."""
     try:
-        with LOAD_LOCK:
-            return _load(spec, device)
+        with LOAD_LOCK, loading(), torch.no_grad():
+            return _load(spec, device, find_held)
     except ModelFailed:
         raise
     except Exception as error:
@@ -70,7 +84,16 @@ def pipeline_class(spec: ModelSpec, mode: Mode) -> type[Any]:
     return chosen
 
 
-def _load(spec: ModelSpec, device: str) -> Mapping[Mode, Any]:
+def folders_of(spec: ModelSpec) -> list[Path]:
+    """Where the model's files lie on this machine, as far as they do; own parts come last."""
+    folder = Path(locate(spec.source))
+    if folder.is_dir():
+        return list(dict.fromkeys((base_of(folder), folder)))
+    cached = cached_folder(spec.source, spec.revision)
+    return [cached] if cached is not None else []
+
+
+def _load(spec: ModelSpec, device: str, find_held: FindHeld | None) -> Mapping[Mode, Any]:
     folder = Path(locate(spec.source))
     base = base_of(folder)
     if base.exists() and not (base / "model_index.json").is_file():
@@ -78,8 +101,9 @@ def _load(spec: ModelSpec, device: str) -> Mapping[Mode, Any]:
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     first, *others = spec.modes
-    pipe = _open(spec, base, own_parts(folder, pick_dtype(spec, device)), device)
-    pipe.to(device)
+    dtype = pick_dtype(spec, device)
+    held = find_held(folders_of(spec), dtype) if find_held is not None else {}
+    pipe = _open(spec, base, {**own_parts(folder, dtype), **held}, device)
     pipe.set_progress_bar_config(disable=True)
     pipes = {first: pipe}
     for mode in others:

@@ -93,6 +93,13 @@ class LoraShelf:
             self._paths[lora.name] = lora.path
         return lora.name, lora.rank
 
+    def let_go(self) -> None:
+        """Leave the device; what is asked for again is read again."""
+        gone = [*self._kept.values()]
+        self._kept.clear()
+        for rows in self.rows.values():
+            rows.forget(gone)
+
     def _is_ready(self, key: _Key) -> bool:
         if key in self._alive or self._failure(key) is not None:
             return True

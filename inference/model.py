@@ -12,6 +12,7 @@ from inference.calls import OnStep, accepted, generator, private_copy, watch_ste
 from inference.coalesce import Attached, Rendezvous, bring
 from inference.job import Job, Mode
 from inference.loading import denoisers, load_pipelines
+from inference.lora import LoraRows
 from inference.lora_shelf import LoraShelf
 from inference.model_spec import ModelSpec
 from inference.pixels import Pictures, keep_outside
@@ -105,11 +106,14 @@ class LoadedModel:
             attached.module is getattr(pipe, name, None) for name in self.spec.rules.denoisers
         )
 
+    def share(self, job: Job) -> float:
+        """A picture's pixels over those of the default size, at which the model was measured."""
+        width, height = self.spec.default_size
+        return job.width * job.height / (width * height)
+
     def work_seconds(self, job: Job) -> float:
         """About how long the denoising of one picture takes alone."""
-        width, height = self.spec.default_size
-        share = job.width * job.height / (width * height)
-        step_seconds = self.step_floor_seconds + share * self.step_slope_seconds
+        step_seconds = self.step_floor_seconds + self.share(job) * self.step_slope_seconds
         return job.num_inference_steps * step_seconds
 
     def detach(self, rendezvous: Rendezvous) -> None:
@@ -126,9 +130,14 @@ def load_model(
     prompts: PromptCache,
     preview_side_px: int,
     lora_bytes: int = 2 * 1024**3,
+    pipes: Mapping[Mode, Any] | None = None,
 ) -> LoadedModel:
-    """Load a model and attach its denoisers; raises ModelFailed. The self-test comes after."""
-    pipes = load_pipelines(spec, device)
+    """Load a model and attach its denoisers; raises ModelFailed. The self-test comes after.
+
+    Its `pipes` may have been read elsewhere, and lie on the device.
+    """
+    if pipes is None:
+        pipes = load_pipelines(spec, device)
     pipe = pipes[spec.modes[0]]
     modules = denoisers(spec, pipe)
     modules += [module for module in _helpers(pipe) if rules_of(module) is not UNKNOWN_MODEL]
@@ -154,7 +163,11 @@ def _shelf(
     parts = {name: one.module for name, one in found.items()}
     shelf = LoraShelf(spec, pipe, parts, device, limit_bytes)
     for name, one in found.items():
-        one.row_data.append(shelf.rows[name])
+        known = [data for data in one.row_data if isinstance(data, LoraRows)]
+        if known:  # a module of several models: its rows' adapters are set once
+            shelf.rows[name] = known[0]
+        else:
+            one.row_data.append(shelf.rows[name])
     return shelf
 
 

@@ -94,6 +94,7 @@ class ModelSpec(Strict):
     pipelines: dict[Mode, str] = {}
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     preload: bool = False
+    pin: bool = False
     guidance_field: str = ""
     max_sequence_length: PositiveInt | None = None
     samplers: tuple[str, ...] = ()

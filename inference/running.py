@@ -68,9 +68,16 @@ class Running:
         model = self.model
         if model is None:
             return False
-        # both, so that reading one does not wait for the other
         found = model.loras.ready(self.job.loras), model.references.ready(self.job)
         return all(found)
+
+    @property
+    def seconds_left(self) -> float:
+        """About how long it would still take alone."""
+        if self.model is None:
+            return 0.0
+        left = 1 - self.step / self.job.num_inference_steps
+        return max(0.0, left) * self.model.work_seconds(self.job)
 
     @property
     def lane(self) -> Lane:

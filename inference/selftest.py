@@ -2,7 +2,8 @@
 
 Two short requests with different step counts, one starting a step late, are run alone, then in
 merged forwards, then in turns. What comes out the same is allowed. A fixed list sends those to
-*exclusive* whose code is known to change the shared model during a call.
+*exclusive* whose code is known to change the shared model during a call. Between its forwards the
+test lets others step, where it is run aside.
 """
 
 from __future__ import annotations
@@ -16,10 +17,14 @@ import structlog
 import torch
 from PIL import Image
 
-from inference.coalesce import Abandon, Call, Carrier, forward
+from inference import coalesce
+from inference.aside import breathe
+from inference.coalesce import Abandon, Attached, Call, Carrier
 from inference.job import Job, Mode
+from inference.memory import Gauge, Working
 from inference.model import LoadedModel
 from inference.pixels import Pictures
+from inference.placement import modules_of
 from inference.prompts import PromptCache
 from inference.rules import UNKNOWN_MODEL
 from inference.status import Lane
@@ -43,12 +48,17 @@ LONGEST_FORWARD_SECONDS = 1.0
 LEAST_MEASURED_SECONDS = 0.05
 
 
-def run_selftest(model: LoadedModel) -> None:
-    """Fill in the model's lanes, token budgets and step cost; the model is attached but idle."""
+def run_selftest(model: LoadedModel, device: str = "cpu") -> Working:
+    """Fill in the model's lanes, token budgets and step cost; the model is attached but idle.
+
+    Returns what its operations take beside the weights.
+    """
     for mode in model.spec.modes:
         model.lanes[mode] = find_lane(model, mode)
-    for call, times in sample_calls(model):
+    gauge, most_calls = Gauge(device), {}
+    for call, times in sample_calls(model, gauge):
         costs = measure(call)
+        most_calls[operation(model, call.target)] = best_rows(costs)
         call.target.budget_tokens = best_rows(costs) * call.tokens
         if model.denoises(call.target):
             floor, slope = floor_and_slope(costs)
@@ -60,7 +70,21 @@ def run_selftest(model: LoadedModel) -> None:
         lanes={mode.value: lane.value for mode, lane in model.lanes.items()},
         token_budget=model.attached[0].budget_tokens,
         step_milliseconds=round((model.step_floor_seconds + model.step_slope_seconds) * 1000, 2),
+        working_bytes=gauge.peaks,
     )
+    return Working({name: (size, most_calls.get(name, 1)) for name, size in gauge.peaks.items()})
+
+
+def operation(model: LoadedModel, attached: Attached) -> str:
+    """What a module is called in its pipeline: "transformer", "decoder"."""
+    parts = modules_of(model.pipes).items()
+    return next((name for name, part in parts if part is attached.module), "decoder")
+
+
+def forward(calls: Sequence[Call]) -> list[Any]:
+    """One forward, after a breath for others."""
+    breathe()
+    return coalesce.forward(calls)
 
 
 def find_lane(model: LoadedModel, mode: Mode) -> Lane:
@@ -104,16 +128,24 @@ def _processors(model: LoadedModel) -> list[int]:
     ]
 
 
-def sample_calls(model: LoadedModel) -> list[tuple[Call, int]]:
-    """Each attached module's first forward in one step at the default size, and how many it has."""
+def sample_calls(model: LoadedModel, gauge: Gauge) -> list[tuple[Call, int]]:
+    """Each attached module's first forward in one step at the default size, and how many it has.
+
+    The gauge sees what each takes, and what the pipeline's own code does between ("pipeline").
+    """
     mode = model.spec.modes[0]
     job = _probe(model, mode, steps=1, seed=1, size=model.spec.default_size)
     carrier = Carrier(_make(model, job)[1])
-    carrier.advance()
+    with gauge.watch("pipeline"):
+        carrier.advance()
     made: list[Call] = []
     while (call := carrier.call) is not None:
         made.append(call)
-        carrier.advance(forward([call])[0])
+        breathe()
+        with gauge.watch(operation(model, call.target)):
+            (output,) = coalesce.forward([call])
+        with gauge.watch("pipeline"):
+            carrier.advance(output)
     if carrier.error is not None:
         raise carrier.error
     targets = [id(call.target) for call in made]
@@ -162,8 +194,9 @@ def _row_seconds(calls: Sequence[Call]) -> float:
     forward(calls)
     taken: list[float] = []
     while len(taken) < 3 or sum(taken) < LEAST_MEASURED_SECONDS:
+        breathe()
         begin = clock()
-        forward(calls)
+        coalesce.forward(calls)
         taken.append(clock() - begin)
     return min(taken) / len(calls)
 

@@ -15,6 +15,10 @@ class EngineSettings:
     shows at most one preview each `preview_interval_seconds`.
     The LoRAs of each model take at most `lora_bytes` of a device, those in use aside, and one
     forward mixes at most `max_loras_per_forward`: each costs its rows a few percent.
+    Models take at most `device_memory_bytes` of a device, working memory included, and copies to
+    come back from quickly `ram_bytes` of RAM for each device; None leaves it to the machine.
+    One that is asked for is moved for another whose request would else wait `model_wait_seconds`,
+    and not within `model_stay_seconds` of its coming.
     `retry_load_seconds` must pass before a model that failed to load is tried again.
     """
 
@@ -26,3 +30,7 @@ class EngineSettings:
     lora_bytes: int = 2 * 1024**3
     max_loras_per_forward: int = 8
     retry_load_seconds: float = 30.0
+    device_memory_bytes: int | None = None
+    ram_bytes: int | None = None
+    model_wait_seconds: float = 60.0
+    model_stay_seconds: float = 5.0

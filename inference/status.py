@@ -9,9 +9,10 @@ from inference.job import Mode
 
 
 class ModelState(StrEnum):
-    """Where a model stands on its way to serving."""
+    """Where a model stands on its way to serving; `in_ram` is near, and not on the device."""
 
     UNLOADED = "unloaded"
+    IN_RAM = "in_ram"
     LOADING = "loading"
     READY = "ready"
     FAILED = "failed"
@@ -31,11 +32,19 @@ class Lane(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelStatus:
-    """One model on one device; `reason` says why it failed."""
+    """One model on one device; `reason` says why it failed.
+
+    `weight_bytes` are those of its files until it is loaded, then its own; `working_bytes` is what
+    its operations take beside them, once measured. `last_used_at` is in seconds since 1970.
+    """
 
     name: str
     state: ModelState
     reason: str = ""
+    pinned: bool = False
+    weight_bytes: int = 0
+    working_bytes: int = 0
+    last_used_at: float | None = None
     lanes: dict[Mode, Lane] = field(default_factory=dict)
     dtype: str = ""
     token_budget: int = 0
@@ -43,7 +52,12 @@ class ModelStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceStatus:
-    """One device and its worker; `idle_seconds` since the worker last showed a sign of life."""
+    """One device and its worker; `idle_seconds` since the worker last showed a sign of life.
+
+    `memory_bytes` and `ram_bytes` are what models may take of the device and of RAM,
+    `used_memory_bytes` and `used_ram_bytes` what they take; `swaps` counts models that had to leave
+    the device for others.
+    """
 
     device: str
     name: str
@@ -51,7 +65,12 @@ class DeviceStatus:
     idle_seconds: float
     running_images: int
     waiting_images: int
-    models: tuple[ModelStatus, ...]
+    memory_bytes: int = 0
+    used_memory_bytes: int = 0
+    ram_bytes: int = 0
+    used_ram_bytes: int = 0
+    swaps: int = 0
+    models: tuple[ModelStatus, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +81,10 @@ class EngineStatus:
 
     def model(self, name: str) -> ModelStatus:
         """The best state `name` has on any device: ready before loading before failed."""
-        order = [ModelState.READY, ModelState.LOADING, ModelState.FAILED, ModelState.UNLOADED]
+        order = [
+            *(ModelState.READY, ModelState.LOADING, ModelState.IN_RAM),
+            *(ModelState.FAILED, ModelState.UNLOADED),
+        ]
         found = [model for device in self.devices for model in device.models if model.name == name]
         unloaded = ModelStatus(name=name, state=ModelState.UNLOADED)
         return min(found, key=lambda model: order.index(model.state), default=unloaded)

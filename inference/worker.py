@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -12,11 +11,13 @@ import torch
 
 from inference.catalog import Catalog
 from inference.coalesce import Abandon, Carrier, Rendezvous, forward
+from inference.demand import demands_of
 from inference.errors import ModelFailed
 from inference.events import Cancelled, Emit, Failed, ImageDone
 from inference.faults import as_job_error, free_cache, is_out_of_memory, without_tensors
 from inference.job import ImageRole, Job
 from inference.pixels import Pictures, Reference, decode, shrink
+from inference.quiet import QUIET
 from inference.reference_spec import DEFAULT_WEIGHT
 from inference.reports import Reports
 from inference.residents import Residents
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _BREATH_SECONDS = 0.002
+# Commands are taken up between two ticks.
+_PIECES_SECONDS = _REST_SECONDS = 0.05
 
 
 class Worker:
@@ -48,7 +51,7 @@ class Worker:
         self._clock = clock
         self._settings = settings
         self._rendezvous = Rendezvous()
-        self._residents = Residents(device, catalog, self._rendezvous, settings)
+        self._residents = Residents(device, catalog, self._rendezvous, settings, clock)
         self._schedule = Schedule()
         self._reports = Reports(clock, settings.preview_interval_seconds)
         self._waiting: list[Running] = []
@@ -60,12 +63,24 @@ class Worker:
         """Whether there is an image to work on."""
         return bool(self._waiting or self._running)
 
+    @property
+    def at_work(self) -> bool:
+        """Whether there is anything to do, such as loading a model that nobody waits for."""
+        return self.busy or self._residents.at_work
+
+    def preload(self) -> None:
+        """Ask for what models.yaml wants loaded from the start; ticks bring it."""
+        self._residents.preload()
+
     def prepare(self) -> None:
-        """Load what models.yaml wants loaded from the start."""
-        for name in self._residents.preloads():
-            with suppress(ModelFailed):
-                self._residents.get(name)
-            self.beat()
+        """The same, until it is there."""
+        self.preload()
+        while self._residents.at_work:
+            self.tick()
+
+    def command(self, name: str, action: str) -> None:
+        """What an operator wants of a model."""
+        self._residents.command(name, action)
 
     def submit(
         self,
@@ -106,21 +121,25 @@ class Worker:
     def tick(self) -> None:
         """Start what may start, run one forward, end what is finished."""
         self.beat()
-        self._find_models()
-        for image in self._admissible():
-            self._start(image)
-        batch = self._pick()
-        if batch:
-            begin = self._clock()
-            self._step(batch)
-            seconds = (self._clock() - begin) / len(batch)
-            for image in batch:
-                self._schedule.charge(image.ticket, seconds)
-        for image in [image for image in self._running if image.call is None]:
-            self._end(image)
-        if self._waiting and not self._running:
+        with QUIET.step():
+            self._move_models()
+            self._find_models()
+            for image in self._admissible():
+                self._start(image)
+            batch = self._pick()
+            if batch:
+                begin = self._clock()
+                self._step(batch)
+                seconds = (self._clock() - begin) / len(batch)
+                for image in batch:
+                    self._schedule.charge(image.ticket, seconds)
+            for image in [image for image in self._running if image.call is None]:
+                self._end(image)
+        if self.at_work and not self._running and not self._residents.has_pieces:
             # only for what is still being read
-            time.sleep(_BREATH_SECONDS)
+            is_reading = self._residents.rest(_REST_SECONDS)
+            if not is_reading:
+                time.sleep(_BREATH_SECONDS)
 
     def beat(self) -> None:
         """Show a sign of life."""
@@ -135,18 +154,30 @@ class Worker:
             idle_seconds=self._clock() - self._beat,
             running_images=len(self._running),
             waiting_images=len(self._waiting),
+            memory_bytes=self._residents.budget.device_bytes,
+            used_memory_bytes=self._residents.used_bytes[0],
+            ram_bytes=self._residents.budget.ram_bytes,
+            used_ram_bytes=self._residents.used_bytes[1],
+            swaps=self._residents.swaps,
             models=self._residents.status(),
         )
 
     def _find_models(self) -> None:
-        """Give each newcomer its model, loaded now if need be; without one it ends here."""
-        for image in [image for image in self._waiting if image.model is None]:
+        """Give each that waits its model, if that may start it; without any it ends here."""
+        for image in [*self._waiting]:
             try:
-                image.model = self._residents.get(image.job.model)
+                image.model = self._residents.usable(image.job.model)
             except ModelFailed as error:
                 image.error = error
                 self._end(image)
-            self.beat()
+
+    def _move_models(self) -> None:
+        """A piece of work on what is being loaded; several where no picture waits for its step."""
+        demands = demands_of(self._waiting, self._running)
+        until = self._clock() + _PIECES_SECONDS
+        self._residents.advance(demands)
+        while not self._running and self._residents.has_pieces and self._clock() < until:
+            self._residents.advance(demands)
 
     def _admissible(self) -> list[Running]:
         """Waiting images that may start, best first, within the room there is.

@@ -30,13 +30,21 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class Manage:
+    """What an operator wants of a model: "load", "unload", "pin" or "unpin"."""
+
+    model: str
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
 class Close:
     """Finish until `deadline` (time.monotonic), cancel what is left, stop."""
 
     deadline: float
 
 
-Command = Submit | Cancel | Close
+Command = Submit | Cancel | Manage | Close
 
 
 class Host(Protocol):

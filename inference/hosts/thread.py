@@ -9,7 +9,7 @@ import time
 import structlog
 import torch
 
-from inference.hosts.base import Cancel, Close, Command, Submit
+from inference.hosts.base import Cancel, Close, Command, Manage, Submit
 from inference.status import DeviceStatus
 from inference.worker import Worker
 
@@ -64,15 +64,15 @@ class ThreadHost:
                 self._worker.fail_all(error)
 
     def _prepare(self) -> None:
-        """Load what is wanted from the start; a model that fails says so in its status."""
+        """Ask for what is wanted from the start; a model that fails says so in its status."""
         try:
-            self._worker.prepare()
+            self._worker.preload()
         except Exception:
             log.exception("worker.fault", device=self._worker.device)
 
     def _receive(self) -> None:
         """Take up all commands; wait for one only while there is nothing to work on."""
-        idle = not self._worker.busy and self._deadline is None
+        idle = not self._worker.at_work and self._deadline is None
         try:
             command = self._inbox.get(timeout=_IDLE_SECONDS) if idle else self._inbox.get_nowait()
             while True:
@@ -93,5 +93,7 @@ class ThreadHost:
                 )
             case Cancel():
                 self._worker.cancel(command.wanted)
+            case Manage():
+                self._worker.command(command.model, command.action)
             case Close():
                 self._deadline = command.deadline

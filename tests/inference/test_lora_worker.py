@@ -92,6 +92,8 @@ def asks(name: str, *loras: tuple[str, float], **changes: Any) -> Job:
 
 def settle(bench: Bench) -> None:
     """Wait until all that was asked for has been read, so that all may start at once."""
+    for name in {image.job.model for image in bench.worker._waiting}:
+        bench.worker._residents.get(name)
     bench.worker._find_models()
     while not all(image.ready for image in bench.worker._waiting):
         time.sleep(0.001)

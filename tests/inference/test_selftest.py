@@ -15,6 +15,7 @@ from inference.catalog import Catalog
 from inference.coalesce import Rendezvous, forward
 from inference.job import Mode
 from inference.loading import load_pipelines
+from inference.memory import Gauge
 from inference.model import LoadedModel, load_model
 from inference.model_spec import ModelSpec
 from inference.prompts import PromptCache
@@ -111,8 +112,8 @@ def test_a_step_cache_runs_exclusive_and_as_alone(
     """One picture after the other, and nothing of the first is left for the second."""
     spec = catalog.models["flux"].model_copy(update={"modes": (Mode.GENERATE,)})
     monkeypatch.setattr(
-        "inference.model.load_pipelines",
-        lambda spec, device: with_cache(load_pipelines(spec, device)),
+        "inference.resident.read_pipelines",
+        lambda spec, device, find_held: with_cache(load_pipelines(spec, device)),
     )
     bench = Bench(catalog.model_copy(update={"models": {"flux": spec}}))
     wanted = [job(f"c{seed}", seeds=(seed,), num_inference_steps=6) for seed in (1, 2)]
@@ -198,7 +199,7 @@ def test_the_budget_is_where_the_cost_of_a_row_stops_falling(costs: list[float],
 def test_measuring_stops_where_more_rows_cost_more_or_take_long(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    call, _ = sample_calls(loaded(catalog.models["flux"]))[0]
+    call, _ = sample_calls(loaded(catalog.models["flux"]), Gauge("cpu"))[0]
     for costs, looked_at in (
         ({1: 1e-3, 2: 9e-4, 4: 1.2e-3}, 3),
         ({1: 0.4, 2: 0.6}, 2),
@@ -222,7 +223,7 @@ def test_work_grows_with_steps_and_pixels(catalog: Catalog) -> None:
 
 
 def test_the_samples_are_forwards_at_the_default_size(catalog: Catalog) -> None:
-    samples = sample_calls(loaded(catalog.models["flux-cfg"]))
+    samples = sample_calls(loaded(catalog.models["flux-cfg"]), Gauge("cpu"))
     calls = {type(call.target.module).__name__: (call, times) for call, times in samples}
     assert set(calls) == {"CLIPTextModel", "T5EncoderModel", "FluxTransformer2DModel", "Decoder"}
     denoiser, times = calls["FluxTransformer2DModel"]

@@ -1,0 +1,136 @@
+"""A model's folder as files: which parts it has, how large they are, and which are the same.
+
+No weight is read, only the headers of safetensors files; and no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+# Bytes of a number by the name that safetensors has for its type.
+_WIDTHS = {
+    **dict.fromkeys(("F64", "I64", "U64"), 8),
+    **dict.fromkeys(("F32", "I32", "U32"), 4),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
+}
+_FLOATS = ("F64", "F32", "F16", "BF16")
+# Keys of a config that differ between copies of the same.
+_HISTORY = ("_name_or_path", "_diffusers_version", "transformers_version", "torch_dtype", "dtype")
+_READ_BYTES = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a pipeline: the folder of its config, and the files of its weights."""
+
+    config: Path
+    files: tuple[Path, ...]
+
+    def size_bytes(self, float_bytes: int) -> int:
+        """What the weights take in memory, each floating-point number so many bytes."""
+        return sum(_file_bytes(file, _stamp(file), float_bytes) for file in self.files)
+
+    def outline(self) -> str:
+        """Equal for parts of equal content, and rarely for others; reads configs and headers."""
+        told = hashlib.sha256(_settings(self.config))
+        for file in self.files:
+            told.update(_header(file))
+        return told.hexdigest()
+
+    def digest(self) -> str:
+        """Equal for parts of equal content, and for no others; reads all of the files once."""
+        told = hashlib.sha256(_settings(self.config))
+        for file in self.files:
+            told.update(_digest(file.resolve(), _stamp(file)).encode())
+        return told.hexdigest()
+
+
+def parts_of(*folders: Path) -> dict[str, Part]:
+    """The parts with weights in a pipeline's folders by name; a later folder's replace others."""
+    found: dict[str, Part] = {}
+    for folder in folders:
+        for config in sorted(folder.glob("*/config.json")):
+            if files := _weights(config.parent):
+                found[config.parent.name] = Part(config, files)
+    return found
+
+
+def stamp_of(*folders: Path) -> frozenset[tuple[str, str, int, int, int]]:
+    """Another one once a file of the weights is another; reads none."""
+    return frozenset(
+        (name, str(file), *_stamp(file))
+        for name, part in parts_of(*folders).items()
+        for file in part.files
+    )
+
+
+def cached_folder(hub_id: str, revision: str | None) -> Path | None:
+    """Where a hub's pipeline lies on this machine, if it does."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        path = try_to_load_from_cache(hub_id, "model_index.json", revision=revision)
+    except HFValidationError:
+        return None
+    return Path(path).parent if isinstance(path, str) else None
+
+
+def _weights(folder: Path) -> tuple[Path, ...]:
+    """The files that are loaded from a part's folder: those of its index, or the one without."""
+    indexes = sorted(folder.glob("*.safetensors.index.json"), key=lambda path: len(path.name))
+    if indexes:
+        named: Mapping[str, str] = json.loads(indexes[0].read_text())["weight_map"]
+        files = [folder / name for name in sorted(set(named.values()))]
+        return tuple(file for file in files if file.is_file())
+    files = sorted(folder.glob("*.safetensors"), key=lambda path: (len(path.name), path.name))
+    # the shortest name has no variant in it, such as .fp16
+    return tuple(files[:1])
+
+
+def _settings(config: Path) -> bytes:
+    """What a part's config says of the part, and not of who wrote it."""
+    told = json.loads(config.read_text())
+    return json.dumps(
+        {key: told[key] for key in told if key not in _HISTORY}, sort_keys=True
+    ).encode()
+
+
+def _stamp(file: Path) -> tuple[int, int, int]:
+    told = file.stat()
+    return told.st_ino, told.st_size, told.st_mtime_ns
+
+
+def _header(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        # what is longer than the file is no header
+        return stream.read(min(length, file.stat().st_size))
+
+
+@lru_cache(maxsize=512)
+def _file_bytes(file: Path, stamp: tuple[int, int, int], float_bytes: int) -> int:
+    tensors = json.loads(_header(file))
+    tensors.pop("__metadata__", None)
+    size = 0
+    for tensor in tensors.values():
+        kind = tensor["dtype"]
+        width = float_bytes if kind in _FLOATS else _WIDTHS.get(kind, 1)
+        size += math.prod(tensor["shape"]) * width
+    return size
+
+
+@lru_cache(maxsize=512)
+def _digest(file: Path, stamp: tuple[int, int, int]) -> str:
+    told = hashlib.sha256()
+    with file.open("rb") as stream:
+        while piece := stream.read(_READ_BYTES):
+            told.update(piece)
+    return told.hexdigest()

@@ -1,0 +1,313 @@
+"""Which models lie where, under budgets of bytes: decides and moves nothing, knows no torch.
+
+A model's weights are parts named by their content, so what several models share counts once. It
+is on the device, in RAM (a copy to come back from quickly), both, or gone. Beside the weights on
+the device there must be room for the largest working memory of them, since one forward runs at a
+time.
+
+Requests for models on the device go before a swap. A model that nobody asks for makes room at
+once, the least recently used first. One that is asked for makes room once a request for another
+would else wait beyond `age_bound_seconds`, or has a higher priority than all its own, and then not
+before `min_stay_seconds`: no more of its pictures start, those in the making are finished, and
+only then it goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+Parts = Mapping[Hashable, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """Bytes that models may take: on the device, working memory included, and in RAM."""
+
+    device_bytes: int
+    ram_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """When one model is moved for another, in seconds."""
+
+    age_bound_seconds: float = 60.0
+    min_stay_seconds: float = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """One model as it stands; times are seconds of one clock.
+
+    `parts` holds the bytes of its weights by their content; empty as long as nobody knows.
+    `waiting_since` is when its oldest request came that has not started, `waiting_priority` and
+    `running_priority` the highest of each kind; `running` counts pictures in the making, which
+    take `drain_seconds` more. `load_seconds` is what bringing it to the device takes.
+    A `busy` one is being read or tested and cannot be moved. `wanted` is asked for by an operator
+    and not by a request, `gentle` only as far as there is free room; `leaving` asked to go.
+    """
+
+    name: str
+    parts: Parts = field(default_factory=dict)
+    working_bytes: int = 0
+    on_device: bool = False
+    in_ram: bool = False
+    busy: bool = False
+    pinned: bool = False
+    wanted: bool = False
+    gentle: bool = False
+    leaving: bool = False
+    waiting_since: float | None = None
+    waiting_priority: int = 0
+    running: int = 0
+    running_priority: int = 0
+    drain_seconds: float = 0.0
+    load_seconds: float = 0.0
+    arrived: float = 0.0
+    used: float = 0.0
+
+    @property
+    def asked_for(self) -> bool:
+        """Whether a request or an operator needs it on the device."""
+        return self.waiting_since is not None or self.running > 0 or self.wanted
+
+    @property
+    def movable(self) -> bool:
+        """Whether it could leave the device, now or once its pictures are finished."""
+        return self.on_device and not self.pinned and not self.busy
+
+
+class MoveKind(StrEnum):
+    """`read` and `load` bring a model into RAM and onto the device; `park` leaves it in RAM."""
+
+    READ = "read"
+    LOAD = "load"
+    PARK = "park"
+    DROP = "drop"
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One step of a plan; a loaded model `keeps` a copy in RAM if there is room for it."""
+
+    kind: MoveKind
+    name: str
+    keeps: bool = False
+
+
+@dataclass(slots=True)
+class Plan:
+    """Moves in the order they are to be made; `draining` models start no more pictures.
+
+    `refused` says of a model why it can never be brought to the device as things are.
+    """
+
+    moves: list[Move] = field(default_factory=list)
+    draining: set[str] = field(default_factory=set)
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+def plan(models: Iterable[Standing], budget: Budget, patience: Patience, now: float) -> Plan:
+    """What to move next, by what is asked for at the moment `now`."""
+    planner = _Planner(list(models), budget, patience, now)
+    planner.let_leave()
+    planner.mend()
+    for wanted in planner.queue():
+        planner.bring(wanted)
+    return planner.plan
+
+
+def total_bytes(models: Iterable[Standing]) -> int:
+    """What the models' weights take, shared parts once."""
+    return sum({key: size for one in models for key, size in one.parts.items()}.values())
+
+
+def device_bytes(models: Sequence[Standing]) -> int:
+    """What the models take on a device: their weights, and the largest working memory."""
+    return total_bytes(models) + max((one.working_bytes for one in models), default=0)
+
+
+class _Planner:
+    """One plan in the making: what lies where after the moves so far."""
+
+    def __init__(
+        self, models: list[Standing], budget: Budget, patience: Patience, now: float
+    ) -> None:
+        self.plan = Plan()
+        self._models = models
+        self._budget = budget
+        self._patience = patience
+        self._now = now
+        self._device = {one.name: one for one in models if one.on_device}
+        self._ram = {one.name: one for one in models if one.in_ram}
+
+    def let_leave(self) -> None:
+        """Send away what was asked to go, once its pictures are finished."""
+        for one in self._models:
+            if not one.leaving or one.busy:
+                continue
+            if one.running:
+                self.plan.draining.add(one.name)
+            elif one.on_device or one.in_ram:
+                self._drop(one)
+
+    def mend(self) -> None:
+        """Make room where models turned out larger than they were thought to be."""
+        for one in self._by_use(self._device.values()):
+            if self._fits_device():
+                return
+            if one.movable and not one.asked_for:
+                self._evict(one)
+
+    def queue(self) -> list[Standing]:
+        """The models that are to be brought, the most urgent first."""
+
+        def urgency(one: Standing) -> tuple[float, ...]:
+            since = self._now if one.waiting_since is None else one.waiting_since
+            return (one.waiting_since is None, -one.waiting_priority, since, one.used)
+
+        missing = [
+            one
+            for one in self._models
+            if one.asked_for and one.name not in self._device and not one.busy
+        ]
+        return sorted((one for one in missing if not one.leaving), key=urgency)
+
+    def bring(self, wanted: Standing) -> None:
+        """Bring a model to the device, or as near as is possible yet."""
+        victims = self._victims(wanted)
+        only_free = wanted.gentle and wanted.waiting_since is None
+        if victims is None or (victims and only_free):
+            self.plan.refused[wanted.name] = self._reason(wanted)
+            return
+        blocking = [one for one in victims if one.asked_for or one.busy]
+        if not blocking:
+            for one in victims:
+                self._evict(one)
+            self._load(wanted)
+            return
+        if wanted.name not in self._ram and self._make_room_in_ram(wanted):
+            self.plan.moves.append(Move(MoveKind.READ, wanted.name, keeps=True))
+            self._ram[wanted.name] = wanted
+        # one at a time: what the next would need is seen when this one is there
+        if not self.plan.draining and self._is_due(wanted, blocking):
+            self._drain(wanted, victims, blocking)
+
+    def _drain(self, wanted: Standing, victims: list[Standing], blocking: list[Standing]) -> None:
+        if any(one.running for one in blocking):
+            self.plan.draining.update(one.name for one in victims)
+            return
+        for one in victims:
+            self._evict(one)
+        self._load(wanted)
+
+    def _is_due(self, wanted: Standing, blocking: list[Standing]) -> bool:
+        """Whether the models in its way have to go although they are asked for."""
+        stay = self._patience.min_stay_seconds
+        if wanted.waiting_since is None or any(one.busy for one in blocking):
+            return False
+        if any(
+            self._now - one.arrived < stay and one.waiting_since is not None for one in blocking
+        ):
+            return False
+        if all(wanted.waiting_priority > _priority(one) for one in blocking):
+            return True
+        ahead = wanted.load_seconds + max(one.drain_seconds for one in blocking)
+        waited = self._now - wanted.waiting_since
+        return waited + ahead >= self._patience.age_bound_seconds
+
+    def _victims(self, wanted: Standing) -> list[Standing] | None:
+        """What has to leave the device; None where not even all that may leave would do."""
+        victims: list[Standing] = []
+        movable = [one for one in self._device.values() if one.movable]
+        order = sorted(movable, key=lambda one: (one.asked_for, one.used))
+        for one in order:
+            if self._fits_device(wanted, without=victims):
+                break
+            victims.append(one)
+        if not self._fits_device(wanted, without=victims):
+            busy = any(one.busy for one in self._device.values())
+            return None if not busy else self._wait_for_busy(wanted)
+        for one in [*victims]:
+            rest = [other for other in victims if other is not one]
+            if self._fits_device(wanted, without=rest):
+                victims = rest
+        return victims
+
+    def _wait_for_busy(self, wanted: Standing) -> list[Standing] | None:
+        """A model being read or tested may leave later: it blocks, and refuses nothing."""
+        stays = [one for one in self._device.values() if one.pinned]
+        if device_bytes([*stays, wanted]) > self._budget.device_bytes:
+            return None
+        return [one for one in self._device.values() if one.busy]
+
+    def _fits_device(self, *more: Standing, without: Sequence[Standing] = ()) -> bool:
+        gone = {one.name for one in without}
+        staying = [one for one in self._device.values() if one.name not in gone]
+        return device_bytes([*staying, *more]) <= self._budget.device_bytes
+
+    def _make_room_in_ram(self, wanted: Standing) -> bool:
+        """Whether a copy of it fits into RAM, after dropping what nobody asks for there."""
+        gone: list[Standing] = []
+        spare = [
+            one
+            for one in self._by_use(self._ram.values())
+            if one.name not in self._device and not one.asked_for and not one.busy
+        ]
+
+        def fits() -> bool:
+            staying = [one for one in self._ram.values() if one not in gone]
+            return total_bytes([*staying, wanted]) <= self._budget.ram_bytes
+
+        while not fits() and spare:
+            gone.append(spare.pop(0))
+        if not wanted.parts or not fits():
+            return False
+        for one in gone:
+            self._drop(one)
+        return True
+
+    def _load(self, wanted: Standing) -> None:
+        keeps = wanted.name in self._ram or self._make_room_in_ram(wanted)
+        self.plan.moves.append(Move(MoveKind.LOAD, wanted.name, keeps))
+        self._device[wanted.name] = wanted
+        if keeps:
+            self._ram[wanted.name] = wanted
+
+    def _evict(self, one: Standing) -> None:
+        if one.name not in self._ram:
+            return self._drop(one)
+        self.plan.moves.append(Move(MoveKind.PARK, one.name, keeps=True))
+        del self._device[one.name]
+        return None
+
+    def _drop(self, one: Standing) -> None:
+        self.plan.moves.append(Move(MoveKind.DROP, one.name))
+        self._device.pop(one.name, None)
+        self._ram.pop(one.name, None)
+
+    def _by_use(self, models: Iterable[Standing]) -> list[Standing]:
+        return sorted(models, key=lambda one: one.used)
+
+    def _reason(self, wanted: Standing) -> str:
+        needed = device_bytes([wanted])
+        pinned = [one.name for one in self._device.values() if one.pinned]
+        beside = f", beside {', '.join(pinned)}, which stay" if pinned else ""
+        return (
+            f"{wanted.name} needs {in_gib(needed)} of the device, and models may take "
+            f"{in_gib(self._budget.device_bytes)}{beside}"
+        )
+
+
+def _priority(one: Standing) -> int:
+    """The highest priority of a model's own requests; an operator's wish has the lowest."""
+    own = [one.waiting_priority] if one.waiting_since is not None else []
+    own += [one.running_priority] if one.running else []
+    return max(own, default=0)
+
+
+def in_gib(size: int) -> str:
+    """Bytes for people."""
+    return f"{size / 1024**3:.1f} GiB" if size >= 1024**3 // 10 else f"{size / 1024**2:.1f} MiB"

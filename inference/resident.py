@@ -1,0 +1,301 @@
+"""One model of one device on its way: read into RAM, brought to the device, tested, and back."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Hashable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from inference.aside import Aside, breathe
+from inference.checkpoint import stamp_of
+from inference.coalesce import Rendezvous
+from inference.errors import ModelFailed
+from inference.faults import free_cache
+from inference.held import HeldParts
+from inference.job import Mode
+from inference.loading import first_line, folders_of, pick_dtype, read_pipelines
+from inference.memory import Working
+from inference.model import LoadedModel, load_model
+from inference.model_spec import ModelSpec
+from inference.placement import Weights
+from inference.preview import Previewer
+from inference.prompts import PromptCache
+from inference.residency import Parts
+from inference.selftest import run_selftest
+from inference.settings import EngineSettings
+from inference.status import Lane
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Home:
+    """What the models of one device have in common."""
+
+    device: str
+    rendezvous: Rendezvous
+    prompts: PromptCache
+    settings: EngineSettings
+    held: HeldParts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """What loading a model found out, which holds as long as its files stay the same."""
+
+    lanes: Mapping[Mode, Lane]
+    budgets_tokens: tuple[int, ...]
+    step_floor_seconds: float
+    step_slope_seconds: float
+    working: Working
+    previewer: Previewer | None
+
+    @classmethod
+    def of(cls, model: LoadedModel, working: Working) -> Findings:
+        """Those of a model that was just tested."""
+        return cls(
+            lanes=dict(model.lanes),
+            budgets_tokens=tuple(one.budget_tokens for one in model.attached),
+            step_floor_seconds=model.step_floor_seconds,
+            step_slope_seconds=model.step_slope_seconds,
+            working=working,
+            previewer=model.previewer,
+        )
+
+    def give(self, model: LoadedModel) -> None:
+        """Tell a model that was loaded again."""
+        model.lanes |= self.lanes
+        for attached, budget in zip(model.attached, self.budgets_tokens, strict=True):
+            attached.budget_tokens = budget
+        model.step_floor_seconds = self.step_floor_seconds
+        model.step_slope_seconds = self.step_slope_seconds
+        model.previewer = self.previewer
+
+
+Read = tuple[Mapping[Mode, Any], list[Weights], Hashable]
+
+
+@dataclass(slots=True, eq=False)
+class Resident:
+    """One model as its device's thread knows it; only `_read` runs on another."""
+
+    spec: ModelSpec
+    home: Home
+    pinned: bool = False
+    wanted: bool = False
+    gentle: bool = False
+    leaving: bool = False
+    on_device: bool = False
+    keeps_ram: bool = False
+    model: LoadedModel | None = None
+    findings: Findings | None = None
+    weights: list[Weights] = field(default_factory=list)
+    error: ModelFailed | None = None
+    failed_at: float = 0.0
+    arrived: float = 0.0
+    used: float = 0.0
+    used_at: float | None = None
+    load_seconds: float = 0.0
+    _pipes: Mapping[Mode, Any] | None = None
+    _reading: Future[Read] | None = None
+    _aside: Aside | None = None
+    _begun: float = 0.0
+    _stamp: Hashable = None
+    _expected: tuple[float, Parts] = (0.0, field(default_factory=dict))
+
+    @property
+    def is_read(self) -> bool:
+        """Whether its weights are in this process."""
+        return self._pipes is not None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it is being read, placed or tested."""
+        return self._reading is not None or self._aside is not None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it may make pictures."""
+        return self.on_device and self.model is not None and not self.is_busy
+
+    @property
+    def in_ram(self) -> bool:
+        """Whether it could leave the device and come back without its files."""
+        return self.is_read and self.keeps_ram and all(one.in_ram for one in self.weights)
+
+    @property
+    def waits_for_reader(self) -> Future[Read] | None:
+        """What is being read for it."""
+        return self._reading
+
+    def parts(self, now: float) -> Parts:
+        """Bytes by content: of what it has, or of its files, looked at every few seconds."""
+        if self.is_read:
+            return {one.key: one.size_bytes for one in self.weights} | self._extras()
+        seen, known = self._expected
+        if not known or now - seen > _LOOK_SECONDS:
+            self._expected = now, self._look()
+        return self._expected[1]
+
+    def read(self) -> None:
+        """Begin to read it into RAM, on a thread of its own."""
+        future = self._reading = Future[Read]()
+        self._begun = time.monotonic()
+
+        def fill() -> None:
+            try:
+                future.set_result(self._read())
+            except BaseException as error:
+                future.set_exception(error)
+
+        # a daemon: a download that hangs must not keep the process from ending
+        threading.Thread(target=fill, name=f"load-{self.spec.name}", daemon=True).start()
+
+    def take_up(self) -> bool:
+        """Take what was read, if it has come; raises ModelFailed where it failed."""
+        if self._reading is None or not self._reading.done():
+            return False
+        future, self._reading = self._reading, None
+        self._pipes, self.weights, stamp = future.result()
+        if stamp != self._stamp:
+            self._stamp, self.findings = stamp, None
+        return True
+
+    def bring(self) -> None:
+        """Begin to bring it to the device and make it ready; `go_on` does it piece by piece."""
+        if self._begun == 0.0:
+            self._begun = time.monotonic()
+        self.on_device = True
+        self._aside = Aside(self._settle)
+
+    def go_on(self) -> bool:
+        """Do one piece of what was begun; True at the end. Raises ModelFailed."""
+        aside = self._aside
+        assert aside is not None, "something was begun"
+        aside.go_on()
+        if not aside.ended:
+            return False
+        self._aside = None
+        if aside.error is not None:
+            raise _as_failure(self.spec.name, aside.error)
+        self.load_seconds, self._begun = time.monotonic() - self._begun, 0.0
+        return True
+
+    def park(self, others: list[Resident]) -> None:
+        """Leave the device, and stay in RAM; what others use there stays."""
+        self._let_go()
+        self._leave(others)
+        self.on_device = False
+        free_cache(self.home.device)
+
+    def drop(self, others: list[Resident]) -> None:
+        """Leave the process; what others use stays."""
+        if self._aside is not None:
+            self._aside.give_up()
+            self._aside = None
+        self._reading = None
+        if self.model is not None:
+            self._let_go()
+            self.model.detach(self.home.rendezvous)
+        self._leave(others)
+        watched = [weakref.ref(one.module) for one in self.weights]
+        kept = {id(one) for other in others for one in other.weights}
+        shared = [id(one) in kept for one in self.weights]
+        self.model, self._pipes, self.weights = None, None, []
+        self.on_device, self.keeps_ram, self._begun = False, False, 0.0
+        lost = [one for one, is_shared in zip(watched, shared, strict=True) if not is_shared]
+        if any(one() is not None for one in lost):
+            gc.collect()
+        free_cache(self.home.device)
+
+    def _read(self) -> Read:
+        device = self.home.device
+        held, spec = self.home.held, self.spec
+        own = spec.rules.denoisers
+        pipes = read_pipelines(spec, device, lambda folders, dtype: held.find(folders, dtype, own))
+        folders = folders_of(spec)
+        weights = held.keep(pipes, folders, pick_dtype(spec, device))
+        for one in weights:
+            one.read(pin=self.keeps_ram)
+        return pipes, weights, stamp_of(*folders)
+
+    def _settle(self) -> None:
+        """Within an aside: to the device, attached, tested."""
+        assert self._pipes is not None, "it was read before"
+        for one in self.weights:
+            breathe()
+            one.to_device()
+        if self.model is None:
+            self.model = self._load(self._pipes)
+        if self.findings is None:
+            working = run_selftest(self.model, self.home.device)
+            self.findings = Findings.of(self.model, working)
+        elif not self.model.lanes:
+            self.findings.give(self.model)
+
+    def _load(self, pipes: Mapping[Mode, Any]) -> LoadedModel:
+        breathe()
+        settings = self.home.settings
+        return load_model(
+            self.spec,
+            self.home.device,
+            self.home.rendezvous,
+            self.home.prompts,
+            settings.preview_side_px if self.findings is None else 0,
+            settings.lora_bytes,
+            pipes,
+        )
+
+    def forget_ram(self, others: list[Resident]) -> None:
+        """Give back the copies in RAM that no other model keeps."""
+        kept = {id(one) for other in others if other.keeps_ram for one in other.weights}
+        for one in self.weights:
+            if not self.keeps_ram and id(one) not in kept:
+                one.forget_ram()
+
+    def _leave(self, others: list[Resident]) -> None:
+        in_use = {id(one) for other in others if other.on_device for one in other.weights}
+        for one in self.weights:
+            if id(one) not in in_use and one.in_ram:
+                one.to_ram()
+
+    def _let_go(self) -> None:
+        """Give back what was gathered on the device beside the weights."""
+        if self.model is not None:
+            self.model.loras.let_go()
+            self.model.references.let_go()
+
+    def _extras(self) -> dict[tuple[str, str], int]:
+        if self.model is None:
+            return {}
+        held = self.model.loras.held_bytes + self.model.references.held_bytes
+        return {("beside", self.spec.name): held}
+
+    def _look(self) -> Parts:
+        spec = self.spec
+        try:
+            folders, dtype = folders_of(spec), pick_dtype(spec, self.home.device)
+            return self.home.held.expected(folders, dtype, spec.rules.denoisers, spec.name)
+        except (ModelFailed, OSError, ValueError, KeyError) as error:
+            # whatever is wrong with the files, loading will say
+            log.debug("model.unseen", model=spec.name, reason=first_line(error))
+            return {}
+
+
+# Files may come or change while the server runs.
+_LOOK_SECONDS = 10.0
+
+
+def _as_failure(name: str, error: BaseException) -> ModelFailed:
+    if isinstance(error, ModelFailed):
+        return error
+    failure = ModelFailed(f"{name}: the self-test failed: {error}"[:500])
+    failure.__cause__ = error
+    return failure
