@@ -86,8 +86,8 @@ async def upload(_: CallerOf) -> Response:
 @router.post("/api/v1/chat/completions", include_in_schema=False)
 async def chat(_: CallerOf) -> Response:
     """A conversation, for whoever serves language models."""
-    what = "this server makes pictures and holds no conversations; send a prompt to"
-    raise Unsupported("messages", f"{what} /api/v1/generate")
+    what = "this server makes pictures and holds no conversations; see /api/v1/generate"
+    raise Unsupported("messages", what)
 
 
 async def _inside(desk: Desk, wire: schema.GenerateRequest) -> bytes | None:

@@ -40,6 +40,14 @@ def _check_s3_path(text: str) -> str:
     return text
 
 
+Size = Annotated[str, AfterValidator(_check_size), Field(json_schema_extra={"pattern": SIZE})]
+S3Path = Annotated[
+    str,
+    AfterValidator(_check_s3_path),
+    Field(max_length=1100, json_schema_extra={"pattern": S3_PATH}),
+]
+
+
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -64,12 +72,7 @@ class GenerateRequest(BaseModel):
     width: Side | None = None
     height: Side | None = None
     size: Annotated[
-        str | None,
-        AfterValidator(lambda text: text and _check_size(text)),
-        Field(
-            description="WIDTHxHEIGHT, where neither width nor height is given",
-            json_schema_extra={"pattern": SIZE},
-        ),
+        Size | None, Field(description="WIDTHxHEIGHT, where neither width nor height is given")
     ] = None
     guidance_scale: float | None = None
     true_cfg_scale: Annotated[float | None, Field(description="the same")] = None
@@ -97,13 +100,8 @@ class GenerateRequest(BaseModel):
     output_format: Literal["png", "jpg", "jpeg"] = "png"
     binary_response: Annotated[bool, Field(description="answer with the picture's bytes")] = False
     s3_output_path: Annotated[
-        str | None,
-        AfterValidator(lambda text: text and _check_s3_path(text)),
-        Field(
-            max_length=1100,
-            description="s3://bucket/key: a copy to the account's destination in that bucket",
-            json_schema_extra={"pattern": S3_PATH},
-        ),
+        S3Path | None,
+        Field(description="s3://bucket/key: a copy to the account's destination in that bucket"),
     ] = None
     as_job: Annotated[
         bool, Field(alias="async", description="answer at once, with a job to be polled")

@@ -215,7 +215,7 @@ def to_body(
 def to_error(error: ApiError | EngineError, context: ErrorContext) -> ErrorBody:
     """The error object: the text under each of the names that clients look for it by."""
     kind, field, text = kind_of(error), field_of(error), str(error)
-    if field is not None and field not in text:
+    if field is not None and not re.search(rf"\b{re.escape(field)}\b", text):
         text = f"{field}: {text}"
     code = error.reason if isinstance(error, NotMade) else CODES.get(kind, "internal_error")
     status = STATUS_BY_KIND.get(kind, status_of(error))

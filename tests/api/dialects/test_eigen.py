@@ -141,6 +141,8 @@ def test_an_edit_that_says_no_size_leaves_it_to_its_source() -> None:
         ({"downsizing_mp": 0}, "downsizing_mp"),
         ({"s3_output_path": "pictures/a.png"}, "s3_output_path"),
         ({"s3_output_path": "s3://pictures"}, "s3_output_path"),
+        ({"s3_output_path": ""}, "s3_output_path"),
+        ({"size": ""}, "size"),
         ({"s3_output_path": "s3://pictures/"}, "s3_output_path"),
         ({"s3_output_path": "s3://pictures/a/"}, "s3_output_path"),
         ({"images": ["a"] * 10}, "images"),
@@ -471,6 +473,8 @@ def test_an_error_says_its_text_by_every_name(
 
 
 def test_an_error_names_its_field() -> None:
-    told = translate.to_error(BadRequest("there is none", field="image_path"), CONTEXT)
-
-    assert told.body["error"] == "image_path: there is none"
+    for field in ("image_path", "image"):
+        told = translate.to_error(BadRequest("there are no images", field=field), CONTEXT)
+        assert told.body["error"] == f"{field}: there are no images"
+    told = translate.to_error(BadRequest("the image is empty", field="image"), CONTEXT)
+    assert told.body["error"] == "the image is empty"
