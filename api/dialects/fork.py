@@ -186,7 +186,7 @@ async def files(request: Request, desk: DeskOf, caller: AskerOf) -> Response:
     names = {*body.values, *(part.name for part in body.files)}
     if told is None and "content" in names:
         return await _keep_as_replicate(request, desk, caller, body)
-    if told is None and "purpose" in names:
+    if told is OPENAI or (told is None and "purpose" in names):
         request.state.dialect = OPENAI
         return await openai.keep(desk, caller, body)
     return await apimodels.keep(request, desk, caller, body)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from api.assistants import Assistants
 from api.build import Services, build
@@ -29,6 +30,13 @@ aliases:
 """
 
 Serve = Callable[..., AbstractAsyncContextManager[Services]]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _plain_tracebacks() -> None:
+    """As the service writes them; the others print every variable, which takes 20 s a traceback."""
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*structlog.get_config()["processors"][:-1], plain])
 
 
 @pytest.fixture

@@ -234,4 +234,8 @@ DIALECT = Dialect(
     alias="/openai",
     rate_headers=translate.rate_headers,
     linked=translate.LINKED,
+    shares=(
+        *("/api/v1/images/generations", "/api/v1/images/edits", "/api/v1/models"),
+        *("/api/v1/files", "/v1/files"),
+    ),
 )
