@@ -192,7 +192,7 @@ async def test_a_destination_is_found_and_renamed_by_its_id(places: Destinations
 @pytest.mark.parametrize(
     ("bucket", "key", "found"),
     [
-        ("pics", "a/b/c.png", ("deep", "c.png")),
+        ("pics", "a/b/c.png", ("z-deep", "c.png")),
         ("pics", "a/bc.png", ("shallow", "bc.png")),
         ("pics", "ab.png", ("whole", "ab.png")),
         ("pics", "a/b", ("shallow", "b")),
@@ -207,7 +207,7 @@ async def test_a_destination_is_found_by_its_bucket(
     for name, url in (
         ("whole", "s3://pics"),
         ("shallow", "s3://pics/a"),
-        ("deep", "s3://pics/a/b"),
+        ("z-deep", "s3://pics/a/b"),
         ("narrow", "s3://narrow/ab"),
     ):
         await places.add(place(name=name, url=url))
