@@ -221,6 +221,12 @@ def test_a_link_below_an_alias_is_ours_too(served: Served) -> None:
     assert seen_by(served, edit(served.client, url)).size
 
 
+def test_a_signed_key_at_another_path_is_no_link(served: Served) -> None:
+    url = modelmux(served).replace("/api/storage/file", "/api/storage/other")
+    reply = edit(served.client, url)
+    assert (reply.status_code, reply.json()["field"]) == (400, "image")
+
+
 def test_any_api_takes_it(served: Served, client: httpx2.Client) -> None:
     url = uploaded(client)
     wish = {"prompt": "a", "model": "flux-2-max", "count": 1, "image": url}
