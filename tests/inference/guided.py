@@ -59,6 +59,8 @@ def serve(root: Path) -> Catalog:
             saved(random_lora(pipe.transformer, "transformer", 0), root / "lora.safetensors")
         if name in ("flux", "flux-cfg", "sdxl"):
             skeletons.save_ip_adapter(pipe, root / f"{name}-ip")
+        if name == "sdxl":
+            skeletons.save_ip_adapter(pipe, root / "other-ip", seed=1)
     made = catalog_over(folders | {"bare": folders["flux"]}, entries(root))
     loras = {"a": LoraSpec(source=str(root / "lora.safetensors"))}
     flux = made.models["flux"].model_copy(update={"loras": loras})
@@ -98,6 +100,7 @@ def entries(root: Path) -> dict[str, dict[str, Any]]:
                 "composition": control("sdxl-control", **drawn),
                 "pose": control("sdxl-control"),
                 "style": image("sdxl"),
+                "character": image("other"),
                 "palette": "transfer",
             },
         },

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
 from structlog.testing import capture_logs
 
-from inference import coalesce, worker
+from inference import coalesce, reference_shelf, worker
 from inference.catalog import Catalog
+from inference.events import ImageDone
 from inference.image_rows import ImageUse
-from inference.job import Job, Lora, Mode
+from inference.job import Job, Lora, Mode, ReferenceTag
+from inference.loading import load_pipelines
+from inference.worker import decoded
 from tests.inference.guided import asks, plain_guided, reference, serve
-from tests.inference.making import Bench, difference
+from tests.inference.making import PICTURES, Bench, difference
 
 GENERATE, IMG2IMG, INPAINT = Mode.GENERATE, Mode.IMG2IMG, Mode.INPAINT
 
@@ -129,6 +134,7 @@ TOGETHER: list[tuple[str, Mode, list[list[tuple[str, float]]]]] = [
     ("flux-cfg", GENERATE, [[], [("style", 0.3)], [("style", 0.8)], [("pose", 0.6)]]),
     ("sdxl", GENERATE, [[], [("pose", 0.3)], [("pose", 0.9)], [("style", 0.4), ("pose", 0.6)]]),
     ("sdxl", IMG2IMG, [[], [("style", 0.3)], [("style", 0.9)], [("composition", 0.6)]]),
+    ("sdxl", GENERATE, [[("style", 0.3)], [("style", 0.9)], [("character", 0.9)]]),
     ("sd3", GENERATE, [[], [("pose", 0.3)], [("pose", 0.9)]]),
     ("qwen", GENERATE, [[], [("pose", 0.3)], [("pose", 0.9)]]),
 ]
@@ -246,3 +252,78 @@ def test_the_same_seed_makes_the_same_picture(bench: Bench) -> None:
     (again,) = made(bench, asks("sd3", GENERATE, ("pose", 1.0), name="again"))
     assert first.tobytes() == again.tobytes()
     assert difference(first, other) <= 1
+
+
+def test_redux_is_what_its_own_pipeline_makes(
+    served: Catalog,
+) -> None:
+    """Whose prompts are always 512 tokens long."""
+    spec = served.models["flux"].model_copy(update={"max_sequence_length": 512})
+    wanted = asks("flux", GENERATE, ("style", 1.0))
+    alone = Bench(Catalog(models={"flux": spec}))
+    alone.submit(wanted)
+    alone.finish()
+
+    pipe = load_pipelines(spec, "cpu")[GENERATE]
+    encoders = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+    prior = diffusers.FluxPriorReduxPipeline.from_pretrained(
+        spec.references[ReferenceTag.STYLE].source,
+        **{name: getattr(pipe, name) for name in encoders},
+    )
+    (shown,) = decoded(wanted, PICTURES).references
+    made = pipe(
+        **prior(shown.picture, prompt=wanted.prompt),
+        width=64,
+        height=64,
+        num_inference_steps=wanted.num_inference_steps,
+        guidance_scale=wanted.guidance_scale,
+        generator=torch.Generator("cpu").manual_seed(1),
+    )
+    assert alone.seen.picture("j").tobytes() == made.images[0].tobytes()
+
+
+def test_nobody_waits_for_what_another_needs(
+    bench: Bench, served: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ControlNet is read beside the pictures that need none."""
+    may_read, read = threading.Event(), reference_shelf.load_controlnet
+
+    def slowly(*args: Any) -> Any:
+        assert may_read.wait(60)
+        return read(*args)
+
+    monkeypatch.setattr(reference_shelf, "load_controlnet", slowly)
+    fresh = Bench(Catalog(models={"flux": served.models["flux"]}))
+    fresh.submit(asks("flux", GENERATE, ("pose", 0.5), name="waits"))
+    fresh.submit(asks("flux", name="goes on"))
+    while not any(isinstance(event, ImageDone) for event in fresh.seen.events):
+        fresh.worker.tick()
+    assert fresh.seen.picture("goes on")
+    assert not any(event.job_id == "waits" for event in fresh.seen.events)
+    may_read.set()
+    fresh.finish(100_000)
+    (expected,) = made(bench, asks("flux", GENERATE, ("pose", 0.5)))
+    assert fresh.seen.picture("waits").tobytes() == expected.tobytes()
+
+
+def test_what_was_let_go_is_read_again(bench: Bench) -> None:
+    wanted = asks("sd3", GENERATE, ("pose", 0.8))
+    (first,) = made(bench, wanted)
+    references = bench.worker._residents.get("sd3").references
+    assert references.held_bytes > 100_000
+    references.let_go()
+    assert (references.held_bytes, references.attached) == (0, [])
+    bench.seen.events.clear()
+    (again,) = made(bench, wanted)
+    assert again.tobytes() == first.tobytes()
+    assert len(references.attached) == 1
+
+
+def test_a_controlnet_steps_like_the_denoiser(bench: Bench) -> None:
+    """It is no brief forward that goes before everybody's steps, and has the same budget."""
+    made(bench, asks("qwen", GENERATE, ("pose", 0.8)))
+    model = bench.worker._residents.get("qwen")
+    (attached,) = model.references.attached
+    assert model.denoises(attached)
+    assert attached.budget_tokens == model.attached[0].budget_tokens
+    assert [model.denoises(one) for one in model.attached].count(True) == 1
