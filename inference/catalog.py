@@ -20,6 +20,9 @@ from inference.prices import Price
 from inference.sizes import TIER_SIDES_PX, tier_of
 from inference.yamlfile import explain, read_yaml
 
+# In a refusal: there may be a hundred aliases.
+MOST_NAMED = 20
+
 
 def _parse_names(value: object) -> object:
     """One name is a list of one."""
@@ -115,7 +118,9 @@ class Catalog(Strict):
         if name in self.models:
             return [self.models[name]]
         if name not in self.aliases:
-            served = ", ".join(self.names())
+            names = self.names()
+            more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+            served = ", ".join(names[:MOST_NAMED]) + more
             raise UnknownModel("model", f"no model {name!r} here; served are: {served}")
         return [self.models[target] for target in self.aliases[name].models_for(mode)]
 

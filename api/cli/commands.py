@@ -192,6 +192,30 @@ def generate(
         raise typer.Exit(130) from None
 
 
+@app.command()
+def gallery(
+    folder: Annotated[
+        Path, typer.Option("--out", help="Folder for the sheets; the page lies beside it.")
+    ] = Path("gallery"),
+    only: Annotated[
+        list[str] | None, typer.Option(help="Draw this sheet alone; may be given again.")
+    ] = None,
+    models: Models = None,
+) -> None:
+    """Show what each field of a request does, drawn by the built-in models."""
+    from api.cli.gallery import run
+
+    try:
+        run(folder, only or (), settings_of(models=models))
+    except UsageError as error:
+        stop(error)
+    except Failure as error:
+        stop(error, code=1)
+    except KeyboardInterrupt:
+        say("cancelled")
+        raise typer.Exit(130) from None
+
+
 @app.command(name="models")
 def list_models(models: Models = None) -> None:
     """Show what models.yaml serves."""
