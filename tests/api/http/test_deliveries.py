@@ -124,6 +124,7 @@ async def test_what_was_delivered_is_told_without_its_path_and_query(
     assert received.path == "/hook?token=canary"
     assert message == {
         "id": received.headers["webhook-id"],
+        "hook_id": None,
         "origin": f"http://127.0.0.1:{receiver.port}",
         "state": "delivered",
         "attempts": 1,
