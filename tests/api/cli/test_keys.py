@@ -86,7 +86,7 @@ class TestKeys:
         ("arguments", "said"),
         [
             (("create", "Team"), "begin with a letter or digit (the account's name)"),
-            (("create", "team", "--dialect", "x"), "'x' is none of: darkroom, modelbuffet, model"),
+            (("create", "team", "--dialect", "x"), "'x' is none of: darkroom, apimodels, eigen"),
             (("create", "team", "--scope", "root"), "'root' is none of: use, admin (--scope)"),
             (("create", "team", "--spend-period", "week"), "day, month (--spend-period)"),
             (("create", "team", "--rate", 0), "between 1 and 1000000000 (--rate)"),
