@@ -85,6 +85,7 @@ def _desk(services: Services, dialects: tuple[Dialect, ...]) -> Desk:
         hooks=services.hooks,
         catalog=services.catalog,
         engine_status=services.engine.status,
+        manage_model=services.engine.manage,
         links=services.links,
         tokens=services.tokens,
         presign=services.presign,

@@ -10,7 +10,7 @@ from inference.errors import EngineClosed
 from inference.events import Emit
 from inference.job import Job
 from inference.settings import EngineSettings
-from inference.status import EngineStatus
+from inference.status import EngineStatus, ModelAction
 
 if TYPE_CHECKING:
     from inference.engine import Engine
@@ -49,6 +49,12 @@ class LateEngine:
         """As the engine does."""
         if self._engine is not None:
             self._engine.cancel(job_id)
+
+    def manage(self, model: str, action: ModelAction) -> None:
+        """As the engine does; raises EngineClosed before `start`."""
+        if self._engine is None:
+            raise EngineClosed("the engine has not started")
+        self._engine.manage(model, action)
 
     def status(self) -> EngineStatus:
         """As the engine does; no devices before `start`."""

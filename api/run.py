@@ -33,7 +33,7 @@ from inference.errors import JobError, ModelFailed
 from inference.events import Cancelled, Emit, Event, Failed, ImageDone, Progress
 from inference.job import Job
 from inference.pixels import decode
-from inference.status import EngineStatus
+from inference.status import EngineStatus, ModelAction
 
 log = structlog.get_logger()
 
@@ -58,6 +58,8 @@ class EnginePort(Protocol):
     ) -> None: ...
 
     def cancel(self, job_id: str) -> None: ...
+
+    def manage(self, model: str, action: ModelAction) -> None: ...
 
     def status(self) -> EngineStatus: ...
 

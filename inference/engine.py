@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from inference.catalog import Catalog
-from inference.errors import EngineClosed
+from inference.errors import EngineClosed, UnknownModel
 from inference.events import Emit
-from inference.hosts.base import Cancel, Close, Host, Submit
+from inference.hosts.base import Cancel, Close, Host, Manage, Submit
 from inference.hosts.thread import ThreadHost
 from inference.job import Job
 from inference.running import nobody_looks
 from inference.settings import EngineSettings
-from inference.status import DeviceStatus, EngineStatus, ModelState
+from inference.status import DeviceStatus, EngineStatus, ModelAction, ModelState
 from inference.worker import Worker
 
 
@@ -29,6 +29,7 @@ class Engine:
             ThreadHost(Worker(device, catalog, settings))
             for device in settings.devices or all_devices()
         ]
+        self._names = frozenset(catalog.models)
         self._closed = False
         # Keeps a job from slipping in behind the Close command, where nobody would answer it.
         self._door = threading.Lock()
@@ -63,6 +64,19 @@ class Engine:
         """Give up every unfinished picture of a job, at its next step; unknown ids are ignored."""
         for host in self._hosts:
             host.send(Cancel(lambda job: job.id == job_id))
+
+    def manage(self, model: str, action: ModelAction) -> None:
+        """Load, unload, pin or unpin a model on every device; taken up at once, done in time.
+
+        Raises UnknownModel, and EngineClosed after `close`.
+        """
+        if model not in self._names:
+            raise UnknownModel("model", f"no model {model!r} here")
+        with self._door:
+            if self._closed:
+                raise EngineClosed("the engine is closing")
+            for host in self._hosts:
+                host.send(Manage(model, action))
 
     def status(self) -> EngineStatus:
         """Devices, models and how much is running and waiting."""

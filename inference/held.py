@@ -75,11 +75,12 @@ class HeldParts:
         """Bytes by content of a model that is not read, as far as its files tell."""
         sizes: dict[Hashable, int] = {}
         for name, part in parts_of(*folders).items():
-            alive = [] if name in own else self._alive(part, dtype)
-            key = alive[0][1].key if alive else (part.outline(), dtype)
-            if name in own:
-                key = (model, name)
-            sizes[key] = alive[0][1].size_bytes if alive else part.size_bytes(dtype.itemsize)
+            identity, size = part.identity(), part.size_bytes(dtype.itemsize)
+            key: Hashable = (model, name) if name in own else (identity, dtype)
+            for entry, weights in () if name in own else self._alive(part, dtype):
+                if entry.identity() == identity:
+                    key, size = weights.key, weights.size_bytes
+            sizes[key] = size
         return sizes
 
     def _same(self, part: Part, dtype: torch.dtype) -> Weights | None:

@@ -116,6 +116,7 @@ def plan(models: Iterable[Standing], budget: Budget, patience: Patience, now: fl
     planner.mend()
     for wanted in planner.queue():
         planner.bring(wanted)
+    planner.tidy()
     return planner.plan
 
 
@@ -160,6 +161,14 @@ class _Planner:
                 return
             if one.movable and not one.asked_for:
                 self._evict(one)
+
+    def tidy(self) -> None:
+        """Drop from RAM what does not fit there, such as what was read for a device and left."""
+        for one in self._by_use(self._ram.values()):
+            if total_bytes(self._ram.values()) <= self._budget.ram_bytes:
+                return
+            if one.name not in self._device and not one.asked_for and not one.busy:
+                self._drop(one)
 
     def queue(self) -> list[Standing]:
         """The models that are to be brought, the most urgent first."""

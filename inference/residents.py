@@ -30,7 +30,7 @@ from inference.residency import (
 )
 from inference.resident import Home, Resident
 from inference.settings import EngineSettings
-from inference.status import ModelState, ModelStatus
+from inference.status import ModelAction, ModelState, ModelStatus
 
 log = structlog.get_logger()
 
@@ -80,15 +80,15 @@ class Residents:
             if one.spec.preload or one.spec.pin:
                 one.wanted = one.gentle = self._changed = True
 
-    def command(self, name: str, action: str) -> None:
-        """What an operator wants of a model: load, unload, pin or unpin it."""
+    def command(self, name: str, action: ModelAction) -> None:
+        """What an operator wants of a model; unloading one unpins it."""
         one = self._all[name]
-        if action in ("load", "pin"):
+        if action in (ModelAction.LOAD, ModelAction.PIN):
             one.wanted, one.gentle, one.leaving, one.error = True, False, False, None
-        if action in ("pin", "unpin"):
-            one.pinned = action == "pin"
-        if action == "unload":
-            one.wanted, one.pinned, one.leaving = False, False, True
+        if action is ModelAction.UNLOAD:
+            one.wanted, one.leaving = False, True
+        if action is not ModelAction.LOAD:
+            one.pinned = action is ModelAction.PIN
         self._changed = True
         self._tell(one)
 

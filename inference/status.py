@@ -18,6 +18,15 @@ class ModelState(StrEnum):
     FAILED = "failed"
 
 
+class ModelAction(StrEnum):
+    """What an operator may want of a model."""
+
+    LOAD = "load"
+    UNLOAD = "unload"
+    PIN = "pin"
+    UNPIN = "unpin"
+
+
 class Lane(StrEnum):
     """How calls of one pipeline may share the device, decided by the self-test at load.
 

@@ -24,7 +24,7 @@ from inference.residents import Residents
 from inference.running import Running, bounded, nobody_looks
 from inference.schedule import Schedule, Waiting
 from inference.settings import EngineSettings
-from inference.status import DeviceStatus, Lane
+from inference.status import DeviceStatus, Lane, ModelAction
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -78,7 +78,7 @@ class Worker:
         while self._residents.at_work:
             self.tick()
 
-    def command(self, name: str, action: str) -> None:
+    def command(self, name: str, action: ModelAction) -> None:
         """What an operator wants of a model."""
         self._residents.command(name, action)
 

@@ -29,7 +29,7 @@ from api.uploads import Uploads
 from api.webhooks import WebhookStyle
 from inference.catalog import Catalog
 from inference.errors import EngineError
-from inference.status import EngineStatus
+from inference.status import EngineStatus, ModelAction
 
 Wire = TypeVar("Wire", bound=BaseModel)
 
@@ -139,6 +139,7 @@ class Desk:
     hooks: Hooks
     catalog: Catalog
     engine_status: Callable[[], EngineStatus]
+    manage_model: Callable[[str, ModelAction], None]
     links: Links
     tokens: Tokens
     presign: Presign

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from inference.events import Emit
 from inference.job import Job
-from inference.status import DeviceStatus
+from inference.status import DeviceStatus, ModelAction
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,10 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Manage:
-    """What an operator wants of a model: "load", "unload", "pin" or "unpin"."""
+    """What an operator wants of a model."""
 
     model: str
-    action: str
+    action: ModelAction
 
 
 @dataclass(frozen=True, slots=True)

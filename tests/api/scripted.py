@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from inference.errors import EngineClosed, JobError
+from inference.errors import EngineClosed, JobError, UnknownModel
 from inference.events import Cancelled, Emit, Failed, ImageDone, Progress
 from inference.job import Job
-from inference.status import DeviceStatus, EngineStatus
+from inference.status import DeviceStatus, EngineStatus, ModelAction
 
 STEPS = 2
 
@@ -41,6 +41,8 @@ class ScriptedEngine:
         self.fails: Callable[[Job, int], JobError | None] = lambda job, index: None
         self.orders: list[tuple[str, tuple[int, ...]]] = []
         self.pictures: dict[str, bytes] = {}
+        self.models = {"tiny-flux", "tiny-flux-fill", "tiny-flux-kontext"}
+        self.managed: list[tuple[str, ModelAction]] = []
         self.idle_seconds = 0.0
         self._picture_seconds = picture_seconds
         self._cancelled: set[str] = set()
@@ -74,6 +76,11 @@ class ScriptedEngine:
 
     def was_cancelled(self, job_id: str) -> bool:
         return job_id in self._cancelled
+
+    def manage(self, model: str, action: ModelAction) -> None:
+        if model not in self.models:
+            raise UnknownModel("model", f"no model {model!r} here")
+        self.managed.append((model, action))
 
     def status(self) -> EngineStatus:
         device = DeviceStatus(

@@ -13,6 +13,7 @@ from api.dialects.base import DeskOf, Dialect, body_docs, parse
 from api.dialects.callers import AskerOf, CallerOf
 from api.dialects.darkroom import (
     admin,
+    admin_models,
     deliveries,
     destinations,
     hooks,
@@ -49,6 +50,7 @@ PICTURE: dict[int | str, dict[str, Any]] = {
 
 router = APIRouter(prefix=translate.PREFIX, tags=["darkroom"], responses=PROBLEM)
 router.include_router(admin.router)
+router.include_router(admin_models.router)
 router.include_router(destinations.router)
 router.include_router(deliveries.router)
 router.include_router(hooks.router)

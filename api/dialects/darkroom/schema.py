@@ -306,6 +306,19 @@ class DeviceModel(BaseModel):
     token_budget: int
 
 
+class ModelPlace(DeviceModel):
+    """One model on the device named."""
+
+    device: str
+
+
+class ManagedModel(BaseModel):
+    """One model on every device."""
+
+    name: str
+    devices: list[ModelPlace]
+
+
 class Device(BaseModel):
     """One device and its worker."""
 

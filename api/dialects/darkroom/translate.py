@@ -274,6 +274,17 @@ def _device(device: DeviceStatus) -> dict[str, Any]:
     return asdict(device) | {"models": models}
 
 
+def to_managed(name: str, status: EngineStatus) -> dict[str, Any]:
+    """A `ManagedModel`."""
+    places = [
+        to_device_model(model) | {"device": device.device}
+        for device in status.devices
+        for model in device.models
+        if model.name == name
+    ]
+    return {"name": name, "devices": places}
+
+
 def to_device_model(model: ModelStatus) -> dict[str, Any]:
     """A `DeviceModel`."""
     used_at = model.last_used_at

@@ -1,0 +1,33 @@
+"""The routes by which an operator moves models."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path
+
+from api.dialects.base import DeskOf
+from api.dialects.callers import AdminOf
+from api.dialects.darkroom import schema, translate
+from api.errors import NotFound
+from inference.status import ModelAction
+
+# a name in models.yaml may hold slashes, as a hub's do
+Name = Annotated[str, Path(min_length=1, max_length=200)]
+
+router = APIRouter()
+
+
+@router.post(
+    "/admin/models/{name:path}/{action}", status_code=202, response_model=schema.ManagedModel
+)
+async def manage(name: Name, action: ModelAction, desk: DeskOf, _: AdminOf) -> dict[str, Any]:
+    """Load a model on every device, unload it, pin it there or unpin it.
+
+    Answers at once, with how it stands. Loading takes room from models that nobody asks for;
+    unloading waits for pictures in the making, and the next request loads the model again.
+    """
+    if name not in desk.catalog.models:
+        raise NotFound(f"no model {name!r} is served here")
+    desk.manage_model(name, action)
+    return translate.to_managed(name, desk.engine_status())
