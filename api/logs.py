@@ -43,6 +43,8 @@ def configure_logging(level: str) -> None:
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     # at debug it tells whole events, previews and signed links among them
     logging.getLogger("sse_starlette").setLevel(logging.INFO)
+    # at debug it tells whole EXIF texts, and prompts are among them
+    logging.getLogger("PIL").setLevel(logging.INFO)
 
 
 def _number(level: str) -> int:

@@ -20,10 +20,12 @@ from typing import Any
 
 import httpx2
 import pytest
+from PIL import Image
 
 from api.dialects import DIALECTS
 from api.keys import hash_of, new_key
 from tests.api.http.served import ROOT, make_key, until
+from tests.api.making import encoded
 
 # `darkroom` over an engine that needs no torch.
 SCRIPTED = f"""
@@ -45,6 +47,7 @@ CREATIONS: dict[str, dict[str, Any]] = {
     "/v1/images/generations": {"prompt": "a"},
     "/v1/images/edits": {"prompt": "a"},
     "/v1/images/variations": {},
+    "/image/generate": {"prompt": "a"},
     "/api/v1/images/generations": {"prompt": "a", "model": "gpt-image-2"},
     "/api/v1/images/generations-sync": {"prompt": "a", "model": "gpt-image-2"},
     "/api/v1/images/edit": {"prompt": "a", "model": "gpt-image-2"},
@@ -158,6 +161,7 @@ def talk(to: Talk, data: Path) -> None:
         part = {"image": (canaries.of("file name"), canaries.of("file").encode(), "image/png")}
         text = {name: str(value) for name, value in body.items()}
         to.send("POST", path, data=text, files=part, headers=keyed)
+    what_is_left_here(to, keyed)
     what_is_read(to, keyed)
     what_breaks(to, keyed, data)
 
@@ -214,6 +218,36 @@ def hostile(
             [{"image": text, "tag": "style"}, {"image": f"http://127.0.0.1:9/?{text}"}],
         ):
             yield {"Idempotency-Key": f"{text}-{next(number)}"}, {name: value}
+
+
+def what_is_left_here(to: Talk, keyed: dict[str, str]) -> None:
+    """Registered webhooks and uploads, good and bad, and a link to one as a picture."""
+    canaries, secrets = to.run.canaries, to.run.secrets
+    text = canaries.of("hook query")
+    good = {"url": f"http://127.0.0.1:9/{text}?token={text}"}
+    hook = to.send("POST", "/darkroom/hooks", headers=keyed, json=good).json()
+    secrets["hook secret"] = hook["secret"]
+    for wrong in (
+        {"url": f"http://10.0.0.1/{text}?token={text}"},
+        {"url": f"https://user:{text}@hooks.invalid/?token={text}"},
+        {"url": f"https://hooks.invalid/{text}"},
+        good | {"events": [text]},
+        good | {"events": text, "secret": hook["secret"]},
+    ):
+        to.send("POST", "/darkroom/hooks", headers=keyed, json=wrong)
+        to.send("PUT", f"/darkroom/hooks/{hook['id']}", headers=keyed, json=wrong)
+    file = (canaries.of("file name"), canaries.of("file").encode(), "image/png")
+    to.send("POST", "/darkroom/uploads", headers=keyed, files={"images": file})
+    picture = (canaries.of("file name"), encoded(Image.new("RGB", (16, 16))), "image/png")
+    kept = to.send("POST", "/darkroom/uploads", headers=keyed, files={"images": picture}).json()
+    url = kept["uploads"][0]["url"]
+    secrets["signature of an upload"] = url.partition("signature=")[2]
+    assert to.client.get(url).status_code == 200
+    to.send("GET", url + "0")
+    for image in (url, url + "0"):
+        wish = {"prompt": "a", "image": image}
+        to.send("POST", "/darkroom/generations", headers=keyed, json=wish)
+    to.send("DELETE", url.partition("?")[0], headers=keyed)
 
 
 def what_is_read(to: Talk, keyed: dict[str, str]) -> None:
@@ -280,7 +314,11 @@ def test_no_error_holds_any(run: Run) -> None:
 
 
 def test_the_database_holds_no_key(run: Run) -> None:
-    allowed = {"webhook secret", *(what for what in run.canaries.texts if what != "setting")}
+    allowed = {
+        "webhook secret",
+        "hook secret",
+        *(what for what in run.canaries.texts if what != "setting"),
+    }
     kept = run.kept.decode("latin-1")
     assert hits(kept, run.everything()) - allowed == set()
     for what in ("header", "password", "mistyped key", "query", "file key", "broken body"):
