@@ -19,6 +19,7 @@ from inference.catalog import Alias, Catalog, load_catalog
 from inference.model_spec import Defaults, Limits, ModelSpec, Quality
 from inference.pipelines import FAMILIES
 from inference.reference_spec import MOST, WAYS, WORDS, ReferenceSpec, Way
+from inference.samplers import SAMPLERS
 from tests.api.http.served import serving
 
 ROOT = Path(__file__).parent.parent
@@ -136,6 +137,10 @@ def test_every_quality_key_and_family_is_documented() -> None:
     text = TEXTS["docs/models.md"]
     assert all(f"`{key}`" in text for key in Quality.model_fields)
     assert all(f"`{name}`" in text for name in FAMILIES)
+
+
+def test_every_sampler_is_documented_and_no_other() -> None:
+    assert set(rows(TEXTS["docs/models.md"], "sampler")) == set(SAMPLERS)
 
 
 def test_every_family_is_told_as_it_is() -> None:

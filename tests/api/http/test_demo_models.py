@@ -55,3 +55,37 @@ def test_the_fill_model_paints_under_the_mask(demo: Served) -> None:
     with Image.open(io.BytesIO(painted)) as picture:
         red, green, blue = np.asarray(picture.convert("RGB"), float)[60:72, 58:70].mean(axis=(0, 1))
     assert green > red + 40 and green > blue + 20
+
+
+def test_a_source_decides_the_size_and_shows_beyond_the_faded_mask(demo: Served) -> None:
+    """A form with a picture of another shape, a mask at its left, and a blur of ten pixels."""
+    source = Image.linear_gradient("L").resize((96, 128)).convert("RGB")
+    mask = Image.new("L", source.size)
+    mask.paste(255, (0, 0, 40, 128))
+
+    def painted(**fields: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        files = {"image": ("a.png", encoded(source)), "mask": ("m.png", encoded(mask))}
+        data = {"prompt": "a green star", "seed": "3", "strength": "1"} | fields
+        reply = demo.client.post("/darkroom/generations", data=data, files=files)
+        task = demo.end(reply.json()["id"])
+        assert (task["state"], task["mode"]) == ("succeeded", "inpaint"), task["error"]
+        assert (task["width"], task["height"]) == (96, 128)
+        made = demo.client.get(f"/darkroom/generations/{task['id']}/images/0").content
+        with Image.open(io.BytesIO(made)) as picture:
+            assert picture.size == (96, 128)
+            return np.asarray(picture.convert("RGB"))
+
+    given = np.asarray(source)
+    sharp, soft = painted(), painted(mask_blur="10")
+    assert (sharp[:, 40:] == given[:, 40:]).all()
+    assert (soft[:, 50:] == given[:, 50:]).all()
+    assert (soft[:, 40:50] != given[:, 40:50]).any(axis=2).mean() > 0.5
+    coarse = painted(downsizing_mp="0.0001")
+    assert not (coarse[:, 50:] == given[:, 50:]).all()
+
+
+def test_what_the_model_cannot_do_is_refused_by_field(demo: Served) -> None:
+    for field, value in (("sampler", "euler_a"), ("offloading", True), ("mask_blur", 3)):
+        wish = {"model": "tiny-flux", "prompt": "a", field: value}
+        told = demo.client.post("/darkroom/generations", json=wish)
+        assert (told.status_code, told.json()["field"]) == (400, field)
