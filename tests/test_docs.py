@@ -274,8 +274,16 @@ def test_what_must_not_be_in_a_file_would_be_found() -> None:
         assert re.search(pattern, text)
 
 
-@pytest.mark.parametrize("block", [b for b in blocks(README, "sh") if b.startswith("curl")])
-def test_the_readmes_curls_work_pasted(block: str, tmp_path: Path) -> None:
+CURLS = [
+    block
+    for text in (README, TEXTS["docs/clients.md"])
+    for block in blocks(text, "sh")
+    if block.startswith("curl")
+]
+
+
+@pytest.mark.parametrize("block", CURLS)
+def test_the_curls_of_the_documents_work_pasted(block: str, tmp_path: Path) -> None:
     """In a shell, word for word but for the port."""
     if shutil.which("curl") is None:
         pytest.skip("no curl here")
