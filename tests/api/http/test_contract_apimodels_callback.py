@@ -16,7 +16,7 @@ import httpx2
 import pytest
 
 from inference.errors import PipelineFailed
-from tests.api.http.apimodels import KEY, create, data_uri, ended, png, refusal
+from tests.api.http.apimodels import BASE, KEY, create, data_uri, ended, png, refusal
 from tests.api.http.served import Served, serving
 from tests.api.receivers import Received, Receiver, says
 
@@ -147,6 +147,21 @@ async def test_what_is_not_taken_comes_again_after_1_and_2_seconds__S4(served: S
     assert first.body == second.body == third.body
     assert 1.0 <= second.at_seconds - first.at_seconds < 1.9
     assert 2.0 <= third.at_seconds - second.at_seconds < 3.9
+
+
+async def test_whoever_leaves_with_a_callback_is_told_all_the_same__INF(served: Served) -> None:
+    served.script.gate.clear()
+    async with Receiver() as hook:
+        body = {"model": "gpt-image-2", "prompt": "left", "callback_url": hook.url}
+        async with httpx2.AsyncClient(base_url=served.url, trust_env=False) as client:
+            with pytest.raises(httpx2.TimeoutException):
+                await client.post(f"{BASE}/images/generations-sync", json=body, timeout=0.5)
+        # time enough for the server to see that nobody listens, and to do the wrong thing
+        await asyncio.sleep(0.5)
+        served.script.gate.set()
+        (received,) = await arrived(hook, 1)
+
+    assert json.loads(received.body)["data"]["state"] == "completed"
 
 
 @pytest.mark.parametrize("field", ["callback_url", "callBackUrl"])

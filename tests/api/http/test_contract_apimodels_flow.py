@@ -99,6 +99,7 @@ def agent(request: pytest.FixtureRequest, real: Served, key: tuple[Any, str]) ->
     return Agent(real.url + request.param, key[1])
 
 
+@pytest.mark.timeout(300)
 async def test_an_agent_makes_a_picture_and_changes_a_part_of_it__R(agent: Agent) -> None:
     before = await asyncio.to_thread(agent.ask, "GET", "/balance")
     async with Receiver(answers=[says(204)]) as hook:
