@@ -111,11 +111,18 @@ def test_a_clip_gives_the_level_whose_description_fits(clip: Path) -> None:
     assert rated(spec, named)[1:] == [_USUAL["sfw"], "on blue water"]
 
 
-def test_a_siglip_does_as_well(shelf: Path) -> None:
-    """It knows no mask: a text that is not padded as it was taught is another text."""
+def test_a_siglip_reads_texts_as_long_as_those_it_was_taught(shelf: Path) -> None:
+    """It knows no mask, so a text that is padded otherwise is another text to it."""
     texts = {"red": "on fire", "green": "a lawn", "blue": "on blue water"}
     spec = RaterSpec(clip=str(taught.siglip(shelf / "siglip", texts)))
     assert rated(spec, dict(zip("123", texts.values(), strict=True))) == ["1", "2", "3"]
+    rater = LocalRater(spec)
+    shares = rater._compare(plain_picture("red"), [(text, text) for text in texts.values()])
+    eye = rater._clip.get()
+    ids = eye.words(list(texts.values()), padding="max_length", max_length=77, return_tensors="pt")
+    with torch.inference_mode():
+        told = eye.model(pixel_values=eye.pixels(plain_picture("red")), **ids).logits_per_image
+    assert shares == pytest.approx(told[0].softmax(0).tolist(), abs=1e-5)
 
 
 def test_a_clip_alone_knows_what_is_not_safe(clip: Path) -> None:
