@@ -67,6 +67,15 @@ class Working:
         peaks = [size * max(calls, share) for size, calls in self.operations.values()]
         return int(max(peaks, default=0))
 
+    def within(self, room_bytes: int) -> Working:
+        """The same with as many calls to a forward as there is room for, but one at least."""
+        return Working(
+            {
+                name: (size, max(1, min(calls, room_bytes // size)) if size else calls)
+                for name, (size, calls) in self.operations.items()
+            }
+        )
+
 
 class Gauge:
     """The most that was allocated at a time by what ran under `watch`, in bytes, by name."""

@@ -15,7 +15,7 @@ only then it goes.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 Parts = Mapping[Hashable, int]
@@ -281,7 +281,7 @@ class _Planner:
     def _load(self, wanted: Standing) -> None:
         keeps = wanted.name in self._ram or self._make_room_in_ram(wanted)
         self.plan.moves.append(Move(MoveKind.LOAD, wanted.name, keeps))
-        self._device[wanted.name] = wanted
+        self._device[wanted.name] = replace(wanted, on_device=True, busy=True)
         if keeps:
             self._ram[wanted.name] = wanted
 

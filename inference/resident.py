@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import threading
 import time
 import weakref
@@ -28,7 +29,7 @@ from inference.placement import Weights
 from inference.preview import Previewer
 from inference.prompts import PromptCache
 from inference.residency import Parts
-from inference.selftest import run_selftest
+from inference.selftest import operation, run_selftest
 from inference.settings import EngineSettings
 from inference.status import Lane
 
@@ -108,7 +109,8 @@ class Resident:
     _aside: Aside | None = None
     _begun: float = 0.0
     _stamp: Hashable = None
-    _expected: tuple[float, Parts] = (0.0, field(default_factory=dict))
+    _expected: Parts = field(default_factory=dict)
+    _looked: float = -math.inf
 
     @property
     def is_read(self) -> bool:
@@ -139,10 +141,9 @@ class Resident:
         """Bytes by content: of what it has, or of its files, looked at every few seconds."""
         if self.is_read:
             return {one.key: one.size_bytes for one in self.weights} | self._extras()
-        seen, known = self._expected
-        if not known or now - seen > _LOOK_SECONDS:
-            self._expected = now, self._look()
-        return self._expected[1]
+        if now - self._looked > _LOOK_SECONDS:
+            self._looked, self._expected = now, self._look()
+        return self._expected
 
     def read(self) -> None:
         """Begin to read it into RAM, on a thread of its own."""
@@ -187,6 +188,17 @@ class Resident:
             raise _as_failure(self.spec.name, aside.error)
         self.load_seconds, self._begun = time.monotonic() - self._begun, 0.0
         return True
+
+    def work_within(self, room_bytes: int) -> None:
+        """Share forwards among fewer calls where more would not fit beside the weights."""
+        assert self.model is not None and self.findings is not None, "it was tested before"
+        capped = self.findings.working.within(room_bytes)
+        for attached in self.model.attached:
+            name = operation(self.model, attached)
+            _, most = self.findings.working.operations.get(name, (0, 1))
+            _, fits = capped.operations.get(name, (0, 1))
+            attached.budget_tokens = attached.budget_tokens // most * fits
+        self.findings = Findings.of(self.model, capped)
 
     def park(self, others: list[Resident]) -> None:
         """Leave the device, and stay in RAM; what others use there stays."""

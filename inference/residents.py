@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import wait
@@ -70,9 +71,9 @@ class Residents:
             name: Resident(spec, home, pinned=spec.pin) for name, spec in catalog.models.items()
         }
         self._draining: set[str] = set()
-        self._changed, self._looked = True, 0.0
+        self._changed, self._looked = True, -math.inf
         self._status = {name: self._status_of(one) for name, one in self._all.items()}
-        self._used_bytes, self._told = (0, 0), 0.0
+        self._used_bytes, self._told = (0, 0), -math.inf
 
     def preload(self) -> None:
         """Ask for what models.yaml wants loaded from the start, as far as there is room."""
@@ -195,7 +196,9 @@ class Residents:
             one.on_device, one.keeps_ram = False, True
 
     def _check_size(self, one: Resident) -> None:
-        """Refuse what the device can hold only without making pictures; raises ModelFailed."""
+        """Let it work in the room there is; raises ModelFailed where one picture has none."""
+        weights = sum(one.parts(self._clock()).values())
+        one.work_within(self.budget.device_bytes - weights)
         alone = device_bytes([self._standing(one, Demand(), self._clock())])
         if alone > self.budget.device_bytes:
             raise ModelFailed(

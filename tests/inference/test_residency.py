@@ -170,6 +170,15 @@ def test_a_busy_model_is_waited_for_and_refuses_nobody() -> None:
     assert made.moves == [] and not made.refused
 
 
+def test_of_several_asked_for_at_once_the_others_wait_for_the_first() -> None:
+    made = planned(
+        standing("a", waiting_since=3.0),
+        standing("b", waiting_since=2.0),
+        standing("c", 30, waiting_since=4.0),
+    )
+    assert moves(made) == [("load", "b"), ("load", "c")] and not made.refused
+
+
 def test_an_operators_wish_takes_room_from_the_idle_and_a_gentle_one_from_nobody() -> None:
     idle = standing("idle", on_device=True)
     wish = standing("wish", wanted=True)
