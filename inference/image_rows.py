@@ -115,7 +115,9 @@ class _Scales:
     __hash__ = None  # type: ignore[assignment]
 
     def __mul__(self, output: Tensor) -> Tensor:
-        factors = self._by_row.to(output.device).view(-1, *[1] * (output.ndim - 1))
+        # all attentions of a forward are on one device
+        self._by_row = self._by_row.to(output.device)
+        factors = self._by_row.view(-1, *[1] * (output.ndim - 1))
         return (output * factors).to(output.dtype)
 
 

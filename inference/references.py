@@ -51,7 +51,7 @@ class Guidance:
         if self.image_use is not None:
             bring(self.image_use)
             self.image_use.adapter.lend_eyes(pipe)
-        if "controlnet" in pipe.components:
+        if hasattr(pipe, "controlnet"):
             pipe.__dict__["vae"] = seeded_vae(pipe.vae, job.seeds[index])
 
     def encoded(self, pipe: Any, arguments: Arguments) -> Arguments:

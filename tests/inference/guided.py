@@ -15,7 +15,8 @@ from inference.conditions import condition
 from inference.job import ImageRole, InputImage, Job, Mode, ReferenceTag
 from inference.loading import load_pipelines
 from inference.lora_spec import LoraSpec
-from inference.pixels import fit
+from inference.model_spec import ModelSpec
+from inference.pixels import Reference, as_rgb, fit
 from inference.reference_spec import Way
 from inference.skeletons.parts import louder
 from inference.worker import decoded
@@ -37,6 +38,7 @@ CONTROLLED = {
 MAKERS: dict[str, Any] = {
     "flux": skeletons.tiny_flux,
     "flux-cfg": lambda: skeletons.tiny_flux(guidance=False, seed=1),
+    "fill": skeletons.tiny_fill,
     "sdxl": skeletons.tiny_sdxl,
     "sd3": skeletons.tiny_sd3,
     "qwen": skeletons.tiny_qwen,
@@ -51,7 +53,8 @@ def serve(root: Path) -> Catalog:
         pipe = make()
         louder(getattr(pipe, "transformer", torch.nn.Identity()), 2.0)
         skeletons.save(pipe, folders[name])
-        skeletons.tiny_controlnet(pipe).save_pretrained(root / f"{name}-control")
+        if name != "fill":
+            skeletons.tiny_controlnet(pipe).save_pretrained(root / f"{name}-control")
         if name == "flux":
             skeletons.tiny_redux(pipe).save_pretrained(root / "redux")
             union = skeletons.tiny_controlnet(pipe, seed=1, num_mode=3)
@@ -93,6 +96,11 @@ def entries(root: Path) -> dict[str, dict[str, Any]]:
         "flux-cfg": SHORT
         | cfg
         | {"references": {"pose": control("flux-cfg-control"), "style": image("flux-cfg")}},
+        "fill": SHORT
+        | {
+            "family": "flux-fill",
+            "references": {"style": {"by": "redux", "source": str(root / "redux")}},
+        },
         "sdxl": {
             "family": "sdxl",
             **BLUR,
@@ -129,45 +137,69 @@ def plain_guided(catalog: Catalog, wanted: Job) -> Image.Image:
     spec, given = catalog.models[wanted.model], decoded(wanted, PICTURES)
     pipe = load_pipelines(spec, "cpu")[wanted.mode]
     arguments = spec.rules.routes[wanted.mode].arguments(wanted, spec, given)
-    nets, shown, scales, modes = [], [], [], []
-    colours = []
+    by: dict[Way, list[Reference]] = {way: [] for way in Way}
     for one in given.references:
-        entry = spec.references[one.tag]
-        if entry.by is Way.CONTROLNET:
-            nets.append(getattr(diffusers, spec.rules.controlnet).from_pretrained(entry.source))
-            shown.append(condition(one.picture, entry.condition, wanted.width, wanted.height))
-            scales.append(one.weight * entry.strength)
-            modes.append(entry.control_mode)
-        elif entry.by is Way.IP_ADAPTER:
-            image_encoder: Any = {"image_encoder_folder": "image_encoder"}
-            if spec.family == "flux":
-                folder = Path(entry.source) / "image_encoder"
-                image_encoder = {
-                    "image_encoder_pretrained_model_name_or_path": folder,
-                    "image_encoder_dtype": torch.float32,
-                }
-            pipe.load_ip_adapter(entry.source, subfolder="", weight_name=FILE, **image_encoder)
-            pipe.set_ip_adapter_scale(one.weight)
-            arguments["ip_adapter_image"] = fit(one.picture, *one.picture.size)
-        elif entry.by is Way.TRANSFER:
-            colours.append(one)
-    if nets:
-        kind = getattr(diffusers, CONTROLLED[spec.family, wanted.mode])
-        pipe = kind.from_pipe(pipe, controlnet=nets[0] if len(nets) == 1 else nets)
-        alone = len(nets) == 1
-        generates_sdxl = spec.family == "sdxl" and wanted.mode is Mode.GENERATE
-        field = "image" if generates_sdxl else "control_image"
-        arguments[field] = shown[0] if alone else shown
-        arguments["controlnet_conditioning_scale"] = scales[0] if alone else scales
-        if any(mode is not None for mode in modes):
-            arguments["control_mode"] = modes[0] if alone else modes
+        by[spec.references[one.tag].by].append(one)
+    for one in by[Way.IP_ADAPTER]:
+        _load_ip_adapter(pipe, spec, one, arguments)
+    if by[Way.CONTROLNET]:
+        pipe = _with_controlnets(pipe, spec, wanted, by[Way.CONTROLNET], arguments)
+    if by[Way.REDUX]:
+        _append_tokens(pipe, spec, by[Way.REDUX], arguments)
     pipe.set_progress_bar_config(disable=True)
     torch.manual_seed(wanted.seeds[0])  # which one of them draws from
     noise = torch.Generator("cpu").manual_seed(wanted.seeds[0])
     made: Image.Image = pipe(**arguments, generator=noise).images[0]
-    for one in colours:
+    for one in by[Way.TRANSFER]:
         made = palette.transfer(made, one.picture, one.weight)
     if wanted.mode is not Mode.INPAINT:
         return made
     assert given.mask is not None
     return Image.composite(made, fit(given.sources[0], *made.size), given.mask)
+
+
+def _load_ip_adapter(pipe: Any, spec: ModelSpec, one: Reference, arguments: Any) -> None:
+    entry = spec.references[one.tag]
+    image_encoder: Any = {"image_encoder_folder": "image_encoder"}
+    if spec.family == "flux":
+        image_encoder = {
+            "image_encoder_pretrained_model_name_or_path": Path(entry.source) / "image_encoder",
+            "image_encoder_dtype": torch.float32,
+        }
+    pipe.load_ip_adapter(entry.source, subfolder="", weight_name=FILE, **image_encoder)
+    pipe.set_ip_adapter_scale(one.weight)
+    arguments["ip_adapter_image"] = as_rgb(one.picture)
+
+
+def _with_controlnets(
+    pipe: Any, spec: ModelSpec, wanted: Job, references: list[Reference], arguments: Any
+) -> Any:
+    found = [spec.references[one.tag] for one in references]
+    kind = getattr(diffusers, spec.rules.controlnet)
+    nets = [kind.from_pretrained(entry.source) for entry in found]
+    size = wanted.width, wanted.height
+    pairs = list(zip(references, found, strict=True))
+    shown = [condition(one.picture, entry.condition, *size) for one, entry in pairs]
+    scales = [one.weight * entry.strength for one, entry in pairs]
+    modes = [entry.control_mode for entry in found]
+    alone = len(nets) == 1
+    generates_sdxl = spec.family == "sdxl" and wanted.mode is Mode.GENERATE
+    arguments["image" if generates_sdxl else "control_image"] = shown[0] if alone else shown
+    arguments["controlnet_conditioning_scale"] = scales[0] if alone else scales
+    if any(mode is not None for mode in modes):
+        arguments["control_mode"] = modes[0] if alone else modes
+    controlled = getattr(diffusers, CONTROLLED[spec.family, wanted.mode])
+    return controlled.from_pipe(pipe, controlnet=nets[0] if alone else nets)
+
+
+def _append_tokens(pipe: Any, spec: ModelSpec, references: list[Reference], arguments: Any) -> None:
+    tokens = []
+    for one in references:
+        source = spec.references[one.tag].source
+        prior = diffusers.FluxPriorReduxPipeline.from_pretrained(source)
+        seen = prior.encode_image(as_rgb(one.picture), "cpu", 1)
+        tokens.append(prior.image_embedder(seen).image_embeds * one.weight)
+    words = {"prompt": arguments.pop("prompt"), "prompt_2": None}
+    embeds, pooled, _ = pipe.encode_prompt(**words, max_sequence_length=16)
+    arguments["prompt_embeds"] = torch.cat([embeds, *tokens], dim=1)
+    arguments["pooled_prompt_embeds"] = pooled

@@ -83,7 +83,10 @@ ALONE: list[tuple[str, Mode, list[tuple[str, float]]]] = [
     ("flux", IMG2IMG, [("pose", 0.7)]),
     ("flux", IMG2IMG, [("pose", 0.7), ("composition", 0.2)]),
     ("flux", IMG2IMG, [("character", 0.3)]),
+    ("flux", GENERATE, [("style", 0.6), ("style", 0.9), ("composition", 0.4)]),
     ("flux", INPAINT, [("composition", 0.7)]),
+    ("flux", INPAINT, [("style", 0.7)]),
+    ("fill", INPAINT, [("style", 0.7)]),
     ("flux", INPAINT, [("character", 1.0), ("palette", 0.7)]),
     ("flux-cfg", GENERATE, [("pose", 0.7), ("style", 0.4)]),
     ("flux-cfg", INPAINT, [("style", 0.8)]),
@@ -105,7 +108,7 @@ def test_alone_is_what_diffusers_makes(
     (picture,) = made(bench, wanted)
     assert picture.tobytes() == plain_guided(served, wanted).tobytes()
     (without,) = made(bench, asks(model, mode, name="without"))
-    assert difference(picture, without) > 2
+    assert difference(picture, without) > 0
 
 
 def many(model: str, mode: Mode, *sets: list[tuple[str, float]]) -> list[Job]:
@@ -316,7 +319,9 @@ def test_what_was_let_go_is_read_again(bench: Bench) -> None:
     bench.seen.events.clear()
     (again,) = made(bench, wanted)
     assert again.tobytes() == first.tobytes()
-    assert len(references.attached) == 1
+    (attached,) = references.attached
+    guidance = references.guide(wanted, decoded(wanted, PICTURES))
+    assert guidance.pipe.controlnet is attached.module
 
 
 def test_a_controlnet_steps_like_the_denoiser(bench: Bench) -> None:
