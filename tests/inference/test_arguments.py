@@ -19,7 +19,7 @@ PICTURES = Pictures(sources=(WIDE, TALL), mask=Image.new("L", (300, 100), 255))
 
 def arguments(family: str, mode: Mode, pictures: Pictures = PICTURES, **changes: Any) -> Any:
     entry: dict[str, Any] = {"name": "m", "family": family, "source": "a/b"}
-    wish: dict[str, Any] = {"width": 768, "height": 512, "negative_prompt": None}
+    wish: dict[str, Any] = {"width": 768, "height": 512, "negative_prompt": None, "mask_blur": 0}
     wish |= {key: changes.pop(key) for key in tuple(changes) if key in wish}
     spec = ModelSpec.model_validate(entry | changes)
     return (
@@ -102,3 +102,14 @@ def test_qwen_sees_its_sources_as_they_are(count: int, several: bool) -> None:
     assert [one.size for one in (shown if several else [shown])] == [(3000, 1000), (500, 1000)][
         :count
     ]
+
+
+@pytest.mark.parametrize("family", ["flux", "flux-fill", "sdxl", "flux-kontext", "flux2-klein"])
+def test_all_that_a_fading_edge_reaches_is_painted_anew(family: str) -> None:
+    mask = Image.new("L", (768, 512))
+    mask.paste(255, (100, 100, 200, 200))
+    pictures = Pictures(sources=(WIDE,), mask=mask)
+    for blur, box in ((0, (100, 100, 200, 200)), (12, (88, 88, 212, 212))):
+        made = arguments(family, Mode.INPAINT, pictures, mask_blur=blur)["mask_image"]
+        assert made.getbbox() == box
+        assert made.crop(box).getextrema() == (255, 255)
