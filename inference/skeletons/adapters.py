@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,9 @@ def tiny_controlnet(pipe: Any, *, seed: int = 0, **changes: Any) -> Any:
             "SD3Transformer2DModel": diffusers.SD3ControlNetModel,
             "QwenImageTransformer2DModel": diffusers.QwenImageControlNetModel,
         }[type(pipe.transformer).__name__]
-        net = kind.from_config(dict(pipe.transformer.config) | changes)
+        own = inspect.signature(kind.__init__).parameters
+        shape = {key: value for key, value in pipe.transformer.config.items() if key in own}
+        net = kind(**shape | changes)
     with torch.no_grad():
         for weights in net.parameters():
             if not weights.any():

@@ -60,6 +60,10 @@ def serve(root: Path) -> Catalog:
             union = skeletons.tiny_controlnet(pipe, seed=1, num_mode=3)
             union.save_pretrained(root / "flux-union")
             saved(random_lora(pipe.transformer, "transformer", 0), root / "lora.safetensors")
+        if name == "flux-cfg":
+            # as XLabs makes them: it reads the condition's pixels itself
+            own = {"patch_size": 2, "conditioning_embedding_channels": 4}
+            skeletons.tiny_controlnet(pipe, **own).save_pretrained(root / "xlabs-control")
         if name in ("flux", "flux-cfg", "sdxl"):
             skeletons.save_ip_adapter(pipe, root / f"{name}-ip")
         if name == "sdxl":
@@ -95,7 +99,13 @@ def entries(root: Path) -> dict[str, dict[str, Any]]:
         },
         "flux-cfg": SHORT
         | cfg
-        | {"references": {"pose": control("flux-cfg-control"), "style": image("flux-cfg")}},
+        | {
+            "references": {
+                "composition": control("xlabs-control"),
+                "pose": control("flux-cfg-control"),
+                "style": image("flux-cfg"),
+            }
+        },
         "fill": SHORT
         | {
             "family": "flux-fill",

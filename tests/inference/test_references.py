@@ -89,6 +89,7 @@ ALONE: list[tuple[str, Mode, list[tuple[str, float]]]] = [
     ("fill", INPAINT, [("style", 0.7)]),
     ("flux", INPAINT, [("character", 1.0), ("palette", 0.7)]),
     ("flux-cfg", GENERATE, [("pose", 0.7), ("style", 0.4)]),
+    ("flux-cfg", GENERATE, [("composition", 0.7)]),
     ("flux-cfg", INPAINT, [("style", 0.8)]),
     ("sdxl", GENERATE, [("pose", 0.7)]),
     ("sdxl", GENERATE, [("composition", 0.8), ("pose", 0.5), ("style", 0.5)]),
@@ -135,6 +136,7 @@ TOGETHER: list[tuple[str, Mode, list[list[tuple[str, float]]]]] = [
     ("flux", IMG2IMG, POSES),
     ("flux", INPAINT, LOOKS[:3]),
     ("flux-cfg", GENERATE, [[], [("style", 0.3)], [("style", 0.8)], [("pose", 0.6)]]),
+    ("flux-cfg", GENERATE, [[], [("composition", 0.3)], [("composition", 0.8)]]),
     ("sdxl", GENERATE, [[], [("pose", 0.3)], [("pose", 0.9)], [("style", 0.4), ("pose", 0.6)]]),
     ("sdxl", IMG2IMG, [[], [("style", 0.3)], [("style", 0.9)], [("composition", 0.6)]]),
     ("sdxl", GENERATE, [[("style", 0.3)], [("style", 0.9)], [("character", 0.9)]]),
@@ -195,7 +197,7 @@ def test_together_is_as_alone(
         {call.brought[ImageUse].weight for call in calls if ImageUse in call.brought}
         for calls in forwards
     ]
-    has_nets = any(tag == "pose" for one in sets[:3] for tag, _ in one)
+    has_nets = any(tag in ("pose", "composition") for one in sets[:3] for tag, _ in one)
     assert any(len(found) > 1 for found in (scales if has_nets else weights))
 
 
