@@ -215,6 +215,13 @@ def _time(ms: int) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+# Below `/v1` itself that is OpenAI's.
+router.add_api_route(
+    "/apimodels/v1/chat/completions",
+    apimodels.no_pictures,
+    methods=["POST"],
+    include_in_schema=False,
+)
 # What is the same in both, so that there is nothing to tell apart.
 for base in ("/api/v1", "/apimodels/v1", "/apimodels/api/v1"):
     router.add_api_route(

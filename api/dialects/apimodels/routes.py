@@ -142,7 +142,6 @@ async def balance(desk: DeskOf, caller: CallerOf) -> dict[str, Any]:
     return dict(translate.to_reply(translate.to_balance(account, desk.credit_usd)).body)
 
 
-@router.post(f"{SECOND_BASE}/chat/completions", include_in_schema=False)
 @router.post(f"{BASE}/chat/completions", include_in_schema=False)
 @router.post(f"{SECOND_BASE}/audio/generations", include_in_schema=False)
 @router.post(f"{BASE}/audio/generations", include_in_schema=False)
