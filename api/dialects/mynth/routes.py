@@ -34,7 +34,7 @@ from api.dialects.mynth.schema import (
 from api.dialects.mynth.webhook import WEBHOOKS
 from api.dialects.orders import once_of, to_response
 from api.dialects.pictures import picture_response
-from api.errors import BadRequest, TooLarge, UnsupportedMedia
+from api.errors import BadRequest, UnsupportedMedia
 from api.links import pictures_at
 from api.orders import Order
 from api.tasks import ImageFormat
@@ -140,7 +140,7 @@ async def upload(request: Request, desk: DeskOf, caller: AskerOf) -> dict[str, A
 
 
 def checked_files(body: Body) -> Sequence[FilePart]:
-    """The files of an upload, if it is one; raises UnsupportedMedia, BadRequest or TooLarge."""
+    """The files of an upload, if it is one; raises UnsupportedMedia or BadRequest."""
     if not body.is_form:
         raise UnsupportedMedia(f"send {MULTIPART}, each picture as a part {PART!r}")
     files = [one for one in body.files if one.name in (PART, f"{PART}[]")]
@@ -150,8 +150,6 @@ def checked_files(body: Body) -> Sequence[FilePart]:
         raise BadRequest(f"{PART} has more than {MOST_FILES} files", field=PART)
     if any(len(one.data) < LEAST_FILE_BYTES for one in files):
         raise BadRequest(f"{PART} has a file of less than {LEAST_FILE_BYTES} bytes", field=PART)
-    if any(len(one.data) > MOST_FILE_BYTES for one in files):
-        raise TooLarge(f"{PART} has a file of more than {MOST_FILE_BYTES} bytes", field=PART)
     return files
 
 

@@ -26,7 +26,7 @@ keyed = APIRouter()
 @polled.get("/tasks/{task_id}/status", response_model=replies.TaskStatus)
 async def status(task_id: TaskId, desk: DeskOf, caller: ReaderOf) -> Any:
     """How a task stands; may be asked as often as one likes."""
-    told = bodies.to_status(await _own(desk, caller, task_id))
+    told = bodies.to_status(await desk.darkroom.get(task_id, account=caller.account))
     return JSONResponse(compat.beside(told)) if desk.mynth_compat else told
 
 
@@ -38,7 +38,7 @@ async def result(
     task_id: TaskId, request: Request, desk: DeskOf, caller: ReaderOf
 ) -> dict[str, Any]:
     """What came of a task, null until it is completed."""
-    task = await _own(desk, caller, task_id)
+    task = await desk.darkroom.get(task_id, account=caller.account)
     return bodies.to_task_result(task, desk.link_at(desk.base_url(request)), desk.credit_usd)
 
 
@@ -49,7 +49,7 @@ async def results(
     """The pictures as clients of before June 2026 read them, where those are served."""
     if not desk.mynth_compat:
         raise NotFound("there is nothing here; the result is at /tasks/{id}/result")
-    task = await _own(desk, caller, task_id)
+    task = await desk.darkroom.get(task_id, account=caller.account)
     link = desk.link_at(desk.base_url(request))
     return compat.to_old_images(bodies.to_result(task, link, desk.credit_usd))
 
@@ -57,7 +57,7 @@ async def results(
 @keyed.get("/tasks/{task_id}", response_model=replies.Task, response_model_exclude_unset=True)
 async def read(task_id: TaskId, request: Request, desk: DeskOf, caller: CallerOf) -> dict[str, Any]:
     """All of a task."""
-    task = await _own(desk, caller, task_id)
+    task = await desk.darkroom.get(task_id, account=caller.account)
     return bodies.to_task(task, desk.link_at(desk.base_url(request)), desk.credit_usd)
 
 
@@ -76,12 +76,8 @@ async def list_tasks(
     return {"data": [bodies.to_line(task, desk.credit_usd) for task in page.tasks]}
 
 
-async def _own(desk: Desk, caller: Caller, task_id: str) -> Task:
-    return translate.own(await desk.darkroom.get(task_id, account=caller.account))
-
-
 async def _behind(desk: Desk, caller: Caller, task_id: str) -> Task:
     try:
-        return await _own(desk, caller, task_id)
+        return await desk.darkroom.get(task_id, account=caller.account)
     except NotFound:
         raise BadRequest("after must be the id of a task of yours", field="after") from None

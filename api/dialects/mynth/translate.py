@@ -21,9 +21,9 @@ from api.dialects.mynth.schema import (
     ReviewRequest,
     Role,
 )
-from api.errors import ApiError, BadRequest, NotFound, UnsupportedMedia, field_of, kind_of
+from api.errors import ApiError, BadRequest, UnsupportedMedia, field_of, kind_of
 from api.orders import Order, Remote, Upload
-from api.tasks import Delivery, Extras, ImageFormat, Level, RatingWish, Task, TaskKind
+from api.tasks import Delivery, Extras, ImageFormat, Level, RatingWish, TaskKind
 from inference.errors import EngineError
 from inference.job import ImageRequest, ImageRole, Mode, ReferenceTag
 
@@ -216,13 +216,6 @@ def asked(wire: type[GenerateRequest] | type[LookRequest], body: Body) -> dict[s
     """The request as it came, without what is not known here or concerns the reply only."""
     known = set(wire.model_fields) - {"access"}
     return {name: value for name, value in body.values.items() if name in known}
-
-
-def own(task: Task) -> Task:
-    """The task, if it was asked for in this dialect; raises NotFound."""
-    if task.dialect != NAME:
-        raise NotFound("there is no such task")
-    return task
 
 
 def to_error(error: ApiError | EngineError, context: ErrorContext) -> ErrorBody:

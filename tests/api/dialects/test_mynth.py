@@ -400,13 +400,6 @@ def test_an_estimate_says_whether_it_is_exact() -> None:
     )
 
 
-def test_a_task_of_another_dialect_is_none(task: Callable[..., Task]) -> None:
-    made = task("succeeded")
-    assert translate.own(made) is made
-    with pytest.raises(NotFound):
-        translate.own(replace(made, dialect="modelmux"))
-
-
 @pytest.mark.parametrize(
     ("error", "status", "code"),
     [

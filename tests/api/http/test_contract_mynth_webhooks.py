@@ -49,7 +49,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Served]:
     """It may connect to loopback, and asks for keys."""
-    with serving(folder, allowed_targets=("127.0.0.1",), assistants=HELPERS.all) as running:
+    with serving(
+        folder, allowed_targets=("127.0.0.1",), assistants=HELPERS.all, credit_usd="0.0025"
+    ) as running:
         yield running
 
 
