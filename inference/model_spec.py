@@ -250,7 +250,12 @@ class ModelSpec(Strict):
     def size_of(self, aspect_ratio: str, resolution: str | None) -> tuple[int, int]:
         """The size nearest to a ratio like "16:9" at a tier like "2k"; native area without one."""
         side = TIER_SIDES_PX[resolution] if resolution else math.sqrt(math.prod(self.default_size))
-        return self._nearest(parse_ratio(aspect_ratio), side**2)
+        ratio = parse_ratio(aspect_ratio)
+        if self.sizes:
+            return self._nearest(ratio, side**2)
+        # no larger than the tier, or it would cost as the next; the ratio comes first all the same
+        least = self.free_sizes.lowest**2 * max(ratio, 1 / ratio)
+        return self._nearest(ratio, side**2, max(side**2, least))
 
     @property
     def free_sizes(self) -> FreeSizes:

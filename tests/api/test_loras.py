@@ -130,6 +130,14 @@ async def test_an_address_is_not_asked_for_every_request(
         assert receiver.connections == 3
 
 
+async def test_a_private_address_is_refused_before_anything_is_fetched(kept: Kept) -> None:
+    loras = kept()
+    loras.check(with_loras("ink", "http://127.0.0.1:1/x").loras)
+    with pytest.raises(BadRequest, match="private") as refused:
+        loras.check(with_loras("ink", "http://10.0.0.1/x").loras)
+    assert refused.value.field == "loras"
+
+
 async def test_two_addresses_of_one_file_are_told(kept: Kept) -> None:
     async with Receiver([says(200, tensors())]) as receiver:
         with pytest.raises(BadRequest, match="the same file") as refused:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 
@@ -76,3 +77,14 @@ def test_a_straight_path_is_followed_to_its_end() -> None:
 def test_without_sigmas_the_latents_are_shown_as_they_are() -> None:
     after = torch.ones(1)
     assert denoised(SimpleNamespace(), torch.zeros(1), after) is after
+
+
+@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler"])
+def test_sigmas_that_are_no_distance_are_not_gone_along(name: str) -> None:
+    """Its latents are scaled at every step, so that a straight line leads past the picture."""
+    scheduler = getattr(diffusers, name)()
+    scheduler.set_timesteps(4)
+    scheduler.set_begin_index(0)
+    before = torch.ones(1, 4, 2, 2)
+    after = scheduler.step(before, scheduler.timesteps[0], before).prev_sample
+    assert denoised(scheduler, before, after) is after
