@@ -16,7 +16,7 @@ from inference.pixels import fit
 Array = Any
 
 _NOISE_PX = 1.4
-# Brightness a pixel: a line starts above the upper and goes on above the lower. They are what a
+# Of a colour, a pixel: a line starts above the upper and goes on above the lower. They are what a
 # fifth and a tenth of the step from black to white come to under that blur.
 _EDGE_SLOPES = (0.028, 0.056)
 # Of the shorter side: what a "blur" ControlNet was shown leaves no detail.
@@ -30,9 +30,12 @@ def condition(picture: Image.Image, kind: str, width: int, height: int) -> Image
 
 
 def edges(picture: Image.Image) -> Image.Image:
-    """White lines of one pixel on black where brightness changes, after Canny."""
-    grey = picture.convert("L").filter(ImageFilter.GaussianBlur(_NOISE_PX))
-    down, right = np.gradient(np.asarray(grey, np.float32) / 255)
+    """White lines of one pixel on black where colours change, after Canny."""
+    smooth = picture.filter(ImageFilter.GaussianBlur(_NOISE_PX))
+    slopes = np.gradient(np.asarray(smooth, np.float32) / 255, axis=(0, 1))
+    # of each pixel, the colour that changes most
+    strongest = np.hypot(*slopes).argmax(axis=2)[..., None]
+    down, right = (np.take_along_axis(one, strongest, 2)[..., 0] for one in slopes)
     strength = np.hypot(down, right)
     ridge = np.where(_is_ridge(strength, down, right), strength, 0.0)
     low, high = _EDGE_SLOPES

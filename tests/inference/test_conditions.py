@@ -43,6 +43,14 @@ def test_a_disc_becomes_a_circle_one_pixel_wide() -> None:
     assert 0.8 < len(y) / (2 * np.pi * 32) < 1.5
 
 
+def test_colours_of_equal_brightness_have_an_edge() -> None:
+    drawn = Image.new("RGB", (96, 96), (150, 0, 0))
+    drawn.paste((0, 76, 0), (48, 0, 96, 96))
+    assert np.ptp(np.asarray(drawn.convert("L"), np.int16)) <= 1
+    lines = np.asarray(condition(drawn, "edges", 96, 96))[..., 0]
+    assert (lines[:, 45:51] > 0).any(axis=1).all()
+
+
 def test_faint_edges_count_only_where_they_touch_strong_ones() -> None:
     drawn = Image.new("L", (96, 96), 0)
     pixels = np.array(drawn)
