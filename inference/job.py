@@ -80,7 +80,8 @@ class ImageRequest:
     every LoRA that says none of its own, those of the `profile` too. `downsizing_mp`, in millions
     of pixels, is what input pictures are shrunk to; `mask_blur`, in pixels of the picture made, is
     how far beyond the mask it fades into the source. `offloading` asks for the weights to be kept
-    off the device until they are used.
+    off the device until they are used. `by_default` names the fields that but repeat a default of
+    the API they came by: where the model has no use for one, it asks for nothing.
     """
 
     model: str
@@ -106,6 +107,7 @@ class ImageRequest:
     sampler: str | None = None
     mask_blur: int | None = None
     offloading: bool | None = None
+    by_default: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,7 @@ def resolve(
     _within("count", request.count, 1, spec.limits.count)
     _check_offloading(request, spec)
     profile = _profile(request, spec)
+    request = _without_idle_defaults(request, spec, profile)
     loras = lora_spec.choose(request, spec, profile.loras)
     steps, guidance = _steps_and_guidance(request, spec, profile)
     width, height = _within_area(_size(request, spec), spec, mode)
@@ -208,6 +209,17 @@ def _profile(request: ImageRequest, spec: ModelSpec) -> Profile:
         known = ", ".join(spec.profiles)[:160] or "none"
         raise Unsupported("profile", f"{spec.name!r} has no profile {name[:80]!r}; known: {known}")
     return spec.profiles[name]
+
+
+def _without_idle_defaults(
+    request: ImageRequest, spec: ModelSpec, profile: Profile
+) -> ImageRequest:
+    """Without the defaults of its API that nothing here could follow."""
+    idle = set() if spec.guided else {"guidance_scale"}
+    if not (request.loras or profile.loras):
+        idle |= {"lora_strength", "lora_rank"}
+    nothing: dict[str, Any] = dict.fromkeys(idle.intersection(request.by_default))
+    return replace(request, **nothing)
 
 
 def _size(request: ImageRequest, spec: ModelSpec) -> tuple[int, int]:
