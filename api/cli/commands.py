@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from api.cli import accounts, destinations, keys, links
+from api.cli import accounts, destinations, keys, links, residents
 from api.cli.settings import settings_of
 from api.cli.terminal import Failure, UsageError, out, say, stop
 from inference.job import Mode
@@ -24,6 +24,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(accounts.app, name="accounts")
 app.add_typer(destinations.app, name="destinations")
 app.add_typer(links.app, name="links")
+app.add_typer(residents.app, name="models")
 
 Models = Annotated[
     Path | None,
@@ -214,22 +215,6 @@ def gallery(
     except KeyboardInterrupt:
         say("cancelled")
         raise typer.Exit(130) from None
-
-
-@app.command(name="models")
-def list_models(models: Models = None) -> None:
-    """Show what models.yaml serves."""
-    from api.cli.models import table
-    from inference.catalog import load_catalog
-    from inference.errors import CatalogError
-
-    settings = settings_of(models=models)
-    try:
-        catalog = load_catalog(settings.models)
-    except CatalogError as error:
-        stop(error)
-    out().print(table(catalog))
-    out().print(str(settings.models), markup=False, style="dim")
 
 
 def main() -> None:

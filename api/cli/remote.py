@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import ipaddress
 import json
+import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx2
 
@@ -19,10 +20,15 @@ from inference.job import ImageRole
 GREET_SECONDS = 1.0
 ANSWER_SECONDS = 30.0
 WAIT_SECONDS = 20
+LOOK_SECONDS = 0.2
+# A device takes a command up between two steps; what it told of before may be another failure.
+SETTLE_SECONDS = 5.0
 LAST_EVENTS = ("done", "failed", "cancelled")
 
 
-def find(url: str, key: str | None = None) -> Remote | None:
+def find(
+    url: str, key: str | None = None, *, greet_seconds: float = GREET_SECONDS
+) -> Remote | None:
     """The Darkroom at a URL, or None when nothing there is one; raises UsageError.
 
     One that refuses the key is one all the same: UsageError.
@@ -34,7 +40,7 @@ def find(url: str, key: str | None = None) -> Remote | None:
     trusts_proxies = not _is_loopback(parts.hostname)
     client = httpx2.Client(base_url=url, trust_env=trusts_proxies, headers=_headers(key))
     try:
-        reply = client.get("/darkroom/models", timeout=GREET_SECONDS)
+        reply = client.get("/darkroom/models", timeout=greet_seconds)
         told = reply.json()
         if reply.status_code in (401, 403) and str(told["type"]).startswith("urn:darkroom:"):
             raise UsageError(f"{url}: {told['detail']}", "key")
@@ -45,6 +51,14 @@ def find(url: str, key: str | None = None) -> Remote | None:
     except (httpx2.HTTPError, ValueError, KeyError, TypeError):
         client.close()
         return None
+
+
+def manage(url: str, key: str | None, name: str, action: str) -> Iterator[str]:
+    """What becomes of a model on a server's devices; raises UsageError or Failure."""
+    found = find(url, key, greet_seconds=ANSWER_SECONDS)
+    if found is None:
+        raise Failure(f"no Darkroom answers at {url}")
+    yield from found.manage(name, action)
 
 
 class Remote:
@@ -72,6 +86,44 @@ class Remote:
                 yield self._fetch(task, image)
             if task["error"] is not None:
                 raise Failure(task["error"]["message"])
+
+    def manage(self, name: str, action: str) -> Iterator[str]:
+        """Ask for it, and tell each device's state until it is as was asked."""
+        with closing(self._client):
+            try:
+                path = f"/darkroom/admin/models/{quote(name)}/{action}"
+                reply = self._client.post(path, timeout=ANSWER_SECONDS)
+                if reply.status_code != 202:
+                    raise _refusal(reply)
+                yield from self._watch(name, action)
+            except httpx2.HTTPError as error:
+                raise Failure(f"lost the server: {error}") from None
+
+    def _watch(self, name: str, action: str) -> Iterator[str]:
+        told: dict[str, str] = {}
+        begin, has_moved = time.monotonic(), False
+        while True:
+            devices = _json(self._client.get("/darkroom/devices", timeout=ANSWER_SECONDS))[
+                "devices"
+            ]
+            states = {
+                device["device"]: model
+                for device in devices
+                for model in device["models"]
+                if model["name"] == name
+            }
+            for device, model in states.items():
+                line = f"{device}: {model['state']}" + (", pinned" if model["pinned"] else "")
+                if told.get(device) != line:
+                    told[device] = line
+                    yield line
+            failed = [one["reason"] for one in states.values() if one["state"] == "failed"]
+            has_moved = has_moved or not failed or time.monotonic() - begin > SETTLE_SECONDS
+            if failed and has_moved:
+                raise Failure(failed[0])
+            if all(_is_done(model, action) for model in states.values()):
+                return
+            time.sleep(LOOK_SECONDS)
 
     def _choose(self, wish: Wish) -> Wish:
         """The server's own choice where it has one, else the first model it serves."""
@@ -121,6 +173,19 @@ class Remote:
         except httpx2.HTTPError as error:
             raise Failure(f"picture {image['index'] + 1} could not be fetched: {error}") from None
         return Made(index=image["index"], seed=image["seed"], data=reply.content)
+
+
+def _is_done(model: Mapping[str, Any], action: str) -> bool:
+    """Whether a model on a device is as was asked."""
+    match action:
+        case "load":
+            return bool(model["state"] == "ready")
+        case "pin":
+            return bool(model["state"] == "ready" and model["pinned"])
+        case "unload":
+            return bool(model["state"] == "unloaded")
+        case _:
+            return not model["pinned"]
 
 
 def events_of(lines: Iterator[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -1,0 +1,94 @@
+"""`darkroom models`: what models.yaml serves, and where a running server keeps it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from api.cli.settings import settings_of
+from api.cli.terminal import Failure, UsageError, out, stop
+
+app = typer.Typer(
+    help="What models.yaml serves, and where a running server keeps it.", add_completion=False
+)
+
+Models = Annotated[
+    Path | None,
+    typer.Option(help="What to serve. (default: ./models.yaml, else the one Darkroom ships)"),
+]
+Name = Annotated[str, typer.Argument(help="The model's name in models.yaml.", show_default=False)]
+Server = Annotated[str, typer.Option(help="The server to ask.")]
+Key = Annotated[
+    str | None,
+    typer.Option(help="A key that may manage the server; DARKROOM_API_KEY shows less."),
+]
+LOCAL = "http://127.0.0.1:8000"
+
+
+@app.callback(invoke_without_command=True)
+def models(context: typer.Context, models: Models = None) -> None:
+    """Show what models.yaml serves, where no other command follows."""
+    if context.invoked_subcommand is None:
+        _show(models)
+
+
+@app.command("list")
+def list_models(models: Models = None) -> None:
+    """Show what models.yaml serves."""
+    _show(models)
+
+
+@app.command()
+def load(name: Name, server: Server = LOCAL, key: Key = None) -> None:
+    """Bring a model to every device of a running server, and wait until it is there."""
+    _manage(name, "load", server, key)
+
+
+@app.command()
+def unload(name: Name, server: Server = LOCAL, key: Key = None) -> None:
+    """Send a model away once its pictures are finished; the next request loads it again."""
+    _manage(name, "unload", server, key)
+
+
+@app.command()
+def pin(name: Name, server: Server = LOCAL, key: Key = None) -> None:
+    """Bring a model to every device, and keep it there whatever others are asked for."""
+    _manage(name, "pin", server, key)
+
+
+@app.command()
+def unpin(name: Name, server: Server = LOCAL, key: Key = None) -> None:
+    """Let a model be moved out for others again."""
+    _manage(name, "unpin", server, key)
+
+
+def _show(models: Path | None) -> None:
+    from api.cli.models import table
+    from inference.catalog import load_catalog
+    from inference.errors import CatalogError
+
+    settings = settings_of(models=models)
+    try:
+        catalog = load_catalog(settings.models)
+    except CatalogError as error:
+        stop(error)
+    out().print(table(catalog))
+    out().print(str(settings.models), markup=False, style="dim")
+
+
+def _manage(name: str, action: str, server: str, key: str | None) -> None:
+    from api.cli.remote import manage
+
+    api_key = settings_of(api_key=key).api_key
+    secret = api_key.get_secret_value() if api_key is not None else None
+    try:
+        for line in manage(server, secret, name, action):
+            out().print(line, markup=False)
+    except UsageError as error:
+        stop(error)
+    except Failure as error:
+        stop(error, code=1)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
