@@ -98,6 +98,7 @@ def _desk(services: Services, dialects: tuple[Dialect, ...]) -> Desk:
         credit_usd=settings.credit_usd,
         apimodels_sync_models=settings.apimodels_sync_models,
         mynth_compat=settings.mynth_compat,
+        mynth_balance_status=settings.mynth_balance_status,
         public_url=settings.public_url or "",
     )
 

@@ -79,6 +79,7 @@ class Settings(BaseSettings):
     rate_per_minute: PositiveInt | None = None
     credit_usd: Annotated[Decimal, Field(gt=0, allow_inf_nan=False)] = Decimal("0.01")
     mynth_compat: bool = False
+    mynth_balance_status: Literal[402, 422] = 402
     apimodels_sync_models: Annotated[tuple[str, ...], NoDecode] = ("gpt-image-2-all",)
     sync_wait_seconds: PositiveSeconds = 120.0
 

@@ -128,7 +128,7 @@ class Desk:
     """What the routes of a dialect work with.
 
     `credit_usd` is what a credit is in dollars; with `mynth_compat`, Mynth's clients of before
-    June 2026 are understood as well.
+    June 2026 are understood as well; `mynth_balance_status` tells its clients of want of money.
     """
 
     darkroom: Darkroom
@@ -151,6 +151,7 @@ class Desk:
     sync_wait_seconds: float
     credit_usd: Decimal = Decimal("0.01")
     mynth_compat: bool = False
+    mynth_balance_status: int = 402
     apimodels_sync_models: tuple[str, ...] = ()
     public_url: str = ""
 

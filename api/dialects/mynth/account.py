@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -16,7 +15,7 @@ from api.dialects.mynth import replies
 from api.dialects.mynth.bodies import money, user_id
 from inference.catalog import Catalog
 from inference.errors import Refused
-from inference.job import ImageRequest, ImageRole, InputImage, Job
+from inference.job import ImageRequest, ImageRole, InputImage, Job, Mode
 from inference.resolve import resolve
 from inference.sizes import tier_of
 
@@ -53,18 +52,8 @@ async def balance(desk: DeskOf, caller: CallerOf) -> dict[str, Any]:
 
 def to_models(catalog: Catalog, credit_usd: Decimal) -> dict[str, Any]:
     """A `ModelList`."""
-    return {
-        "data": [
-            {
-                "id": name,
-                "displayName": catalog.models[name].description or None
-                if name in catalog.models
-                else None,
-                "pricing": _pricing(catalog, name, credit_usd),
-            }
-            for name in catalog.names()
-        ]
-    }
+    jobs = LeastJobs(catalog)
+    return {"data": [_line(catalog, jobs, name, credit_usd) for name in catalog.names()]}
 
 
 def is_4k(job: Job) -> bool:
@@ -72,25 +61,54 @@ def is_4k(job: Job) -> bool:
     return tier_of(job.width, job.height) == "4k"
 
 
-def _pricing(catalog: Catalog, name: str, credit_usd: Decimal) -> dict[str, Any] | None:
-    base = _priced(catalog, ImageRequest(model=name, prompt="a"))
-    if base is None:
+class LeastJobs:
+    """What models would make of the least that they can be asked.
+
+    Names that mean the same models share it: to resolve each would hold up all others.
+    """
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._made: dict[object, Job | None] = {}
+
+    def of(self, name: str, resolution: str | None) -> Job | None:
+        """The job at a resolution, None where there is none."""
+        alias = self._catalog.aliases.get(name)
+        targets = (name,) if alias is None else tuple(map(alias.models_for, Mode))
+        key = (targets, resolution)
+        if key not in self._made:
+            self._made[key] = self._make(name, resolution)
+        return self._made[key]
+
+    def _make(self, name: str, resolution: str | None) -> Job | None:
+        for images in PICTURES:
+            with suppress(Refused):
+                wish = ImageRequest(model=name, prompt="a", resolution=resolution, images=images)
+                return resolve(self._catalog, wish, job_id="")
         return None
-    per_image = {"base": money(base[1], credit_usd)}
-    large = _priced(catalog, ImageRequest(model=name, prompt="a", resolution="4k"))
-    if large is not None and is_4k(large[0]):
-        per_image["4k"] = money(large[1], credit_usd)
-    return {"perImage": per_image}
 
 
-def _priced(catalog: Catalog, request: ImageRequest) -> tuple[Job, int] | None:
-    """What a model would make of the least that it can be asked, and the credits for that."""
-    for images in PICTURES:
-        with suppress(Refused):
-            asked = replace(request, images=images)
-            job = resolve(catalog, asked, job_id="")
-            return job, catalog.price(asked, job)
-    return None
+def _line(catalog: Catalog, jobs: LeastJobs, name: str, credit_usd: Decimal) -> dict[str, Any]:
+    spec = catalog.models.get(name)
+    base = _price(catalog, jobs, name, None)
+    large = _price(catalog, jobs, name, "4k")
+    prices = {"base": base, "4k": large}
+    per_image = {what: money(one, credit_usd) for what, one in prices.items() if one is not None}
+    return {
+        "id": name,
+        "displayName": spec.description or None if spec is not None else None,
+        "pricing": {"perImage": per_image} if base is not None else None,
+    }
+
+
+def _price(catalog: Catalog, jobs: LeastJobs, name: str, resolution: str | None) -> int | None:
+    job = jobs.of(name, resolution)
+    if job is None or (resolution == "4k" and not is_4k(job)):
+        return None
+    try:
+        return catalog.price(ImageRequest(model=name, prompt="a", resolution=resolution), job)
+    except Refused:
+        return None
 
 
 def to_me(caller: Caller) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from api.dialects.mynth.schema import (
 from api.dialects.mynth.webhook import WEBHOOKS
 from api.dialects.orders import once_of, to_response
 from api.dialects.pictures import picture_response
-from api.errors import BadRequest, UnsupportedMedia
+from api.errors import STATUS, BadRequest, NoCredits, UnsupportedMedia
 from api.links import pictures_at
 from api.orders import Order
 from api.tasks import ImageFormat
@@ -189,7 +189,12 @@ async def _place(
 ) -> Response:
     """Accept an order; whoever repeats it gets the same task, and a token that holds anew."""
     once = once_of(request, desk, body)
-    accepted = await desk.darkroom.submit(order, caller, once=once)
+    try:
+        accepted = await desk.darkroom.submit(order, caller, once=once)
+    except NoCredits as refused:
+        if desk.mynth_balance_status == STATUS[refused.kind]:
+            raise
+        raise translate.Unaffordable(str(refused)) from None
     task = accepted.task
     token = desk.tokens.make(task.id, task.account) if has_token else None
     reply = bodies.to_created(task, desk.credit_usd, token)

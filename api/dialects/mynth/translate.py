@@ -21,7 +21,7 @@ from api.dialects.mynth.schema import (
     ReviewRequest,
     Role,
 )
-from api.errors import ApiError, BadRequest, UnsupportedMedia, field_of, kind_of
+from api.errors import ApiError, BadRequest, NoCredits, UnsupportedMedia, field_of, kind_of
 from api.orders import Order, Remote, Upload
 from api.tasks import Delivery, Extras, ImageFormat, Level, RatingWish, TaskKind
 from inference.errors import EngineError
@@ -48,6 +48,7 @@ CODES = {
     "unknown_model": "VALIDATION_ERROR",
     "unauthorized": "UNAUTHORIZED",
     "no_credits": "INSUFFICIENT_BALANCE",
+    "no_credits_422": "INSUFFICIENT_BALANCE",
     "forbidden": "FORBIDDEN",
     "not_found": "NOT_FOUND",
     "not_ready": "NOT_FOUND",
@@ -70,6 +71,7 @@ STATUS_BY_KIND = {
     "unknown_model": 400,
     "conflict": 409,
     "idempotency_mismatch": 409,
+    "no_credits_422": 422,
     "destination_test_failed": 502,
 }
 # What it calls the fields that are named otherwise inside, or does not have.
@@ -89,6 +91,12 @@ FIELDS: dict[str, str | None] = {
     "path_template": "config.path_template",
     "url_template": "config.url_template",
 }
+
+
+class Unaffordable(NoCredits):
+    """Want of credits, where the operator has it told by a 422."""
+
+    kind = "no_credits_422"
 
 
 def new_id() -> str:

@@ -131,6 +131,19 @@ def test_want_of_money_is_a_402__R(folder: Path, keyed: Served) -> None:
     assert_error(create(keyed.client, headers=limited, count=3), 402, "INSUFFICIENT_BALANCE")
 
 
+def test_want_of_money_is_a_422_where_that_is_wanted__INF(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("data")
+    key = bearer(make_key(folder, "poor", credits=2))
+    with serving(folder, mynth_balance_status=422) as served:
+        assert_error(create(served.client, headers=key, count=3), 422, "INSUFFICIENT_BALANCE")
+        reply = served.client.post(
+            "/darkroom/generations", json={"prompt": "a", "count": 3}, headers=key
+        )
+        assert reply.status_code == 402
+
+
 def test_too_often_is_a_429__R(folder: Path, keyed: Served) -> None:
     key = bearer(make_key(folder, "hasty", rate_per_minute=1))
     created(keyed.client, headers=key)
