@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +13,12 @@ from inference.calls import generator
 from inference.catalog import Catalog
 from inference.errors import OutOfMemory
 from inference.events import Failed
+from inference.job import Mode
 from inference.loading import load_pipelines
 from inference.settings import EngineSettings
 from inference.status import Lane
 from inference.worker import Worker
+from tests.inference.guided import asks, serve
 from tests.inference.making import PICTURES, Recorder, difference, job
 
 pytestmark = [
@@ -78,6 +81,29 @@ def test_staggered_requests_are_as_alone(bench: CudaBench, catalog: Catalog, mod
     bench.run(*wanted, apart=2)
     for one in wanted:
         assert difference(bench.seen.picture(one.id), plain(catalog, one)) <= 1
+
+
+def test_references_are_on_the_card_too(tmp_path: Path) -> None:
+    """Each of the ways, beside a picture without any, as it is alone."""
+    served = CudaBench(serve(tmp_path))
+    ways = {"flux": ["pose", "style", "character", "palette"], "sdxl": ["pose", "style"]}
+    for model, tags in ways.items():
+        wanted = [asks(model, Mode.GENERATE, name=f"{model}-none")]
+        for number, tag in enumerate(tags):
+            for weight in (0.4, 0.9):
+                name = f"{model}-{tag}-{weight}"
+                more = {"name": name, "num_inference_steps": 4 + number}
+                wanted.append(asks(model, Mode.GENERATE, (tag, weight), **more))
+        served.run(*wanted, apart=1)
+        together = {one.id: served.seen.picture(one.id) for one in wanted}
+        served.seen.events.clear()
+        for one in wanted:
+            served.run(one)
+            assert difference(served.seen.picture(one.id), together[one.id]) <= 1
+        references = served.worker._residents.get(model).references
+        assert references.held_bytes > 0
+        for attached in references.attached:
+            assert {one.device.type for one in attached.module.parameters()} == {"cuda"}
 
 
 def test_memory_that_runs_out_fails_one_image_and_the_next_pass(bench: CudaBench) -> None:

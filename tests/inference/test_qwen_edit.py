@@ -13,14 +13,16 @@ from PIL import Image
 from inference import coalesce, skeletons, worker
 from inference.catalog import Catalog
 from inference.coalesce import Carrier, Rendezvous, forward
-from inference.job import ImageRole, InputImage, Job, Mode
+from inference.job import ImageRole, InputImage, Job, Mode, ReferenceTag
 from inference.loading import load_pipelines
 from inference.model import load_model
 from inference.processors import QwenPrompts
 from inference.prompts import PromptCache
+from inference.reference_spec import ReferenceSpec, Way
 from inference.skeletons.language import qwen_prompts, qwen_vision
 from inference.status import Lane
 from inference.worker import decoded
+from tests.inference.guided import reference
 from tests.inference.making import PICTURES, Bench, catalog_over, difference, job, plain
 
 SOURCE = InputImage(role=ImageRole.SOURCE, key="source")
@@ -81,19 +83,22 @@ def test_staggered_edits_merge_and_are_as_alone(
 
 
 def test_several_sources_are_all_seen(served: Catalog) -> None:
-    spec = served.models["plus"]
+    references = {ReferenceTag.STYLE: ReferenceSpec(by=Way.NATIVE)}
+    spec = served.models["plus"].model_copy(update={"references": references})
     model = load_model(spec, "cpu", Rendezvous(), PromptCache(0), preview_side_px=0)
-    made = {}
-    for images in ((SOURCE,), (SOURCE, OTHER)):
+    made: dict[Any, bytes] = {}
+    shown = reference("style", 0.5)
+    for key, images in {1: (SOURCE,), "shown": (SOURCE, shown), 2: (SOURCE, OTHER)}.items():
         wanted = edit("p", model="plus", images=images, num_inference_steps=1)
         carrier = Carrier(model.call(wanted, 0, decoded(wanted, PICTURES))[1])
         carrier.advance()
         while carrier.call is not None:
             carrier.advance(forward([carrier.call])[0])
         assert carrier.error is None
-        made[len(images)] = carrier.result.tobytes()
+        made[key] = carrier.result.tobytes()
     assert made[2] == plain(spec, wanted).tobytes()
     assert made[1] != made[2]
+    assert made["shown"] == made[2]
 
 
 class TestPrompts:
