@@ -6,7 +6,8 @@ from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
 
 from api.accounts import Account, Caller, Key, Spent
 from api.dialects.base import DeskOf
@@ -32,6 +33,12 @@ keyed = APIRouter()
 async def models(desk: DeskOf) -> dict[str, Any]:
     """Every model by each of its names, and what a picture costs; needs no key."""
     return to_models(desk.catalog, desk.credit_usd)
+
+
+@public.get("/openapi", include_in_schema=False)
+async def openapi(request: Request) -> JSONResponse:
+    """The document of this server, where clients look for it."""
+    return JSONResponse(request.app.openapi())
 
 
 @keyed.get("/me", response_model=replies.Me, response_model_exclude_unset=True)

@@ -240,7 +240,10 @@ router.include_router(keyed)
 
 DIALECT = Dialect(
     name=translate.NAME,
-    owns=("/image", "/tasks", "/webhook", "/destinations", "/models", "/me", "/balance"),
+    owns=(
+        *("/image", "/tasks", "/webhook", "/destinations"),
+        *("/models", "/me", "/balance", "/openapi"),
+    ),
     router=router,
     to_error=translate.to_error,
     alias="/mynth",

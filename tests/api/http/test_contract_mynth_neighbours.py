@@ -1,6 +1,7 @@
 """Mynth's contract, what lies beside generations: a test per documented statement.
 
-`R` in an id is the provider's published client; `INF` is what we do where it is silent.
+`R` in an id is the provider's published client, `D` a page of its documents; `INF` is what we do
+where both are silent.
 """
 
 from __future__ import annotations
@@ -225,6 +226,12 @@ def test_every_listed_model_can_be_asked_for_its_price__INF(
             assert data(reply)["estimatedCost"] == one["pricing"]["perImage"]["base"]
         else:
             assert_error(reply, 400, "VALIDATION_ERROR", "model")
+
+
+def test_the_document_needs_no_key__D(client: httpx2.Client) -> None:
+    document = client.get("/openapi").json()
+    assert document["openapi"].startswith("3.")
+    assert {"/image/generate", "/tasks/{task_id}/status"} <= set(document["paths"])
 
 
 def test_me_is_the_account_and_its_key__R(folder: Path, client: httpx2.Client) -> None:

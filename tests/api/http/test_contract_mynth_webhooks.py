@@ -149,12 +149,12 @@ async def test_a_failure_is_told_without_a_result__R(served: Served, key: dict[s
     async with Receiver() as hook:
         task = await generated(served, key, webhook=custom(hook.url))
         (received,) = await arrived(hook, 1)
-    assert json.loads(received.body) == {
-        "event": "task.image.generate.failed",
-        "task": {"id": task["id"]},
-        "request": {"prompt": "a red circle"},
-        "errors": [{"code": "GENERATION_FAILED", "message": "the pipeline broke"}],
-    }
+    assert received.body.decode() == (
+        '{"event":"task.image.generate.failed",'
+        f'"task":{{"id":"{task["id"]}"}},'
+        '"request":{"prompt":"a red circle"},'
+        '"errors":[{"code":"GENERATION_FAILED","message":"the pipeline broke"}]}'
+    )
 
 
 async def test_a_message_that_was_not_taken_comes_again__INF(
