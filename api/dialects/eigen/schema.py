@@ -12,17 +12,27 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-# Names of the same thing: a request may use one, or say the same by each.
+# Names of the same thing: a request may use one, or say the same by each. The first of the numbers
+# has a documented default, which gives way to another name.
 STEPS = ("num_inference_steps", "sample_steps")
 GUIDANCE = ("guidance_scale", "true_cfg_scale", "sample_guide_scale")
 PARTS = ("image", "image_file", "images")
 
+# The provider's default for width and height.
+SIDE_PX = 1024
 MAX_IMAGES = 9
 LEAST_SIDE_PX, MOST_SIDE_PX = 512, 2048
 SIZE = r"^[0-9]{3,4}x[0-9]{3,4}$"
 S3_PATH = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^/\x00-\x1f\x7f](.*[^/])?$"
 
-Side = Annotated[int, Field(ge=LEAST_SIDE_PX, le=MOST_SIDE_PX)]
+Side = Annotated[
+    int,
+    Field(
+        ge=LEAST_SIDE_PX,
+        le=MOST_SIDE_PX,
+        description="1024 of a picture made of words; an edit of 1024x1024 is as its source",
+    ),
+]
 Status = Literal["pending", "processing", "completed", "failed"]
 
 

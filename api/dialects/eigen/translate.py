@@ -13,6 +13,7 @@ from api.dialects.base import ErrorBody, ErrorContext, status_of
 from api.dialects.eigen.schema import (
     GUIDANCE,
     PARTS,
+    SIDE_PX,
     STEPS,
     GenerateRequest,
     Status,
@@ -28,9 +29,15 @@ from inference.errors import EngineError, Refused
 from inference.job import ImageRequest, Mode
 
 NAME = "eigen"
-# The side of a picture made of words, where the request says nothing of its size.
-SIDE_PX = 1024
 LIGHTNING = "lightning"
+# What the provider documents, by neutral names. Clients that send every default are not to be
+# refused for one that the model has no use for.
+DEFAULTS = {
+    "num_inference_steps": 30,
+    "guidance_scale": 1.0,
+    "lora_strength": 0.8,
+    "lora_rank": 32,
+}
 
 STATUSES: dict[TaskState, Status] = {
     TaskState.QUEUED: "pending",
@@ -102,6 +109,12 @@ def to_order(wire: GenerateRequest, uploads: Sequence[Upload], delivery: Deliver
 def to_request(wire: GenerateRequest, *, edits: bool) -> ImageRequest:
     """The neutral wish: of what the caller did not say, all but a size is the model's choice."""
     width, height = to_size(wire, edits=edits)
+    optional = {
+        "num_inference_steps": _value(wire, STEPS),
+        "guidance_scale": _value(wire, GUIDANCE),
+        "lora_strength": wire.lora_strength,
+        "lora_rank": wire.rank,
+    }
     return ImageRequest(
         model=wire.model,
         prompt=wire.prompt,
@@ -109,24 +122,25 @@ def to_request(wire: GenerateRequest, *, edits: bool) -> ImageRequest:
         width=width,
         height=height,
         seed=wire.seed,
-        num_inference_steps=_value(wire, STEPS),
-        guidance_scale=_value(wire, GUIDANCE),
         profile=wire.weight,
-        lora_strength=wire.lora_strength,
-        lora_rank=wire.rank,
         downsizing_mp=wire.downsizing_mp,
         offloading=wire.offloading,
+        by_default=tuple(name for name in DEFAULTS if optional[name] == DEFAULTS[name]),
+        **optional,
     )
 
 
 def to_size(wire: GenerateRequest, *, edits: bool) -> tuple[int | None, int | None]:
-    """Width and height in pixels; neither for an edit that does not say, which is as its source."""
-    if wire.width is not None or wire.height is not None:
-        return wire.width or SIDE_PX, wire.height or SIDE_PX
-    if wire.size is not None:
+    """Width and height in pixels; neither for an edit that is to be as its source.
+
+    The provider knows them for pictures made of words alone, so that an edit that repeats their
+    defaults says nothing of its size.
+    """
+    sides = wire.width or SIDE_PX, wire.height or SIDE_PX
+    if wire.size is not None and wire.width is None and wire.height is None:
         width, height = wire.size.split("x")
         return int(width), int(height)
-    return (None, None) if edits else (SIDE_PX, SIDE_PX)
+    return (None, None) if edits and sides == (SIDE_PX, SIDE_PX) else sides
 
 
 def to_object(s3_path: str) -> tuple[str, str]:
@@ -232,8 +246,10 @@ def file_name(task: Task) -> str:
 
 
 def _given(wire: GenerateRequest, names: Sequence[str]) -> dict[str, Any]:
+    """What is said by several names of one thing; a default only if nothing else is."""
     values = {name: getattr(wire, name) for name in names}
-    return {name: value for name, value in values.items() if value is not None}
+    said = {name: value for name, value in values.items() if value is not None}
+    return {name: value for name, value in said.items() if value != DEFAULTS.get(name)} or said
 
 
 def _value(wire: GenerateRequest, names: Sequence[str]) -> Any:

@@ -78,7 +78,9 @@ def form(*files: FilePart, **values: str) -> GenerateRequest:
         ({"sample_steps": 9}, {"num_inference_steps": 9}),
         ({"negative_prompt": "red"}, {"negative_prompt": "red"}),
         ({"downsizing_mp": 0.5}, {"downsizing_mp": 0.5}),
-        ({"lora_strength": 0.8, "rank": 32}, {"lora_strength": 0.8, "lora_rank": 32}),
+        ({"lora_strength": 0.7, "rank": 16}, {"lora_strength": 0.7, "lora_rank": 16}),
+        ({"guidance_scale": 1, "true_cfg_scale": 4}, {"guidance_scale": 4}),
+        ({"num_inference_steps": 30, "sample_steps": 8}, {"num_inference_steps": 8}),
         ({"offloading": False}, {"offloading": False}),
         ({"offloading": True}, {"offloading": True}),
         ({"weight": "lightning"}, {"profile": "lightning"}),
@@ -87,6 +89,27 @@ def form(*files: FilePart, **values: str) -> GenerateRequest:
 )
 def test_a_body_becomes_a_wish(values: dict[str, Any], changes: dict[str, Any]) -> None:
     assert translate.to_request(wire(**values), edits=False) == replace(WISH, **changes)
+
+
+@pytest.mark.parametrize(
+    ("field", "neutral", "default", "other"),
+    [
+        ("num_inference_steps", "num_inference_steps", 30, 31),
+        ("guidance_scale", "guidance_scale", 1.0, 1.5),
+        ("lora_strength", "lora_strength", 0.8, 0.7),
+        ("rank", "lora_rank", 32, 16),
+    ],
+)
+def test_a_documented_default_is_told_from_a_wish(
+    field: str, neutral: str, default: float, other: float
+) -> None:
+    repeated = translate.to_request(wire(**{field: default}), edits=False)
+    wished = translate.to_request(wire(**{field: other}), edits=False)
+
+    told: dict[str, Any] = {neutral: default, "by_default": (neutral,)}
+    meant: dict[str, Any] = {neutral: other}
+    assert repeated == replace(WISH, **told)
+    assert wished == replace(WISH, **meant)
 
 
 def test_the_text_of_a_form_becomes_what_its_field_is() -> None:
@@ -120,6 +143,25 @@ def test_an_edit_that_says_no_size_leaves_it_to_its_source() -> None:
 
     assert (wish.width, wish.height) == (None, None)
     assert (sized.width, sized.height) == (768, 512)
+
+
+@pytest.mark.parametrize(
+    ("sides", "wanted"),
+    [
+        ({"width": 1024, "height": 1024}, (None, None)),
+        ({"width": 1024}, (None, None)),
+        ({"width": 1024, "height": 1024, "size": "768x512"}, (None, None)),
+        ({"width": 1024, "height": 768}, (1024, 768)),
+        ({"height": 768}, (1024, 768)),
+        ({"size": "1024x1024"}, (1024, 1024)),
+    ],
+)
+def test_an_edit_that_repeats_the_default_size_leaves_it_to_its_source(
+    sides: dict[str, Any], wanted: tuple[int | None, int | None]
+) -> None:
+    wish = translate.to_request(wire(**sides), edits=True)
+
+    assert (wish.width, wish.height) == wanted
 
 
 @pytest.mark.parametrize(
@@ -170,9 +212,11 @@ def test_text_of_a_form_that_is_no_such_value_is_named(name: str, text: str) -> 
     ("first", "second"),
     [
         ({"num_inference_steps": 9}, {"sample_steps": 8}),
-        ({"guidance_scale": 1}, {"true_cfg_scale": 2}),
-        ({"guidance_scale": 1}, {"sample_guide_scale": 2}),
+        ({"num_inference_steps": 9}, {"sample_steps": 30}),
+        ({"guidance_scale": 3}, {"true_cfg_scale": 2}),
+        ({"guidance_scale": 3}, {"sample_guide_scale": 1}),
         ({"true_cfg_scale": 1}, {"sample_guide_scale": 0}),
+        ({"guidance_scale": 1, "true_cfg_scale": 2}, {"sample_guide_scale": 3}),
     ],
 )
 def test_names_of_one_thing_that_differ_are_both_named(
@@ -180,7 +224,7 @@ def test_names_of_one_thing_that_differ_are_both_named(
 ) -> None:
     with pytest.raises(BadRequest) as caught:
         translate.to_request(wire(**first, **second), edits=False)
-    assert all(name in str(caught.value) for name in (*first, *second))
+    assert all(name in str(caught.value) for name in (list(first)[-1], *second))
 
 
 # pictures

@@ -131,6 +131,32 @@ def test_the_profiles_loras_are_turned_up_and_down__S2(served: Served) -> None:
     assert told == [("stripes", 1, None), ("stripes", 0.4, 2), ("stripes", -0.5, 32)]
 
 
+ALL_DEFAULTS: dict[str, Any] = {
+    **{"mode": "text-to-image", "real_time": False, "width": 1024, "height": 1024},
+    **{"guidance_scale": 1.0, "num_inference_steps": 30, "binary_response": False},
+    **{"output_format": "png", "lora_strength": 0.8, "rank": 32, "offloading": False},
+}
+
+
+@pytest.mark.parametrize("how", [ask, send])
+def test_a_client_may_send_every_default__S2(served: Served, how: Send) -> None:
+    """Those of LoRAs are heard where there are LoRAs; a value of one's own is always a wish."""
+    given = ALL_DEFAULTS if how is ask else {name: str(one) for name, one in ALL_DEFAULTS.items()}
+
+    with jobs_of(served) as jobs:
+        made(how(served.client, **given))
+        made(
+            how(served.client, **given, weight="vanilla", true_cfg_scale="4" if how is send else 4)
+        )
+        made(how(served.client, **given, weight="striped"))
+
+    assert [(job.num_inference_steps, job.guidance_scale) for job in jobs] == [
+        *((30, 1), (30, 4), (30, 1))
+    ]
+    told = [[(lora.name, lora.strength, lora.rank) for lora in job.loras] for job in jobs]
+    assert told == [[], [], [("stripes", 0.8, 32)]]
+
+
 def test_a_seed_is_random_unless_it_is_given__S2(client: httpx2.Client) -> None:
     seeds = {made(ask(client))["seed"] for _ in range(3)}
 

@@ -142,6 +142,13 @@ def test_an_edit_may_have_a_size__INF(client: httpx2.Client) -> None:
     assert (body["width"], body["height"]) == (144, 80)
 
 
+def test_the_size_of_words_is_none_of_an_edits__S2(client: httpx2.Client) -> None:
+    """`width` and `height` are documented for text-to-image, with 1024 for both."""
+    body = made(send(client, ("image", png(160, 90)), width="1024", height="1024"))
+
+    assert (body["width"], body["height"]) == (144, 80)
+
+
 # 3.2 pictures by name
 
 

@@ -51,7 +51,7 @@ PICTURE = ("image_file", png())
             id="INF two guidances",
         ),
         pytest.param({"weight": "heavy"}, 400, "unsupported", "weight", id="INF weight"),
-        pytest.param({"rank": 32}, 400, "invalid_request", "rank needs", id="INF rank of no LoRA"),
+        pytest.param({"rank": 16}, 400, "invalid_request", "rank needs", id="INF rank of no LoRA"),
         pytest.param(
             {"lora_strength": 1}, 400, "invalid_request", "lora_strength", id="INF strength"
         ),
