@@ -233,6 +233,9 @@ def to_error(error: ApiError | EngineError, context: ErrorContext) -> ErrorBody:
         text = f"{field}: {text}"
     code = error.reason if isinstance(error, NotMade) else CODES.get(kind, "internal_error")
     status = STATUS_BY_KIND.get(kind, status_of(error))
+    if code == "cancelled":
+        # no fault of the server's, and nothing to be had by asking again
+        status = 410
     if status == 405:
         code = "method_not_allowed"
     texts = {"error": text, "message": text, "detail": text}

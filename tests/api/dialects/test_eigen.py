@@ -500,6 +500,7 @@ def test_a_job_is_found_by_its_own_model_alone(task_in: Callable[[str], Task]) -
         (RateLimited("x"), 429, "rate_limited"),
         (QueueFull("x", retry_after_seconds=3), 429, "rate_limited"),
         (NotMade("x", reason="out_of_memory"), 500, "out_of_memory"),
+        (NotMade("x", reason="cancelled"), 410, "cancelled"),
         (ApiError("x"), 500, "internal_error"),
         (Overloaded("x"), 503, "overloaded"),
         (Unavailable("x"), 503, "unavailable"),

@@ -126,6 +126,9 @@ def test_a_cancelled_job_has_failed__INF(served: Served) -> None:
     told = ended(served.client, task_id)
 
     assert (told["status"], told["error"]) == ("failed", "the job was cancelled")
+    reply = result(served.client, task_id)
+    assert (reply.status_code, reply.json()["code"]) == (410, "cancelled")
+    assert "cancelled" in fault(reply)
 
 
 @pytest.mark.parametrize("what", ["status", "result"])
