@@ -51,12 +51,13 @@ CREATIONS: dict[str, dict[str, Any]] = {
     "/api/v1/images/generations": {"prompt": "a", "model": "gpt-image-2"},
     "/api/v1/images/generations-sync": {"prompt": "a", "model": "gpt-image-2"},
     "/api/v1/images/edit": {"prompt": "a", "model": "gpt-image-2"},
+    "/api/v1/generate": {"prompt": "a", "model": "eigen-image"},
 }
 # Fields whose values say what to make and nothing about anybody; errors may repeat those.
 PLAIN = {
     *("model", "mode", "width", "height", "aspect_ratio", "aspectRatio", "resolution", "quality"),
     # names of what a model offers, repeated so that the caller sees which is not among them
-    *("profile", "loras", "lora_weights"),
+    *("profile", "loras", "lora_weights", "sampler", "weight"),
     *("count", "n", "seed", "size", "style", "num_inference_steps", "guidance_scale", "strength"),
     *("output_format", "output_quality", "output_compression", "priority", "background", "stream"),
     *("moderation", "partial_images", "response_format", "input_fidelity", "num_images", "format"),

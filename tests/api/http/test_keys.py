@@ -14,6 +14,7 @@ import pytest
 
 from api.accounts import Period, Scope
 from api.build import build
+from api.dialects import DIALECTS
 from api.dialects.darkroom import admin_schema
 from api.keys import hash_of
 from api.settings import Settings, SettingsError
@@ -29,22 +30,42 @@ SHAPES: dict[str, Callable[[Any], Any]] = {
     "modelbuffet": lambda told: (told["error"]["type"], told["request_id"] and 401),
     "openai": lambda told: (told["error"]["type"], told["error"]["message"] and 401),
     "apimodels": lambda told: (told["msg"], told["code"]),
+    "eigen": lambda told: (told["message"], told["code"] == "unauthorized" and 401),
+    "mynth": lambda told: (told["message"], told["code"] == "UNAUTHORIZED" and 401),
 }
-# Signed links need no key, and these tell nothing of anybody.
+# To be read without a key: signed links, and what tells nothing of anybody.
 KEYLESS = (
     *("/darkroom/files/{task_id}/{index}/{name}", "/o/{generation_id}/{index}.{extension}"),
-    *("/api/v1/images/files/{task_id}/{index}.{extension}",),
+    *("/api/v1/images/files/{task_id}/{index}.{extension}", "/darkroom/uploads/{upload_id}"),
     *("/v1/images/files/{task_id}/{index}.{extension}", "/livez", "/readyz", "/metrics"),
+    *("/image/files/{task_id}/{index}.{extension}", "/models"),
 )
-# A first picture by each dialect that gives ids away: path, body, field of the id, its parameter.
-CREATIONS = {
-    "task_id": (HERE, {"prompt": "a"}, "id"),
-    "history_id": ("/api/v1/generations", {"prompt": "a"}, "historyId"),
-    "generation_id": (
+# A first picture by each dialect that gives ids away: path, body, and where the id stands.
+CREATIONS: dict[str, tuple[str, dict[str, Any], Callable[[Any], str]]] = {
+    "darkroom": (HERE, {"prompt": "a"}, lambda told: told["id"]),
+    "modelmux": ("/api/v1/generations", {"prompt": "a"}, lambda told: told["historyId"]),
+    "modelbuffet": (
         *("/v1/images/generate", {"prompt": "a", "model": "mystic-2-5-flexible", "count": 1}),
-        "id",
+        lambda told: told["id"],
+    ),
+    "mynth": ("/image/generate", {"prompt": "a"}, lambda told: told["data"]["taskId"]),
+    "apimodels": (
+        *("/api/v1/images/generations", {"prompt": "a", "model": "gpt-image-2"}),
+        lambda told: told["data"]["taskId"],
+    ),
+    "eigen": (
+        *("/api/v1/generate", {"prompt": "a", "model": "eigen-image", "async": True}),
+        lambda told: told["task_id"],
     ),
 }
+# What is read by an id in the query: the query.
+ASKED = {
+    "/api/v1/images/generations": "?task_id={id}",
+    "/api/v1/generate/status": "?model=eigen-image&jobId={id}",
+    "/api/v1/generate/result": "?model=eigen-image&jobId={id}",
+}
+IDS = {"task_id", "history_id", "generation_id"}
+NO_TASK = "tsk_" + "0" * 26
 
 
 def bearer(text: str) -> dict[str, str]:
@@ -98,7 +119,8 @@ def operations(served: Served) -> Iterator[tuple[str, str, str]]:
 
 
 def filled(path: str, **values: str) -> str:
-    known = {"index": "0", "extension": "png", "name": "team", "key_id": "abc"} | values
+    known = {"index": "0", "extension": "png", "name": "team", "key_id": "abc", "action": "load"}
+    known |= {"task_id": NO_TASK} | values
     query = "?key=generated/abc/0.png" if path == "/api/storage/file" else ""
     return re.sub(r"\{(\w+)\}", lambda match: known.get(match[1], "gen_abcdefghij"), path) + query
 
@@ -110,7 +132,7 @@ def test_no_operation_is_open(served: Served) -> None:
     seen = set()
     for method, path, tag in operations(served):
         for headers in ({}, bearer("dk_nonsense"), {"x-api-key": "dk_" + "0" * 49}):
-            if path in KEYLESS:
+            if method == "GET" and path in KEYLESS:
                 continue
             reply = served.client.request(method, filled(path), headers=headers)
             assert reply.status_code == 401, (method, path, reply.text)
@@ -193,29 +215,32 @@ def test_one_accounts_generations_are_nothing_to_another(
 ) -> None:
     mine, colleague, stranger = key("mine"), key("mine"), key("stranger")
     ids = {}
-    for parameter, (path, body, name) in CREATIONS.items():
+    for tag, (path, body, id_of) in CREATIONS.items():
         reply = served.client.post(path, json=body, headers=mine)
-        assert reply.status_code in (200, 202), reply.text
-        ids[parameter] = reply.json()[name]
+        assert reply.status_code in (200, 201, 202), reply.text
+        ids[tag] = id_of(reply.json())
     listed = served.client.get(HERE, headers=mine).json()["generations"]
     for one in listed:
         served.client.get(f"{HERE}/{one['id']}?wait=30", headers=mine)
 
-    asked = 0
-    for method, path, _ in operations(served):
+    asked = set()
+    for method, path, tag in operations(served):
         # that takes a message too: test_deliveries.py
-        if path.endswith("/resend"):
+        if path.endswith("/resend") or path in KEYLESS or tag not in ids:
             continue
-        if path in KEYLESS or not set(re.findall(r"\{(\w+)\}", path)) & set(ids):
+        query = ASKED.get(path, "") if method == "GET" else ""
+        taken = set(re.findall(r"\{(\w+)\}", path)) & IDS
+        if not query and not taken:
             continue
-        asked += 1
-        where = filled(path, **ids)
+        asked.add((tag, path))
+        where = filled(path, **dict.fromkeys(taken, ids[tag])) + query.format(id=ids[tag])
         refused = served.client.request(method, where, headers=stranger)
         assert refused.status_code == 404, (method, path, refused.text)
         for headers in (mine, colleague):
             allowed = served.client.request(method, where, headers=headers)
             assert allowed.status_code == 200, (method, path, allowed.text)
-    assert asked >= 9
+    assert {tag for tag, _ in asked} == set(ids)
+    assert set(ASKED) <= {path for _, path in asked}
     assert len(listed) == len(ids)
     assert served.client.get(HERE, headers=colleague).json()["generations"]
     assert served.client.get(HERE, headers=stranger).json()["generations"] == []
@@ -394,6 +419,7 @@ ADMIN = [
     ("GET", "/darkroom/admin/accounts"),
     ("GET", "/darkroom/admin/accounts/team"),
     ("POST", "/darkroom/admin/accounts/team/credits"),
+    ("POST", "/darkroom/admin/models/team/load"),
 ]
 
 
@@ -466,7 +492,8 @@ def test_a_key_that_cannot_be_is_refused_by_its_field(
     assert reply.status_code == 400, reply.text
     assert reply.json()["field"].startswith(field)
     if field == "dialect":
-        assert "darkroom, modelbuffet, modelmux" in reply.json()["detail"]
+        detail = reply.json()["detail"]
+        assert all(dialect.name in detail for dialect in DIALECTS), detail
     assert served.client.get("/darkroom/admin/keys", headers=admin).content == before
 
 
