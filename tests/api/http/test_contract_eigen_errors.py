@@ -258,7 +258,7 @@ def test_what_is_too_large_is_413__INF(tmp_path: Path, bounds: dict[str, Any]) -
         assert fault(reply)
 
 
-def test_a_cancelled_picture_is_500__INF(served: Served) -> None:
+def test_a_cancelled_picture_is_gone__INF(served: Served) -> None:
     served.script.gate.clear()
     headers = {"Idempotency-Key": "cancelled"}
     with pytest.raises(httpx2.ReadTimeout):
@@ -268,4 +268,4 @@ def test_a_cancelled_picture_is_500__INF(served: Served) -> None:
 
     reply = served.client.post(PATH, json=LEAST, headers=headers)
 
-    assert (reply.status_code, reply.json()["code"]) == (500, "cancelled")
+    assert (reply.status_code, reply.json()["code"]) == (410, "cancelled")
