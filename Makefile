@@ -20,8 +20,9 @@ $(STAMP): pyproject.toml constraints.txt
 serve: install
 	$(BIN)/darkroom serve
 
+# Two processes: most tests wait for a server or a file half of their time. A file stays in one.
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: install
 	$(BIN)/ruff check .

@@ -129,7 +129,7 @@ def test_nonsense_is_left_to_whoever_parses_it(base: Dialect, fields: dict[str, 
         ({"image": "AAEC", "turbo": True}, APIMODELS),
         ({"image": "AAEC", "callback_url": "https://a.example"}, APIMODELS),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "name", str(value)),
 )
 def test_contract_an_edit_is_told_by_its_fields__INF(
     fields: dict[str, Any], dialect: Dialect
