@@ -97,6 +97,17 @@ def cached_folder(hub_id: str, revision: str | None) -> Path | None:
     return Path(path).parent if isinstance(path, str) else None
 
 
+def shapes_of(file: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of a file's tensors; raises ValueError where it is not whole."""
+    length = 8 + len(header := _header(file))
+    tensors = json.loads(header)
+    tensors.pop("__metadata__", None)
+    end = max((one["data_offsets"][1] for one in tensors.values()), default=0)
+    if file.stat().st_size != length + end:
+        raise ValueError(f"{file.name} is not whole")
+    return {name: tuple(one["shape"]) for name, one in tensors.items()}
+
+
 def _weights(folder: Path) -> tuple[Path, ...]:
     """The files that are loaded from a part's folder: those of its index, or the one without."""
     indexes = sorted(folder.glob("*.safetensors.index.json"), key=lambda path: len(path.name))

@@ -11,6 +11,7 @@ EngineError
 │   │   ├── LoraFailed  one of its LoRAs could not, and the model is as it was
 │   │   └── ReferenceFailed  what it takes a tag by could not, and the model is as it was
 │   └── PipelineFailed  the pipeline raised
+├── HubFailed         the hub of models does not give what was asked of it
 ├── EngineClosed      the engine takes no more work
 └── CatalogError      models.yaml cannot be used; found at start-up
 
@@ -90,6 +91,12 @@ class PipelineFailed(JobError):
     """The pipeline raised while making the image."""
 
     kind = "pipeline_failed"
+
+
+class HubFailed(EngineError):
+    """What lies on the hub cannot be had; the message carries the reason."""
+
+    kind = "hub"
 
 
 class EngineClosed(EngineError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,9 @@ app = typer.Typer(
 Models = Annotated[
     Path | None,
     typer.Option(help="What to serve. (default: ./models.yaml, else the one Darkroom ships)"),
+]
+Names = Annotated[
+    list[str] | None, typer.Argument(help="Models. (default: all)", show_default=False)
 ]
 Name = Annotated[str, typer.Argument(help="The model's name in models.yaml.", show_default=False)]
 Server = Annotated[str, typer.Option(help="The server to ask.")]
@@ -38,6 +42,43 @@ def models(context: typer.Context, models: Models = None) -> None:
 def list_models(models: Models = None) -> None:
     """Show what models.yaml serves."""
     _show(models)
+
+
+@app.command()
+def check(
+    names: Names = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="Of a card, like 24GB. (default: this machine's, or as it is set)"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Tell it as JSON.")] = False,
+    models: Models = None,
+) -> None:
+    """Say which models can be served, what each takes, and what would make it fit.
+
+    Reads configs and headers, and no weights.
+    """
+    from api.cli.check import run
+
+    _run(lambda: run(names or (), memory, as_json, models))
+
+
+@app.command()
+def pull(names: Names = None, models: Models = None) -> None:
+    """Fetch what the models need from the hub: verified, and resumed where it was broken off."""
+    from api.cli.pull import run
+
+    _run(lambda: run(names or (), models))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of models.yaml, for editors."""
+    import json
+
+    from inference.yaml_schema import schema
+
+    out().print(json.dumps(schema(), indent=2), markup=False)
 
 
 @app.command()
@@ -83,9 +124,17 @@ def _manage(name: str, action: str, server: str, key: str | None) -> None:
 
     api_key = settings_of(api_key=key).api_key
     secret = api_key.get_secret_value() if api_key is not None else None
-    try:
+
+    def work() -> None:
         for line in manage(server, secret, name, action):
             out().print(line, markup=False)
+
+    _run(work)
+
+
+def _run(work: Callable[[], None]) -> None:
+    try:
+        work()
     except UsageError as error:
         stop(error)
     except Failure as error:

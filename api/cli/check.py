@@ -1,0 +1,120 @@
+"""`darkroom models check`: which models can be served here, in lines or as JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from api.cli.pull import chosen
+from api.cli.settings import settings_of
+from api.cli.terminal import Failure, UsageError, out, say
+from inference.catalog import Catalog, load_catalog
+from inference.errors import CatalogError
+
+if TYPE_CHECKING:
+    from api.settings import Settings
+    from inference.check import ModelReport, PictureReport, Report
+
+_UNITS = {"": 1, "MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30}
+# What a card is called where there is none.
+_ANY_CARD = "cuda"
+
+
+def run(names: Sequence[str], memory: str | None, as_json: bool, models: Path | None) -> None:
+    """Tell of the named models, or all; raises UsageError, or Failure if one cannot be served."""
+    settings = settings_of(models=models)
+    try:
+        catalog = load_catalog(settings.models)
+    except CatalogError as error:
+        raise UsageError(str(error)) from None
+    todo = chosen(catalog, names)
+    say("reading configs")
+    report = _check(catalog, todo, settings, memory)
+    if as_json:
+        told = asdict(report)
+        for one, model in zip(told["models"], report.models, strict=True):
+            one["servable"] = model.is_servable
+        out().print(json.dumps(told, indent=2), markup=False)
+    else:
+        for line in _lines(report):
+            out().print(line, markup=False)
+    bad = [one.name for one in report.models if not one.is_servable]
+    if bad:
+        raise Failure(f"cannot be served: {', '.join(bad)}")
+
+
+def _check(
+    catalog: Catalog, names: Sequence[str], settings: Settings, memory: str | None
+) -> Report:
+    from inference.check import check, machine
+    from inference.sources import Sources
+
+    if memory is not None:
+        device, size = _ANY_CARD, size_of(memory)
+    else:
+        device, size = machine(settings.devices, settings.device_memory_bytes)
+    with Sources() as sources:
+        return check(catalog, names, device, size, sources)
+
+
+def size_of(text: str) -> int:
+    """Bytes of a size like "24GB"; raises UsageError."""
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    unit = found[2].upper() if found else ""
+    if found is None or unit not in _UNITS or not float(found[1]):
+        raise UsageError(f"{text!r} is no size like 24GB or 24GiB", "memory")
+    return int(float(found[1]) * _UNITS[unit])
+
+
+def _lines(report: Report) -> Iterator[str]:
+    place = f"any card (as {report.device})" if report.device == _ANY_CARD else report.device
+    yield f"{place}: models may take {_size(report.memory_bytes)}"
+    for one in report.models:
+        yield ""
+        yield from _model(one)
+    yield ""
+    beside = report.weight_bytes <= report.memory_bytes
+    turns = "room for all at once" if beside else "they take turns on the device"
+    yield f"weights of all, shared parts once: {_size(report.weight_bytes)}; {turns}"
+
+
+def _model(one: ModelReport) -> Iterator[str]:
+    verdict = "can be served" if one.is_servable else "CANNOT BE SERVED"
+    yield f"{one.name}: {verdict}"
+    missing = f", {_size(one.missing_bytes)} to be fetched" if one.missing_bytes else ""
+    yield f"  source   {one.source}{', ' + one.where if one.where else ''}{missing}"
+    for problem in one.problems:
+        yield f"  problem  {problem}"
+    for note in one.notes:
+        yield f"  note     {note}"
+    if one.parts:
+        yield f"  weights  {_size(one.weight_bytes)} in {one.dtype}"
+    for part in one.parts:
+        shared = f", also of {', '.join(part.shared_with)}" if part.shared_with else ""
+        yield f"           {part.name} {_size(part.size_bytes)}{shared}"
+    # modes that take the same are told in one line
+    alike: dict[PictureReport, list[str]] = {}
+    for picture in one.pictures:
+        alike.setdefault(replace(picture, mode=one.pictures[0].mode), []).append(picture.mode.value)
+    for picture, modes in alike.items():
+        yield from _picture(picture, ", ".join(modes))
+
+
+def _picture(one: PictureReport, modes: str) -> Iterator[str]:
+    verdict = "fits" if one.fits else "DOES NOT FIT"
+    yield (
+        f"  {modes} at {one.size}: about {_size(one.needs_bytes)}, "
+        f"{_size(one.working_bytes)} of it beside the weights: {verdict}"
+    )
+    for number, remedy in enumerate(one.remedies):
+        yield f"           {'or' if number else 'fits'} with {remedy}"
+    if not one.fits and not one.remedies:
+        yield "           and with no option that is known"
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 10**8 else f"{size / 1e6:.1f} MB"
