@@ -214,8 +214,10 @@ def _profile(request: ImageRequest, spec: ModelSpec) -> Profile:
 def _without_idle_defaults(
     request: ImageRequest, spec: ModelSpec, profile: Profile
 ) -> ImageRequest:
-    """Without the defaults of its API that nothing here could follow."""
+    """Without the defaults of its API that nothing here could follow, or that a profile betters."""
     idle = set() if spec.guided else {"guidance_scale"}
+    own = ("num_inference_steps", "guidance_scale", "sampler")
+    idle |= {name for name in own if getattr(profile, name) is not None}
     if not (request.loras or profile.loras):
         idle |= {"lora_strength", "lora_rank"}
     nothing: dict[str, Any] = dict.fromkeys(idle.intersection(request.by_default))

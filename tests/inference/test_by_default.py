@@ -20,7 +20,11 @@ CATALOG = Catalog.model_validate(
                 "family": "flux",
                 "source": "builtin:tiny-flux",
                 "loras": {"ink": {"source": "./ink.safetensors"}},
-                "profiles": {"inked": {"loras": {"ink": 1}}, "plain": {}},
+                "profiles": {
+                    "inked": {"loras": {"ink": 1}},
+                    "plain": {},
+                    "fast": {"num_inference_steps": 4, "guidance_scale": 2},
+                },
             },
             "distilled": {
                 "name": "distilled",
@@ -66,3 +70,12 @@ def test_what_is_no_default_is_a_wish(name: str) -> None:
     with pytest.raises(Refused) as caught:
         made("distilled", **DEFAULTS, by_default=others)
     assert caught.value.field == name
+
+
+def test_a_profile_knows_better_than_a_default() -> None:
+    steps = {"num_inference_steps": 30, "guidance_scale": 1.0}
+    repeated = made("guided", profile="fast", **steps, by_default=tuple(steps))
+    wished = made("guided", profile="fast", **steps)
+
+    assert (repeated.num_inference_steps, repeated.guidance_scale) == (4, 2)
+    assert (wished.num_inference_steps, wished.guidance_scale) == (30, 1)
