@@ -41,7 +41,8 @@ class Patience:
 class Standing:
     """One model as it stands; times are seconds of one clock.
 
-    `parts` holds the bytes of its weights by their content; empty as long as nobody knows.
+    `parts` holds the bytes of its weights by their content; empty as long as nobody knows. Where
+    only some of them are on the device at a time, `ram_parts` holds all.
     `waiting_since` is when its oldest request came that has not started, `waiting_priority` and
     `running_priority` the highest of each kind; `running` counts pictures in the making, which
     take `drain_seconds` more. `load_seconds` is what bringing it to the device takes.
@@ -51,6 +52,7 @@ class Standing:
 
     name: str
     parts: Parts = field(default_factory=dict)
+    ram_parts: Parts | None = None
     working_bytes: int = 0
     on_device: bool = False
     in_ram: bool = False
@@ -114,15 +116,21 @@ def plan(models: Iterable[Standing], budget: Budget, patience: Patience, now: fl
     planner = _Planner(list(models), budget, patience, now)
     planner.let_leave()
     planner.mend()
-    for wanted in planner.queue():
+    for wanted in planner.line_up():
         planner.bring(wanted)
     planner.tidy()
     return planner.plan
 
 
 def total_bytes(models: Iterable[Standing]) -> int:
-    """What the models' weights take, shared parts once."""
+    """What the models' weights take on a device, shared parts once."""
     return sum({key: size for one in models for key, size in one.parts.items()}.values())
+
+
+def ram_bytes(models: Iterable[Standing]) -> int:
+    """The same in RAM."""
+    held = [one.parts if one.ram_parts is None else one.ram_parts for one in models]
+    return sum({key: size for parts in held for key, size in parts.items()}.values())
 
 
 def device_bytes(models: Sequence[Standing]) -> int:
@@ -141,6 +149,7 @@ class _Planner:
         self._budget = budget
         self._patience = patience
         self._now = now
+        self._queue: list[Standing] = []
         self._device = {one.name: one for one in models if one.on_device}
         self._ram = {one.name: one for one in models if one.in_ram}
 
@@ -165,12 +174,12 @@ class _Planner:
     def tidy(self) -> None:
         """Drop from RAM what does not fit there, such as what was read for a device and left."""
         for one in self._by_use(self._ram.values()):
-            if total_bytes(self._ram.values()) <= self._budget.ram_bytes:
+            if ram_bytes(self._ram.values()) <= self._budget.ram_bytes:
                 return
             if one.name not in self._device and not one.asked_for and not one.busy:
                 self._drop(one)
 
-    def queue(self) -> list[Standing]:
+    def line_up(self) -> list[Standing]:
         """The models that are to be brought, the most urgent first."""
 
         def urgency(one: Standing) -> tuple[float, ...]:
@@ -182,7 +191,8 @@ class _Planner:
             for one in self._models
             if one.asked_for and one.name not in self._device and not one.busy
         ]
-        return sorted((one for one in missing if not one.leaving), key=urgency)
+        self._queue = sorted((one for one in missing if not one.leaving), key=urgency)
+        return self._queue
 
     def bring(self, wanted: Standing) -> None:
         """Bring a model to the device, or as near as is possible yet."""
@@ -223,9 +233,17 @@ class _Planner:
             return False
         if all(wanted.waiting_priority > _priority(one) for one in blocking):
             return True
-        ahead = wanted.load_seconds + max(one.drain_seconds for one in blocking)
-        waited = self._now - wanted.waiting_since
-        return waited + ahead >= self._patience.age_bound_seconds
+        return self._would_be_late(wanted, max(one.drain_seconds for one in blocking))
+
+    def _would_be_late(self, first: Standing, ahead_seconds: float) -> bool:
+        """Whether it, or one that comes after it, would wait too long if it waited on."""
+        for one in self._queue[self._queue.index(first) :]:
+            ahead_seconds += one.load_seconds
+            waited = self._now - (self._now if one.waiting_since is None else one.waiting_since)
+            if waited + ahead_seconds >= self._patience.age_bound_seconds:
+                return True
+            ahead_seconds += self._patience.min_stay_seconds
+        return False
 
     def _victims(self, wanted: Standing) -> list[Standing] | None:
         """What has to leave the device; None where not even all that may leave would do."""
@@ -268,11 +286,11 @@ class _Planner:
 
         def fits() -> bool:
             staying = [one for one in self._ram.values() if one not in gone]
-            return total_bytes([*staying, wanted]) <= self._budget.ram_bytes
+            return ram_bytes([*staying, wanted]) <= self._budget.ram_bytes
 
         while not fits() and spare:
             gone.append(spare.pop(0))
-        if not wanted.parts or not fits():
+        if not ram_bytes([wanted]) or not fits():
             return False
         for one in gone:
             self._drop(one)

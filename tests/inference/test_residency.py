@@ -93,6 +93,17 @@ def test_the_swap_begins_as_early_as_it_takes(ahead: dict[str, float]) -> None:
         assert bool(made.draining) is drains
 
 
+def test_it_begins_earlier_where_others_wait_behind_it() -> None:
+    """Two swaps, and the first one's stay, before the third model has its turn."""
+    here = standing("here", on_device=True, running=1)
+    first = standing("first", waiting_since=980.0, load_seconds=12.0)
+    second = standing("second", waiting_since=981.0, load_seconds=12.0)
+    assert not planned(here, first, now=1011.0).draining
+    assert not planned(here, first, second, now=1011.0).draining
+    assert planned(here, first, second, now=1013.0).draining == {"here"}
+    assert not planned(here, first, now=1013.0).draining
+
+
 def test_running_pictures_are_finished_whatever_waits() -> None:
     made = planned(
         standing("here", on_device=True, running=1),

@@ -20,7 +20,7 @@ from inference.events import Failed, ImageDone
 from inference.job import Mode
 from inference.placement import Weights
 from inference.quiet import QUIET
-from inference.status import ModelState, ModelStatus
+from inference.status import ModelAction, ModelState, ModelStatus
 from tests.inference.making import ENTRIES, Bench, catalog_over, job, plain
 
 MIB = 1024**2
@@ -269,8 +269,8 @@ def test_a_pinned_model_is_loaded_at_the_start_and_stays(three: Catalog) -> None
     bench.submit(job())
     bench.finish()
     assert "third" in str(bench.seen.outcome("j").error)  # type: ignore[union-attr]
-    bench.worker.command("third", "unpin")
-    bench.worker.command("flux", "load")
+    bench.worker.command("third", ModelAction.UNPIN)
+    bench.worker.command("flux", ModelAction.LOAD)
     until(bench, lambda: status_of(bench, "flux").state is ModelState.READY)
     assert status_of(bench, "third").state is ModelState.UNLOADED
 
@@ -288,7 +288,7 @@ def test_unloading_waits_for_pictures_and_the_next_request_loads_again(three: Ca
     bench = Bench(three)
     bench.submit(job("a", num_inference_steps=10))
     until(bench, lambda: bool(bench.seen.progress("a")))
-    bench.worker.command("flux", "unload")
+    bench.worker.command("flux", ModelAction.UNLOAD)
     bench.submit(job("b"))
     bench.ticks(2)
     assert status_of(bench, "flux").state is ModelState.READY
@@ -296,7 +296,7 @@ def test_unloading_waits_for_pictures_and_the_next_request_loads_again(three: Ca
     assert bench.seen.picture("a") and not bench.seen.progress("b")
     bench.finish()
     assert bench.seen.picture("b")
-    bench.worker.command("flux", "unload")
+    bench.worker.command("flux", ModelAction.UNLOAD)
     until(bench, lambda: not bench.worker.at_work)
     assert status_of(bench, "flux").state is ModelState.UNLOADED
     assert bench.worker.status(True).used_memory_bytes == 0
