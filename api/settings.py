@@ -124,6 +124,12 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
+    @field_validator("mynth_balance_status", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        # of the numbers that a Literal lists, no text is taken for one
+        return int(value) if isinstance(value, str) and value.isdecimal() else value
+
     @field_validator("public_url")
     @classmethod
     def _is_origin(cls, value: str | None) -> str | None:

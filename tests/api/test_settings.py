@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -28,12 +29,29 @@ def test_variables_are_read_and_overrides_win(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
+    ("name", "default"),
+    [(name, one.default) for name, one in Settings.model_fields.items() if one.default is not None],
+)
+def test_every_default_may_be_written_out(
+    monkeypatch: pytest.MonkeyPatch, name: str, default: Any
+) -> None:
+    written = ",".join(default) if isinstance(default, tuple) else str(default)
+    monkeypatch.setenv(f"DARKROOM_{name.upper()}", written)
+    assert getattr(load_settings(), name) == default
+
+
+def test_a_number_of_a_few_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DARKROOM_MYNTH_BALANCE_STATUS", "422")
+    assert load_settings().mynth_balance_status == 422
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("PORT", "eighty"), ("PORT", "70000"), ("MAX_QUEUE_TASKS", "0"), ("LEASE_SECONDS", "nan"),
         ("LEASE_SECONDS", "inf"), ("MAX_PICTURE_MEGAPIXELS", "500"), ("OUTPUT_FORMAT", "gif"),
         ("PUBLIC_URL", "pictures.example"), ("LOG_LEVEL", "loud"), ("DRAIN_SECONDS", "-1"),
-        ("DISK_FLOOR_BYTES", "1GB"),
+        ("DISK_FLOOR_BYTES", "1GB"), ("MYNTH_BALANCE_STATUS", "400"), ("MYNTH_BALANCE_STATUS", "no"),
     ],
 )  # fmt: skip
 def test_a_bad_value_names_itself(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
