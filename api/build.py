@@ -326,4 +326,5 @@ def _engine_settings(settings: Settings) -> EngineSettings:
         ram_bytes=settings.ram_bytes,
         model_wait_seconds=settings.model_wait_seconds,
         model_stay_seconds=settings.model_stay_seconds,
+        compiled_folder=settings.data_dir / "compiled",
     )

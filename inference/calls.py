@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from inference.option_spec import VaeOptions
 from inference.prompts import PromptCache
 from inference.schedulers import scheduler_for
 
@@ -96,6 +97,13 @@ def seeded_vae(vae: Any, seed: int) -> Any:
         return output
 
     own.__dict__["encode"] = encode
+    return own
+
+
+def set_vae(vae: Any, wanted: VaeOptions) -> Any:
+    """The VAE with its own switches: models that share its weights may want others."""
+    own = copy.copy(vae)
+    own.__dict__ |= {"use_tiling": wanted.tiling, "use_slicing": wanted.slicing}
     return own
 
 

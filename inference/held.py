@@ -52,9 +52,16 @@ class HeldParts:
         return found
 
     def keep(
-        self, pipes: Mapping[Any, Any], folders: Sequence[Path], dtype: torch.dtype
+        self,
+        pipes: Mapping[Any, Any],
+        folders: Sequence[Path],
+        dtype: torch.dtype,
+        own: Iterable[str],
     ) -> list[Weights]:
-        """The weights of a model that was read; those known already are the same object."""
+        """The weights of a model that was read; those known already are the same object.
+
+        No other model finds its `own`.
+        """
         parts, kept = parts_of(*folders), []
         for name, module in modules_of(pipes).items():
             with self._lock:
@@ -63,19 +70,28 @@ class HeldParts:
                 if weights is None:
                     weights = Weights(module, id(module), self._device)
                     self._by_module[id(module)] = weights
-                    if name in parts:
+                    if name in parts and name not in own:
                         entry = _Entry(parts[name], weakref.ref(weights))
                         self._entries(parts[name], dtype).append(entry)
             kept.append(weights)
         return kept
 
     def expected(
-        self, folders: Sequence[Path], dtype: torch.dtype, own: Iterable[str], model: str
+        self,
+        folders: Sequence[Path],
+        dtype: torch.dtype,
+        own: Iterable[str],
+        model: str,
+        shares: Mapping[str, float],
     ) -> dict[Hashable, int]:
-        """Bytes by content of a model that is not read, as far as its files tell."""
+        """Bytes by content of a model that is not read, as far as its files tell.
+
+        Of some parts only a share is kept.
+        """
         sizes: dict[Hashable, int] = {}
         for name, part in parts_of(*folders).items():
-            identity, size = part.identity(), part.size_bytes(dtype.itemsize)
+            identity = part.identity()
+            size = int(part.size_bytes(dtype.itemsize) * shares.get(name, 1.0))
             key: Hashable = (model, name) if name in own else (identity, dtype)
             for entry, weights in () if name in own else self._alive(part, dtype):
                 if entry.identity() == identity:

@@ -12,7 +12,7 @@ import diffusers
 import torch
 import transformers
 
-from inference import processors
+from inference import processors, quantization
 from inference.checkpoint import cached_folder
 from inference.demo.derived import base_of, own_parts
 from inference.errors import ModelFailed
@@ -45,7 +45,7 @@ def read_pipelines(
 ) -> Mapping[Mode, Any]:
     """The same in RAM, in the dtype that they have on the device, for any thread but a worker's."""
     try:
-        with LOAD_LOCK, loading(), torch.no_grad():
+        with LOAD_LOCK, loading(), torch.no_grad(), quantization.placing(spec, device):
             return _load(spec, device, find_held)
     except ModelFailed:
         raise
@@ -103,28 +103,30 @@ def _load(spec: ModelSpec, device: str, find_held: FindHeld | None) -> Mapping[M
     first, *others = spec.modes
     dtype = pick_dtype(spec, device)
     held = find_held(folders_of(spec), dtype) if find_held is not None else {}
-    pipe = _open(spec, base, {**own_parts(folder, dtype), **held}, device)
+    single = quantization.single_file(spec, base.as_posix(), dtype)
+    pipe = _open(spec, base, {**own_parts(folder, dtype), **held, **single}, device)
+    quantization.check(spec, pipe)
     pipe.set_progress_bar_config(disable=True)
     pipes = {first: pipe}
     for mode in others:
         pipes[mode] = sibling(pipe, pipeline_class(spec, mode))
         pipes[mode].set_progress_bar_config(disable=True)
     config = denoisers(spec, pipe)[0].config
-    _check_channels(spec, config)
-    _check_guidance(spec, pipe, config)
+    check_config(spec, pipe, config)
     check_samplers(spec, pipe)
     return pipes
 
 
 def _open(spec: ModelSpec, base: Path, parts: Mapping[str, Any], device: str) -> Any:
     """The pipeline of the first mode, with `parts` and our processors in place of the files'."""
-    source, own = base.as_posix(), spec.rules.processors
+    source, own, dtype = base.as_posix(), spec.rules.processors, pick_dtype(spec, device)
     pipe = pipeline_class(spec, spec.modes[0]).from_pretrained(
         source,
         **dict.fromkeys(own),  # None: left out, diffusers would ask for torchvision
         **parts,
+        **quantization.arguments(spec, dtype),
         revision=spec.revision,
-        dtype=pick_dtype(spec, device),
+        dtype=dtype,
         use_safetensors=True,
     )
     for part, name in own.items():
@@ -142,6 +144,12 @@ def denoisers(spec: ModelSpec, pipe: Any) -> list[Any]:
         names = ", ".join(spec.rules.denoisers)
         raise ModelFailed(f"{spec.source}: {type(pipe).__name__} has none of {names}")
     return present
+
+
+def check_config(spec: ModelSpec, pipe: Any, config: Any) -> None:
+    """Refuse a checkpoint whose denoiser's config is not one for its entry; raises ModelFailed."""
+    _check_channels(spec, config)
+    _check_guidance(spec, pipe, config)
 
 
 def _check_channels(spec: ModelSpec, config: Any) -> None:

@@ -27,7 +27,7 @@ from inference.model_spec import ModelSpec
 
 log = structlog.get_logger()
 
-_COMPUTED = (torch.float32, torch.bfloat16, torch.float16)
+COMPUTED = (torch.float32, torch.bfloat16, torch.float16)
 _Key = tuple[str, int | None]
 _Read = tuple[Hashable, Layers]
 
@@ -190,9 +190,9 @@ class LoraShelf:
         module = self._modules[component]
         weight = getattr(module.get_submodule(path), "weight", None)
         dtype = weight.dtype if weight is not None else None
-        if dtype not in _COMPUTED:
+        if dtype not in COMPUTED:
             # a quantized layer computes in what the rest of its model is in
-            dtype = next((one.dtype for one in module.parameters() if one.dtype in _COMPUTED), None)
+            dtype = next((one.dtype for one in module.parameters() if one.dtype in COMPUTED), None)
         down, up = (half.to(self._device, dtype or torch.float32).contiguous() for half in pair)
         if not (down.isfinite().all() and up.isfinite().all()):
             raise LoraFailed(f"{path} holds values beyond {dtype}")

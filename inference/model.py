@@ -8,13 +8,14 @@ from typing import Any
 
 from PIL.Image import Image
 
-from inference.calls import OnStep, accepted, generator, private_copy, watch_steps
+from inference.calls import OnStep, accepted, generator, private_copy, set_vae, watch_steps
 from inference.coalesce import Attached, Rendezvous, bring
 from inference.job import Job, Mode
 from inference.loading import denoisers, load_pipelines
 from inference.lora import LoraRows
-from inference.lora_shelf import LoraShelf
+from inference.lora_shelf import COMPUTED, LoraShelf
 from inference.model_spec import ModelSpec
+from inference.option_spec import OptionStatus, VaeOptions, requested
 from inference.pixels import Pictures, keep_outside
 from inference.preview import Previewer, fit_previewer
 from inference.prompts import PromptCache
@@ -42,6 +43,8 @@ class LoadedModel:
     lanes: dict[Mode, Lane] = field(default_factory=dict)
     step_floor_seconds: float = 0.0
     step_slope_seconds: float = 0.0
+    options: dict[str, OptionStatus] = field(default_factory=dict)
+    vae: VaeOptions = field(default_factory=VaeOptions)
 
     def call(
         self,
@@ -66,6 +69,8 @@ class LoadedModel:
             (self.spec.name, mix.encoded()),
             job.sampler,
         )
+        if self.vae.tiling or self.vae.slicing:
+            pipe.__dict__["vae"] = set_vae(pipe.vae, self.vae)
         if on_step is not None:
             watch_steps(pipe, on_step)
         guidance.prepare(pipe, job, index)
@@ -97,7 +102,10 @@ class LoadedModel:
     @property
     def dtype(self) -> str:
         """What the denoiser computes in, as torch names it: "float32", "bfloat16"."""
-        return str(next(self.attached[0].module.parameters()).dtype).removeprefix("torch.")
+        module: Any = self.attached[0].module
+        # narrowed weights are kept in another than they are computed in
+        kinds = [one.dtype for one in module.parameters() if one.dtype in COMPUTED]
+        return str(kinds[0] if kinds else module.dtype).removeprefix("torch.")
 
     def denoises(self, attached: Attached) -> bool:
         """Whether it runs at every step, and not before or after."""
@@ -105,6 +113,11 @@ class LoadedModel:
         return attached in self.references.attached or any(
             attached.module is getattr(pipe, name, None) for name in self.spec.rules.denoisers
         )
+
+    def is_alone(self, attached: Attached) -> bool:
+        """Whether its forwards take one call at a time though they could take more."""
+        pipe = self.pipes[self.spec.modes[0]]
+        return self.vae.slicing and attached.module is getattr(pipe.vae, "decoder", None)
 
     def share(self, job: Job) -> float:
         """A picture's pixels over those of the default size, at which the model was measured."""
@@ -144,6 +157,7 @@ def load_model(
     attached = [rendezvous.attach(module) for module in modules]
     return LoadedModel(
         spec=spec,
+        options=requested(spec),
         pipes=pipes,
         attached=attached,
         prompts=prompts,

@@ -13,10 +13,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from inference import lora_spec, reference_spec, samplers
+from inference import lora_spec, option_spec, reference_spec, samplers
 from inference.arguments import NO_GUIDANCE
 from inference.job import ImageRequest, ImageRole, Mode
 from inference.lora_spec import LoraSpec, LoraStrength
+from inference.option_spec import AnyQuantization, AnyStepCache, Attention, VaeOptions
 from inference.pipelines import FAMILIES, Family
 from inference.prices import Price
 from inference.reference_spec import References
@@ -93,6 +94,11 @@ class ModelSpec(Strict):
     modes: tuple[Mode, ...] = ()
     pipelines: dict[Mode, str] = {}
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantization: AnyQuantization | None = None
+    attention: Attention | None = None
+    compile: Annotated[bool, Field(strict=True)] = False
+    vae: VaeOptions = VaeOptions()
+    cache: AnyStepCache | None = None
     preload: bool = False
     pin: bool = False
     guidance_field: str = ""
@@ -151,6 +157,7 @@ class ModelSpec(Strict):
         yield from lora_spec.problems(self)
         yield from samplers.problems(self)
         yield from reference_spec.problems(self)
+        yield from option_spec.problems(self)
         yield from self._beyond_limits()
 
     def _beyond_family(self) -> Iterator[str]:
@@ -183,6 +190,12 @@ class ModelSpec(Strict):
     def rules(self) -> Family:
         """What the model's architecture fixes."""
         return FAMILIES[self.family]
+
+    @property
+    def own_parts(self) -> tuple[str, ...]:
+        """The parts that no other model may have too: they are changed, or narrowed."""
+        narrowed = self.quantization.parts if self.quantization is not None else ()
+        return tuple(dict.fromkeys((*self.rules.denoisers, *narrowed)))
 
     @property
     def guided(self) -> bool:

@@ -30,7 +30,7 @@ class Weights:
         self.device = torch.device(device)
         found = [tensor.data for tensor in tensors_of(module)]
         self.on_device = all(one.device.type == self.device.type for one in found)
-        self.size_bytes = sum({_identity(one): one.nbytes for one in found}.values())
+        self.size_bytes = sum({_identity(one): _bytes(one) for one in found}.values())
         self._in_ram = [] if self.on_device and self._has_two_places else found
         self._is_read = False
 
@@ -76,8 +76,13 @@ class Weights:
             self._in_ram = []
 
     def _point_at(self, tensors: list[Tensor]) -> None:
-        for own, tensor in zip(tensors_of(self.module), tensors, strict=True):
-            own.data = tensor
+        for own, tensor in zip([*tensors_of(self.module)], tensors, strict=True):
+            if _inner(own):
+                # its memory is that of others, which its data would not bring along
+                alias = torch.nn.Parameter(tensor.detach(), requires_grad=False)
+                torch.utils.swap_tensors(own, alias)  # type: ignore[no-untyped-call]
+            else:
+                own.data = tensor
 
 
 def tensors_of(module: torch.nn.Module) -> Iterator[Tensor]:
@@ -98,8 +103,14 @@ def modules_of(pipes: Mapping[Any, Any]) -> dict[str, torch.nn.Module]:
 
 def touch(tensor: Tensor) -> None:
     """Read one byte of each page, so that none has to be fetched from a file in a forward."""
+    for inner in _inner(tensor):
+        touch(inner)
+    if _inner(tensor):
+        return
     if tensor.device.type == "cpu" and tensor.numel() and tensor.is_contiguous():
-        tensor.reshape(-1).view(torch.uint8)[::4096].max()
+        # those of gguf files take any operation for one on what the bytes stand for
+        with torch._C.DisableTorchFunctionSubclass():
+            tensor.reshape(-1).view(torch.uint8)[::4096].max()
 
 
 def packed(tensors: list[Tensor], *, pin: bool, slab_bytes: int = _SLAB_BYTES) -> list[Tensor]:
@@ -109,6 +120,9 @@ def packed(tensors: list[Tensor], *, pin: bool, slab_bytes: int = _SLAB_BYTES) -
     left = sum(_aligned(tensor) for tensor in {_identity(one): one for one in tensors}.values())
     for tensor in tensors:
         if _identity(tensor) in made:
+            continue
+        if _inner(tensor):
+            made[_identity(tensor)] = tensor
             continue
         size = tensor.nbytes
         if filled + size > len(slab):
@@ -133,9 +147,25 @@ def _copies(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
 
 def _identity(tensor: Tensor) -> Hashable:
     """Equal for tensors that are the same memory."""
+    if inner := _inner(tensor):
+        return tuple(_identity(one) for one in inner)
     shape = (tuple(tensor.shape), tensor.stride(), tensor.dtype)
     return (tensor.data_ptr(), *shape) if tensor.numel() else (id(tensor), *shape)
 
 
+def _inner(tensor: Tensor) -> list[Tensor]:
+    """What a tensor is made of that has no memory of its own, as torchao's have none."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return []
+    names, _ = tensor.__tensor_flatten__()
+    return [getattr(tensor, name) for name in names]
+
+
+def _bytes(tensor: Tensor) -> int:
+    return sum(_bytes(one) for one in _inner(tensor)) or tensor.nbytes
+
+
 def _aligned(tensor: Tensor) -> int:
+    if _inner(tensor):
+        return 0
     return -(-tensor.nbytes // _ALIGNED_BYTES) * _ALIGNED_BYTES

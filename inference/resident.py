@@ -7,13 +7,16 @@ import math
 import threading
 import time
 import weakref
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import structlog
+import torch
 
+from inference import options, quantization
 from inference.aside import Aside, breathe
 from inference.checkpoint import stamp_of
 from inference.coalesce import Rendezvous
@@ -25,6 +28,7 @@ from inference.loading import first_line, folders_of, pick_dtype, read_pipelines
 from inference.memory import Working
 from inference.model import LoadedModel, load_model
 from inference.model_spec import ModelSpec
+from inference.option_spec import OptionStatus
 from inference.placement import Weights
 from inference.preview import Previewer
 from inference.prompts import PromptCache
@@ -57,6 +61,7 @@ class Findings:
     step_slope_seconds: float
     working: Working
     previewer: Previewer | None
+    options: Mapping[str, OptionStatus]
 
     @classmethod
     def of(cls, model: LoadedModel, working: Working) -> Findings:
@@ -68,6 +73,7 @@ class Findings:
             step_slope_seconds=model.step_slope_seconds,
             working=working,
             previewer=model.previewer,
+            options=dict(model.options),
         )
 
     def give(self, model: LoadedModel) -> None:
@@ -99,6 +105,7 @@ class Resident:
     findings: Findings | None = None
     weights: list[Weights] = field(default_factory=list)
     error: ModelFailed | None = None
+    not_narrowed: str = ""
     failed_at: float = 0.0
     arrived: float = 0.0
     used: float = 0.0
@@ -109,6 +116,7 @@ class Resident:
     _aside: Aside | None = None
     _begun: float = 0.0
     _stamp: Hashable = None
+    _unmet: Mapping[str, str] = field(default_factory=dict)
     _expected: Parts = field(default_factory=dict)
     _looked: float = -math.inf
 
@@ -228,15 +236,34 @@ class Resident:
         free_cache(self.home.device)
 
     def _read(self) -> Read:
-        device = self.home.device
         held, spec = self.home.held, self.spec
-        own = spec.rules.denoisers
-        pipes = read_pipelines(spec, device, lambda folders, dtype: held.find(folders, dtype, own))
+        pipes = self._pipelines()
         folders = folders_of(spec)
-        weights = held.keep(pipes, folders, pick_dtype(spec, device))
+        dtype = pick_dtype(spec, self.home.device)
+        weights = held.keep(pipes, folders, dtype, spec.own_parts)
         for one in weights:
             one.read(pin=self.keeps_ram)
         return pipes, weights, stamp_of(*folders)
+
+    def _pipelines(self) -> Mapping[Mode, Any]:
+        """As the entry asks for them, or without its quantization, and why."""
+        spec, device, held = self.spec, self.home.device, self.home.held
+
+        def find_held(folders: Sequence[Path], dtype: torch.dtype) -> Mapping[str, Any]:
+            return held.find(folders, dtype, spec.own_parts)
+
+        self._unmet = {}
+        if spec.quantization is not None:
+            reason = self.not_narrowed or quantization.obstacle(spec, device)
+            if not reason:
+                try:
+                    return read_pipelines(spec, device, find_held)
+                except ModelFailed as error:
+                    reason = str(error)
+            log.warning("option.off", model=spec.name, option="quantization", reason=reason)
+            self._unmet = {"quantization": reason}
+            spec = spec.model_copy(update={"quantization": None})
+        return read_pipelines(spec, device, find_held)
 
     def _settle(self) -> None:
         """Within an aside: to the device, attached, tested."""
@@ -244,12 +271,16 @@ class Resident:
         for one in self.weights:
             breathe()
             one.to_device()
+        folder = self.home.settings.compiled_folder
         if self.model is None:
             self.model = self._load(self._pipes)
         if self.findings is None:
+            options.settle(self.model, self.home.device, self._unmet, folder=folder)
             working = run_selftest(self.model, self.home.device)
             self.findings = Findings.of(self.model, working)
         elif not self.model.lanes:
+            known = self.findings.options
+            options.settle(self.model, self.home.device, self._unmet, known, folder)
             self.findings.give(self.model)
 
     def _load(self, pipes: Mapping[Mode, Any]) -> LoadedModel:
@@ -294,7 +325,8 @@ class Resident:
         spec = self.spec
         try:
             folders, dtype = folders_of(spec), pick_dtype(spec, self.home.device)
-            return self.home.held.expected(folders, dtype, spec.rules.denoisers, spec.name)
+            shares = quantization.shares(spec, dtype)
+            return self.home.held.expected(folders, dtype, spec.own_parts, spec.name, shares)
         except (ModelFailed, OSError, ValueError, KeyError) as error:
             # whatever is wrong with the files, loading will say
             log.debug("model.unseen", model=spec.name, reason=first_line(error))

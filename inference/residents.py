@@ -17,6 +17,8 @@ from inference.held import HeldParts
 from inference.job import Job
 from inference.memory import budget_of
 from inference.model import LoadedModel
+from inference.option_spec import requested
+from inference.options import NotNarrowed
 from inference.prompts import PromptCache
 from inference.residency import (
     Move,
@@ -179,6 +181,10 @@ class Residents:
                 one.wanted, one.arrived, one.used = False, now, now
                 self._changed = True
                 log.info("model.loaded", model=one.spec.name, seconds=round(one.load_seconds, 2))
+        except NotNarrowed as error:
+            log.warning("option.off", model=one.spec.name, option="quantization", reason=str(error))
+            one.not_narrowed, self._changed = str(error), True
+            one.drop(self._others(one))
         except ModelFailed as error:
             self._fail(one, error, now)
         self._tell(one)
@@ -310,6 +316,7 @@ class Residents:
             lanes=dict(model.lanes) if model is not None and one.is_ready else {},
             dtype=model.dtype if model is not None else "",
             token_budget=model.attached[0].budget_tokens if model is not None else 0,
+            options=dict(model.options) if model is not None else requested(one.spec),
             pinned=one.pinned,
             weight_bytes=sum(one.parts(self._clock()).values()),
             working_bytes=findings.working.peak_bytes() if findings is not None else 0,

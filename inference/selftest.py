@@ -20,6 +20,7 @@ from PIL import Image
 from inference import coalesce
 from inference.aside import breathe
 from inference.coalesce import Abandon, Attached, Call, Carrier
+from inference.compiled import plain_code
 from inference.job import Job, Mode
 from inference.memory import Gauge, Working
 from inference.model import LoadedModel
@@ -94,8 +95,8 @@ def find_lane(model: LoadedModel, mode: Mode) -> Lane:
         return Lane.EXCLUSIVE
     if swaps_processors(model, mode):
         return Lane.EXCLUSIVE
-    jobs = [_probe(model, mode, steps=3, seed=1), _probe(model, mode, steps=4, seed=2)]
-    alone = [_make(model, job)[1]() for job in jobs]
+    jobs = [probe_job(model, mode, steps=3, seed=1), probe_job(model, mode, steps=4, seed=2)]
+    alone = [make_probe(model, job)[1]() for job in jobs]
     # without rules nothing merges, whatever is tried
     unknown = model.attached[0].rules is UNKNOWN_MODEL
     for lane in (Lane.INTERLEAVE,) if unknown else (Lane.MERGE, Lane.INTERLEAVE):
@@ -111,7 +112,7 @@ def swaps_processors(model: LoadedModel, mode: Mode) -> bool:
     2e-3, below what 16-bit weights are allowed.
     """
     before = _processors(model)
-    carrier = Carrier(_make(model, _probe(model, mode, steps=3, seed=1))[1])
+    carrier = Carrier(make_probe(model, probe_job(model, mode, steps=3, seed=1))[1])
     carrier.advance()
     while carrier.call is not None and carrier.call.target is not model.attached[0]:
         carrier.advance(forward([carrier.call])[0])
@@ -134,15 +135,17 @@ def sample_calls(model: LoadedModel, gauge: Gauge) -> list[tuple[Call, int]]:
     The gauge sees what each takes, and what the pipeline's own code does between ("pipeline").
     """
     mode = model.spec.modes[0]
-    job = _probe(model, mode, steps=1, seed=1, size=model.spec.default_size)
-    carrier = Carrier(_make(model, job)[1])
+    job = probe_job(model, mode, steps=1, seed=1, size=model.spec.default_size)
+    carrier = Carrier(make_probe(model, job)[1])
     with gauge.watch("pipeline"):
         carrier.advance()
+    modules = [one.module for one in model.attached]
     made: list[Call] = []
     while (call := carrier.call) is not None:
         made.append(call)
         breathe()
-        with gauge.watch(operation(model, call.target)):
+        # torch's compiler would give up for good what it sees while operations are watched
+        with plain_code(*modules), gauge.watch(operation(model, call.target)):
             (output,) = coalesce.forward([call])
         with gauge.watch("pipeline"):
             carrier.advance(output)
@@ -213,9 +216,10 @@ def _clock() -> Callable[[], float]:
     return time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
 
 
-def _probe(
+def probe_job(
     model: LoadedModel, mode: Mode, *, steps: int, seed: int, size: tuple[int, int] | None = None
 ) -> Job:
+    """A short job like any other, of the smallest size unless one is named."""
     spec = model.spec
     width, height = size or spec.smallest_size
     return Job(
@@ -234,7 +238,8 @@ def _probe(
     )
 
 
-def _make(model: LoadedModel, job: Job) -> tuple[Any, Callable[[], Any]]:
+def make_probe(model: LoadedModel, job: Job) -> tuple[Any, Callable[[], Any]]:
+    """Its private pipeline, and the call that makes its picture as an array, in a carrier."""
     size = (job.width, job.height)
     grey = Image.linear_gradient("L").resize(size)
     pictures = Pictures(sources=(grey.convert("RGB"),), mask=grey.point(_half_white))
@@ -248,7 +253,7 @@ def _half_white(level: int) -> int:
 
 def _together(model: LoadedModel, jobs: Sequence[Job], *, merged: bool) -> list[Any] | None:
     """The jobs' pictures made together, the second starting a step late; None if one failed."""
-    carriers = [Carrier(_make(model, job)[1]) for job in jobs]
+    carriers = [Carrier(make_probe(model, job)[1]) for job in jobs]
     carriers[0].advance()
     if (head := carriers[0].call) is not None:
         carriers[0].advance(forward([head])[0])
@@ -287,4 +292,4 @@ def _same(alone: Sequence[Any], together: Sequence[Any] | None, tolerance: float
 
 
 def _tolerance(model: LoadedModel) -> float:
-    return TOLERANCE[next(model.attached[0].module.parameters()).dtype]
+    return TOLERANCE[getattr(torch, model.dtype)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +20,7 @@ class EngineSettings:
     come back from quickly `ram_bytes` of RAM for each device; None leaves it to the machine.
     One that is asked for is moved for another whose request would else wait `model_wait_seconds`,
     and not within `model_stay_seconds` of its coming.
+    What models are compiled to is kept in `compiled_folder`, else in the system's temporary one.
     `retry_load_seconds` must pass before a model that failed to load is tried again.
     """
 
@@ -34,3 +36,4 @@ class EngineSettings:
     ram_bytes: int | None = None
     model_wait_seconds: float = 60.0
     model_stay_seconds: float = 5.0
+    compiled_folder: Path | None = None

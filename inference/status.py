@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from inference.job import Mode
+from inference.option_spec import OptionStatus
 
 
 class ModelState(StrEnum):
@@ -57,6 +58,7 @@ class ModelStatus:
     lanes: dict[Mode, Lane] = field(default_factory=dict)
     dtype: str = ""
     token_budget: int = 0
+    options: dict[str, OptionStatus] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -245,9 +245,10 @@ class Worker:
     def _as_waiting(self, image: Running) -> Waiting:
         call, model = image.call, image.model
         assert call is not None and model is not None, "only started images are asked"
+        merges = image.lane is Lane.MERGE and not model.is_alone(call.target)
         return Waiting(
             ticket=image.ticket,
-            key=call.key if image.lane is Lane.MERGE else (call.key, image.ticket),
+            key=call.key if merges else (call.key, image.ticket),
             tokens=call.tokens,
             budget_tokens=call.target.budget_tokens,
             is_brief=not model.denoises(call.target),

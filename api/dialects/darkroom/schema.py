@@ -247,6 +247,17 @@ class ModelLora(BaseModel):
     trigger: str
 
 
+class OptionState(BaseModel):
+    """One option of speed or size of a model: what was asked for, and what became of it."""
+
+    requested: str
+    effective: Annotated[str, Field(description="empty until the model is loaded")]
+    reason: Annotated[str, Field(description="why it is not what was asked for")]
+
+
+OptionName = Literal["dtype", "quantization", "attention", "compile", "vae", "cache", "offload"]
+
+
 class Model(BaseModel):
     """A served model; `sizes` is empty where any size within the limits will do."""
 
@@ -257,6 +268,10 @@ class Model(BaseModel):
     state: ModelStateName
     reason: str
     dtype: str
+    options: Annotated[
+        dict[OptionName, OptionState],
+        Field(description="of speed and size, as models.yaml asks for them"),
+    ]
     modes: dict[ModeName, ModelMode]
     sizes: list[SizePx]
     limits: ModelLimits
@@ -304,6 +319,7 @@ class DeviceModel(BaseModel):
     lanes: dict[ModeName, Literal["merge", "interleave", "exclusive"]]
     dtype: str
     token_budget: int
+    options: dict[OptionName, OptionState]
 
 
 class ModelPlace(DeviceModel):

@@ -20,6 +20,7 @@ from inference.catalog import Catalog
 from inference.errors import EngineError
 from inference.job import ImageRequest, ImageRole, Lora, Mode, ReferenceTag
 from inference.model_spec import ModelSpec
+from inference.option_spec import requested
 from inference.status import DeviceStatus, EngineStatus, ModelStatus
 
 PREFIX = "/darkroom"
@@ -236,6 +237,7 @@ def _model(catalog: Catalog, spec: ModelSpec, status: EngineStatus) -> dict[str,
         "state": state.state.value,
         "reason": state.reason,
         "dtype": state.dtype or spec.dtype,
+        "options": {name: asdict(one) for name, one in (state.options or requested(spec)).items()},
         "modes": {mode.value: {"lane": state.lanes.get(mode)} for mode in spec.modes},
         "sizes": [_size(*size) for size in spec.sizes],
         "limits": spec.limits.model_dump(),
