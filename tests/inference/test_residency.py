@@ -46,8 +46,8 @@ def test_what_is_asked_for_is_loaded_and_nothing_else() -> None:
 
 def test_who_nobody_asks_for_makes_room_at_once_least_recently_used_first() -> None:
     made = planned(
-        standing("old", 40, on_device=True, used=1.0),
         standing("young", 40, on_device=True, used=2.0),
+        standing("old", 40, on_device=True, used=1.0),
         standing("new", 50, waiting_since=999.0),
     )
     assert moves(made) == [("drop", "old"), ("load", "new")]

@@ -117,11 +117,9 @@ def test_pictures_are_the_same_after_leaving_and_coming_back(
     assert left == {ModelState.IN_RAM if ram_bytes else ModelState.UNLOADED}
 
 
-def test_on_a_device_of_its_own_memory_weights_are_copied_and_pointed_back(
-    three: Catalog, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The CPU in the part of a card: its copies are other memory than those in RAM."""
-    monkeypatch.setattr(Weights, "_has_two_places", True)
+@pytest.fixture
+def posing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU as a device beside RAM: weights that are brought there are copies."""
     start = Weights.__init__
 
     def begin(self: Weights, *args: Any) -> None:
@@ -129,7 +127,12 @@ def test_on_a_device_of_its_own_memory_weights_are_copied_and_pointed_back(
         self.on_device = False
         self._in_ram = [one.data for one in resident_tensors(self)]
 
+    monkeypatch.setattr(Weights, "_has_two_places", True)
     monkeypatch.setattr(Weights, "__init__", begin)
+
+
+@pytest.mark.usefixtures("posing")
+def test_on_a_device_of_its_own_memory_weights_are_copied_and_pointed_back(three: Catalog) -> None:
     bench = small(three, ram_bytes=100 * MIB)
     first = bench.worker._residents.get("flux")
     weight = first.attached[0].module.proj_out.weight
@@ -153,6 +156,40 @@ def test_on_a_device_of_its_own_memory_weights_are_copied_and_pointed_back(
 
 def resident_tensors(weights: Weights) -> list[torch.Tensor]:
     return [*weights.module.parameters(), *weights.module.buffers()]
+
+
+@pytest.mark.parametrize("ram_bytes", [0, 100 * MIB])
+@pytest.mark.usefixtures("posing")
+def test_what_two_models_have_in_common_is_held_once_and_stays_for_the_other(
+    three: Catalog, ram_bytes: int
+) -> None:
+    """All but the denoiser of two entries of one source."""
+    twin = three.models["flux"].model_copy(update={"name": "twin"})
+    both = three.model_copy(update={"models": {**three.models, "twin": twin}})
+    bench = Bench(both, ram_bytes=ram_bytes)
+    residents = bench.worker._residents
+    models = [residents.get(name) for name in ("flux", "twin")]
+    ours, its = (model.pipes[Mode.GENERATE] for model in models)
+    for part in ("text_encoder", "text_encoder_2", "vae"):
+        assert getattr(ours, part) is getattr(its, part)
+    assert ours.transformer is not its.transformer
+    made, parts = [], residents._all["flux"].parts(0.0) | residents._all["twin"].parts(0.0)
+    assert sum(parts.values()) < 1.9 * status_of(bench, "flux").weight_bytes
+    for name in ("flux", "twin"):
+        bench.submit(job(name, model=name))
+    bench.finish()
+    made = [bench.seen.picture(name).tobytes() for name in ("flux", "twin")]
+    del models, ours
+    bench.worker.command("flux", ModelAction.UNLOAD)
+    until(bench, lambda: status_of(bench, "flux").state is ModelState.UNLOADED)
+    assert all(one.on_device for one in residents._all["twin"].weights)
+    bench.submit(job("again", model="twin"))
+    bench.finish()
+    assert made == [bench.seen.picture("again").tobytes()] * 2
+    # one forward for both models' prompts has one attached module to be asked at
+    bench.worker.command("twin", ModelAction.UNLOAD)
+    until(bench, lambda: status_of(bench, "twin").state is ModelState.UNLOADED)
+    assert bench.worker._rendezvous._attached == {}
 
 
 def test_what_was_dropped_is_no_longer_in_memory(three: Catalog) -> None:
