@@ -251,5 +251,6 @@ DIALECT = Dialect(
     linked=pictures_at(
         rf"/image/files/(?P<task>{translate.ID})/(?P<index>\d{{1,4}})\.[a-z]{{3,4}}"
     ),
-    for_pages=tasks.FOR_PAGES,
+    # whoever holds a picture's link may have it, pages too, which polled for it
+    for_pages=(*tasks.FOR_PAGES, r"/image/files/[^/]+/[^/]+"),
 )

@@ -300,6 +300,21 @@ def test_a_page_may_poll_with_a_token__R(served: Served, key: dict[str, str], re
         assert one.headers["access-control-allow-origin"] == "*"
 
 
+def test_a_page_may_read_what_its_result_links_to__INF(served: Served, key: dict[str, str]) -> None:
+    """As from where the hosted service keeps its pictures; the link is still needed."""
+    told = created(served.client, headers=key)
+    ended(served, told["taskId"], key)
+    result = served.client.get(f"/tasks/{told['taskId']}/result", headers=PAGE | pat(told))
+    url = data(result)["result"]["images"][0]["url"]
+
+    read = served.client.get(url, headers=PAGE)
+    unsigned = served.client.get(url.partition("?")[0], headers=PAGE)
+
+    assert (read.status_code, unsigned.status_code) == (200, 403)
+    for one in (read, unsigned, served.client.options(url, headers=ASKS)):
+        assert one.headers["access-control-allow-origin"] == "*"
+
+
 def test_a_page_may_do_nothing_else__R(served: Served, key: dict[str, str]) -> None:
     told = created(served.client, headers=key)
     for path in (f"/tasks/{told['taskId']}", "/tasks", "/image/generate", "/models", "/me"):
