@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,18 @@ from inference.placement import Weights, modules_of
 log = structlog.get_logger()
 
 _Outline = tuple[str, torch.dtype]
+
+
+class _AnyName(tuple[str, ...]):
+    """Every part's name is among them."""
+
+    __slots__ = ()
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+ANY_NAME: Collection[str] = _AnyName()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +52,7 @@ class HeldParts:
         self._lock = threading.Lock()
 
     def find(
-        self, folders: Sequence[Path], dtype: torch.dtype, own: Iterable[str]
+        self, folders: Sequence[Path], dtype: torch.dtype, own: Collection[str]
     ) -> dict[str, torch.nn.Module]:
         """Modules of equal content for the parts in a model's folders, but for its `own`."""
         found = {}
@@ -56,7 +68,7 @@ class HeldParts:
         pipes: Mapping[Any, Any],
         folders: Sequence[Path],
         dtype: torch.dtype,
-        own: Iterable[str],
+        own: Collection[str],
     ) -> list[Weights]:
         """The weights of a model that was read; those known already are the same object.
 
@@ -80,7 +92,7 @@ class HeldParts:
         self,
         folders: Sequence[Path],
         dtype: torch.dtype,
-        own: Iterable[str],
+        own: Collection[str],
         model: str,
         shares: Mapping[str, float],
     ) -> dict[Hashable, int]:

@@ -144,16 +144,20 @@ def load_model(
     preview_side_px: int,
     lora_bytes: int = 2 * 1024**3,
     pipes: Mapping[Mode, Any] | None = None,
+    *,
+    helpers: bool = True,
 ) -> LoadedModel:
     """Load a model and attach its denoisers; raises ModelFailed. The self-test comes after.
 
-    Its `pipes` may have been read elsewhere, and lie on the device.
+    Its `pipes` may have been read elsewhere, and lie on the device. Without `helpers`, text
+    encoders and the VAE run alone.
     """
     if pipes is None:
         pipes = load_pipelines(spec, device)
     pipe = pipes[spec.modes[0]]
     modules = denoisers(spec, pipe)
-    modules += [module for module in _helpers(pipe) if rules_of(module) is not UNKNOWN_MODEL]
+    if helpers:
+        modules += [module for module in _helpers(pipe) if rules_of(module) is not UNKNOWN_MODEL]
     attached = [rendezvous.attach(module) for module in modules]
     return LoadedModel(
         spec=spec,

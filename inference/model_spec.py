@@ -99,6 +99,7 @@ class ModelSpec(Strict):
     compile: Annotated[bool, Field(strict=True)] = False
     vae: VaeOptions = VaeOptions()
     cache: AnyStepCache | None = None
+    offload: Literal["none", "model", "sequential", "group"] = "none"
     preload: bool = False
     pin: bool = False
     guidance_field: str = ""

@@ -135,6 +135,7 @@ def requested(spec: ModelSpec) -> dict[str, OptionStatus]:
         "compile": "on" if spec.compile else "",
         "vae": ", ".join(name for name, on in spec.vae if on),
         "cache": spec.cache.kind.value if spec.cache is not None else "",
+        "offload": spec.offload if spec.offload != "none" else "",
     }
     return {name: OptionStatus(requested=words) for name, words in asked.items() if words}
 

@@ -7,7 +7,7 @@ import math
 import threading
 import time
 import weakref
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +22,13 @@ from inference.checkpoint import stamp_of
 from inference.coalesce import Rendezvous
 from inference.errors import ModelFailed
 from inference.faults import free_cache
-from inference.held import HeldParts
+from inference.held import ANY_NAME, HeldParts
 from inference.job import Mode
 from inference.loading import first_line, folders_of, pick_dtype, read_pipelines
 from inference.memory import Working
 from inference.model import LoadedModel, load_model
 from inference.model_spec import ModelSpec
+from inference.offload import Offload, effective, install, resident_bytes
 from inference.option_spec import OptionStatus
 from inference.placement import Weights
 from inference.preview import Previewer
@@ -49,6 +50,7 @@ class Home:
     prompts: PromptCache
     settings: EngineSettings
     held: HeldParts
+    clock: Callable[[], float] = time.monotonic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,10 +147,28 @@ class Resident:
         """What is being read for it."""
         return self._reading
 
+    @property
+    def own_parts(self) -> Collection[str]:
+        """The parts that no other model may have too; all where hooks move them."""
+        return ANY_NAME if self.offload is not Offload.NONE else self.spec.own_parts
+
+    @property
+    def offload(self) -> Offload:
+        """Where its weights are while they do not compute."""
+        return effective(self.spec, self.home.device)
+
     def parts(self, now: float) -> Parts:
-        """Bytes by content: of what it has, or of its files, looked at every few seconds."""
+        """Bytes on the device by content, those of its LoRAs and references among them."""
+        weights = self.all_parts(now)
+        if self.offload is not Offload.NONE and weights:
+            most = resident_bytes(self.offload, [*weights.values()])
+            weights = {("at a time", self.spec.name): most}
+        return {**weights, **self._extras()}
+
+    def all_parts(self, now: float) -> Parts:
+        """Bytes of its weights: of what it has, or of its files, looked at every few seconds."""
         if self.is_read:
-            return {one.key: one.size_bytes for one in self.weights} | self._extras()
+            return {one.key: one.size_bytes for one in self.weights}
         if now - self._looked > _LOOK_SECONDS:
             self._looked, self._expected = now, self._look()
         return self._expected
@@ -156,7 +176,7 @@ class Resident:
     def read(self) -> None:
         """Begin to read it into RAM, on a thread of its own."""
         future = self._reading = Future[Read]()
-        self._begun = time.monotonic()
+        self._begun = self.home.clock()
 
         def fill() -> None:
             try:
@@ -180,7 +200,7 @@ class Resident:
     def bring(self) -> None:
         """Begin to bring it to the device and make it ready; `go_on` does it piece by piece."""
         if self._begun == 0.0:
-            self._begun = time.monotonic()
+            self._begun = self.home.clock()
         self.on_device = True
         self._aside = Aside(self._settle)
 
@@ -194,7 +214,7 @@ class Resident:
         self._aside = None
         if aside.error is not None:
             raise _as_failure(self.spec.name, aside.error)
-        self.load_seconds, self._begun = time.monotonic() - self._begun, 0.0
+        self.load_seconds, self._begun = self.home.clock() - self._begun, 0.0
         return True
 
     def work_within(self, room_bytes: int) -> None:
@@ -240,7 +260,7 @@ class Resident:
         pipes = self._pipelines()
         folders = folders_of(spec)
         dtype = pick_dtype(spec, self.home.device)
-        weights = held.keep(pipes, folders, dtype, spec.own_parts)
+        weights = held.keep(pipes, folders, dtype, self.own_parts)
         for one in weights:
             one.read(pin=self.keeps_ram)
         return pipes, weights, stamp_of(*folders)
@@ -250,7 +270,7 @@ class Resident:
         spec, device, held = self.spec, self.home.device, self.home.held
 
         def find_held(folders: Sequence[Path], dtype: torch.dtype) -> Mapping[str, Any]:
-            return held.find(folders, dtype, spec.own_parts)
+            return held.find(folders, dtype, self.own_parts)
 
         self._unmet = {}
         if spec.quantization is not None:
@@ -270,7 +290,10 @@ class Resident:
         assert self._pipes is not None, "it was read before"
         for one in self.weights:
             breathe()
-            one.to_device()
+            if self.offload is Offload.NONE:
+                one.to_device()
+        if self.offload is not Offload.NONE and self.model is None:
+            install(self.offload, self._pipes, self.weights, self.home.device)
         folder = self.home.settings.compiled_folder
         if self.model is None:
             self.model = self._load(self._pipes)
@@ -294,6 +317,8 @@ class Resident:
             settings.preview_side_px if self.findings is None else 0,
             settings.lora_bytes,
             pipes,
+            # between two forwards of a part that is one of several, another part may take its place
+            helpers=self.offload is not Offload.MODEL,
         )
 
     def forget_ram(self, others: list[Resident]) -> None:
@@ -315,7 +340,7 @@ class Resident:
             self.model.loras.let_go()
             self.model.references.let_go()
 
-    def _extras(self) -> dict[tuple[str, str], int]:
+    def _extras(self) -> dict[Hashable, int]:
         if self.model is None:
             return {}
         held = self.model.loras.held_bytes + self.model.references.held_bytes
@@ -326,7 +351,7 @@ class Resident:
         try:
             folders, dtype = folders_of(spec), pick_dtype(spec, self.home.device)
             shares = quantization.shares(spec, dtype)
-            return self.home.held.expected(folders, dtype, spec.own_parts, spec.name, shares)
+            return self.home.held.expected(folders, dtype, self.own_parts, spec.name, shares)
         except (ModelFailed, OSError, ValueError, KeyError) as error:
             # whatever is wrong with the files, loading will say
             log.debug("model.unseen", model=spec.name, reason=first_line(error))

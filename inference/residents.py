@@ -17,7 +17,8 @@ from inference.held import HeldParts
 from inference.job import Job
 from inference.memory import budget_of
 from inference.model import LoadedModel
-from inference.option_spec import requested
+from inference.offload import Offload, told
+from inference.option_spec import OptionStatus, requested
 from inference.options import NotNarrowed
 from inference.prompts import PromptCache
 from inference.residency import (
@@ -29,7 +30,7 @@ from inference.residency import (
     device_bytes,
     in_gib,
     plan,
-    total_bytes,
+    ram_bytes,
 )
 from inference.resident import Home, Resident
 from inference.settings import EngineSettings
@@ -68,6 +69,7 @@ class Residents:
             prompts=PromptCache(settings.prompt_cache_bytes),
             settings=settings,
             held=HeldParts(device),
+            clock=clock,
         )
         self._all = {
             name: Resident(spec, home, pinned=spec.pin) for name, spec in catalog.models.items()
@@ -230,6 +232,7 @@ class Residents:
         return Standing(
             name=one.spec.name,
             parts=parts,
+            ram_parts=one.all_parts(now),
             working_bytes=working,
             on_device=one.on_device,
             in_ram=one.is_read and (one.in_ram or not one.on_device),
@@ -277,10 +280,10 @@ class Residents:
         elif move.kind is MoveKind.DROP:
             one.drop(others)
         else:
-            one.keeps_ram = one.keeps_ram or move.keeps
+            one.keeps_ram = one.keeps_ram or move.keeps or one.offload is not Offload.NONE
             is_for_device = move.kind is MoveKind.LOAD
             if one.is_read and is_for_device:
-                one.keeps_ram = move.keeps
+                one.keeps_ram = move.keeps or one.offload is not Offload.NONE
                 one.bring()
             elif not one.is_read:
                 one.on_device = is_for_device
@@ -301,7 +304,7 @@ class Residents:
         standing = [self._standing(one, Demand(), now) for one in self._all.values()]
         self._used_bytes = (
             device_bytes([one for one in standing if one.on_device]),
-            total_bytes([one for one in standing if one.in_ram]),
+            ram_bytes([one for one in standing if one.in_ram]),
         )
 
     def _tell(self, one: Resident) -> None:
@@ -316,12 +319,18 @@ class Residents:
             lanes=dict(model.lanes) if model is not None and one.is_ready else {},
             dtype=model.dtype if model is not None else "",
             token_budget=model.attached[0].budget_tokens if model is not None else 0,
-            options=dict(model.options) if model is not None else requested(one.spec),
+            options=_options(one),
             pinned=one.pinned,
-            weight_bytes=sum(one.parts(self._clock()).values()),
+            weight_bytes=sum(one.all_parts(self._clock()).values()),
             working_bytes=findings.working.peak_bytes() if findings is not None else 0,
             last_used_at=one.used_at,
         )
+
+
+def _options(one: Resident) -> dict[str, OptionStatus]:
+    if one.model is None:
+        return requested(one.spec)
+    return {**one.model.options, **told(one.spec, one.home.device)}
 
 
 def _state(one: Resident) -> ModelState:

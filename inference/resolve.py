@@ -138,7 +138,7 @@ def _mask_blur(request: ImageRequest, mode: Mode) -> int:
 
 
 def _check_offloading(request: ImageRequest, spec: ModelSpec) -> None:
-    if request.offloading:
+    if request.offloading and spec.offload == "none":
         what = f"{spec.name!r} keeps its weights on its device; leave offloading out"
         raise Unsupported("offloading", what)
 

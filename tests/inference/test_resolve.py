@@ -485,3 +485,9 @@ class TestInputFields:
 
     def test_offloading_is_refused_where_it_cannot_be(self) -> None:
         assert refused(offloading=True).field == "offloading"
+
+    def test_offloading_is_taken_where_the_entry_offloads(self) -> None:
+        spec = TINY.models["tiny-flux"].model_copy(update={"offload": "group"})
+        offloads = TINY.model_copy(update={"models": {**TINY.models, "tiny-flux": spec}})
+        request = ImageRequest(model="tiny-flux", prompt="a", offloading=True)
+        assert resolve(offloads, request, job_id="j").offloading is True
