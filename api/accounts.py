@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -210,6 +210,11 @@ class Accounts:
             self._looked = now
         return self._closed
 
+    async def is_good(self, key_id: str) -> bool:
+        """Whether the key with that id is there and not revoked, as of a second ago."""
+        key = await self._cached(key_id, self._store.key)
+        return key is not None and key.revoked_ms is None
+
     async def create_key(self, key: Key, *, credits: int | None = None) -> tuple[Key, str]:
         """Keep a new key, its account too if that is new; the record, and the text to show once.
 
@@ -282,14 +287,17 @@ class Accounts:
         return await self._store.rotate_webhook_secret(name)
 
     async def _find(self, text: str) -> Key | None:
-        digest, now = hash_of(text), self._now_seconds()
-        cached = self._known.get(digest)
+        return await self._cached(hash_of(text), self._store.find_key)
+
+    async def _cached(self, name: str, find: Callable[[str], Awaitable[Key | None]]) -> Key | None:
+        """What is found by a key's hash or by its id, which is never as long as a hash."""
+        now, cached = self._now_seconds(), self._known.get(name)
         if cached is not None and now < cached[0] + CACHE_SECONDS:
             return cached[1]
-        key = await self._store.find_key(digest)
+        key = await find(name)
         if len(self._known) >= MAX_CACHED:
             self._known.clear()
-        self._known[digest] = now, key
+        self._known[name] = now, key
         return key
 
     def _forget(self) -> None:

@@ -20,6 +20,21 @@ AUDIENCE = "darkroom-task"
 CLAIMS = ["aud", "sub", "acc", "exp"]
 
 
+class NoToken(Unauthorized):
+    """A token that does not hold, always told alike."""
+
+    def __init__(self) -> None:
+        super().__init__("this token is not valid for this task, or no longer")
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Whose task a token opens, and the API key that it ends with; an open server has none."""
+
+    account: str
+    key_id: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Tokens:
     """Signs with the first key, accepts any of them."""
@@ -27,22 +42,27 @@ class Tokens:
     keys: Callable[[], tuple[LinkKey, ...]]
     ttl_seconds: int = TTL_SECONDS
 
-    def make(self, task_id: str, account: str) -> str:
-        """A token for one task of an account."""
+    def make(self, task_id: str, account: str, key_id: str | None = None) -> str:
+        """A token for one task of an account, by the API key that it was made for."""
         key, now = self.keys()[0], int(time.time())
         claims: dict[str, Any] = {"aud": AUDIENCE, "sub": task_id, "acc": account, "iat": now}
         claims["exp"] = now + self.ttl_seconds
+        if key_id is not None:
+            claims["key"] = key_id
         return PREFIX + jwt.encode(claims, key.secret, ALGORITHM, headers={"kid": key.id})
 
-    def account_of(self, token: str, task_id: str) -> str:
-        """Whose the task is; raises Unauthorized, always alike, unless the token is for it."""
+    def grant_of(self, token: str, task_id: str) -> Grant:
+        """By whom the task may be watched; raises NoToken unless the token is for it."""
         try:
             claims = self._claims(token.removeprefix(PREFIX))
         except jwt.InvalidTokenError:
             claims = {}
-        if claims.get("sub") != task_id or not isinstance(claims.get("acc"), str):
-            raise Unauthorized("this token is not valid for this task, or no longer")
-        return str(claims["acc"])
+        account, key_id = claims.get("acc"), claims.get("key")
+        if claims.get("sub") != task_id or not isinstance(account, str):
+            raise NoToken
+        if not isinstance(key_id, str | None):
+            raise NoToken
+        return Grant(account, key_id)
 
     def _claims(self, text: str) -> dict[str, Any]:
         key_id = jwt.get_unverified_header(text).get("kid")

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from sqlalchemy import Row, func, insert, select, update
+from sqlalchemy import ColumnElement, Row, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.accounts import (
@@ -48,13 +48,11 @@ class AccountStore:
 
     async def find_key(self, digest: str) -> Key | None:
         """The key with that hash, revoked or not."""
+        return await self._one_key(keys.c.hash == digest)
 
-        async def work(connection: AsyncConnection) -> Key | None:
-            found = await connection.execute(select(keys).where(keys.c.hash == digest))
-            row = found.one_or_none()
-            return _to_key(row) if row is not None else None
-
-        return await self._database.read(work)
+    async def key(self, key_id: str) -> Key | None:
+        """The key with that id, revoked or not."""
+        return await self._one_key(keys.c.id == key_id)
 
     async def keys(self) -> list[Key]:
         """Every key, newest first."""
@@ -180,6 +178,13 @@ class AccountStore:
             since_ms, until_ms = bounds_of(key.spend_period, self._now_ms())
             used = await spent(connection, key.id, since_ms)
             return Spent(credits=used, since_ms=since_ms, until_ms=until_ms)
+
+        return await self._database.read(work)
+
+    async def _one_key(self, which: ColumnElement[bool]) -> Key | None:
+        async def work(connection: AsyncConnection) -> Key | None:
+            row = (await connection.execute(select(keys).where(which))).one_or_none()
+            return _to_key(row) if row is not None else None
 
         return await self._database.read(work)
 

@@ -222,6 +222,21 @@ async def test_what_is_revoked_here_is_noticed_at_once(books: Books) -> None:
         await books.accounts.revoke("none")
 
 
+async def test_a_key_is_good_until_it_is_revoked(books: Books, elsewhere: Books) -> None:
+    (first, _), (second, _) = await books.key(), await books.key()
+    assert await books.accounts.is_good(first.id)
+    assert await books.accounts.is_good(second.id)
+    assert not await books.accounts.is_good("none")
+
+    await elsewhere.accounts.revoke(first.id)
+    assert await books.accounts.is_good(first.id), "within the second it is remembered"
+    books.seconds.now += 1.0
+    assert not await books.accounts.is_good(first.id)
+
+    await books.accounts.revoke(second.id)
+    assert not await books.accounts.is_good(second.id)
+
+
 async def test_the_memory_of_keys_is_bounded(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_CACHED", 10)
     _, text = await books.key()

@@ -14,7 +14,7 @@ import pytest
 from api.errors import Unauthorized
 from api.folder import DataFolder
 from api.links import load_links, rotate
-from api.tokens import AUDIENCE, PREFIX, TTL_SECONDS, Tokens, is_token, load_tokens
+from api.tokens import AUDIENCE, PREFIX, TTL_SECONDS, Grant, Tokens, is_token, load_tokens
 
 TASK = "tsk_01KAG0XJ5TQ4Y4N3J6P4K6T4X2"
 
@@ -39,9 +39,9 @@ def part(values: dict[str, Any]) -> str:
 def test_a_token_tells_whose_its_task_is(tokens: Tokens) -> None:
     token = tokens.make(TASK, "team")
     assert is_token(token)
-    assert tokens.account_of(token, TASK) == "team"
-    assert tokens.account_of(tokens.make(TASK, ""), TASK) == ""
-    assert tokens.account_of(forged(tokens), TASK) == "team"
+    assert tokens.grant_of(token, TASK) == Grant("team", None)
+    assert tokens.grant_of(tokens.make(TASK, "", "key1"), TASK) == Grant("", "key1")
+    assert tokens.grant_of(forged(tokens), TASK) == Grant("team", None)
 
 
 def test_a_token_holds_for_two_hours(tokens: Tokens) -> None:
@@ -60,19 +60,20 @@ def test_a_token_holds_for_two_hours(tokens: Tokens) -> None:
         pytest.param({"aud": None}, id="for anything"),
         pytest.param({"acc": None}, id="of nobody"),
         pytest.param({"acc": 7}, id="of a number"),
+        pytest.param({"key": 7}, id="by a key that is a number"),
         pytest.param({"sub": None}, id="of no task"),
         pytest.param({"secret": bytes(32)}, id="by another secret"),
     ],
 )
 def test_a_token_is_refused(tokens: Tokens, changes: dict[str, Any]) -> None:
     with pytest.raises(Unauthorized, match="not valid for this task"):
-        tokens.account_of(forged(tokens, **changes), TASK)
+        tokens.grant_of(forged(tokens, **changes), TASK)
 
 
 @pytest.mark.parametrize("text", ["", "pat_", "pat_a.b.c", "dk_key", "pat_" + "a" * 9000])
 def test_no_token_is_refused_alike(tokens: Tokens, text: str) -> None:
     with pytest.raises(Unauthorized, match="not valid for this task"):
-        tokens.account_of(text, TASK)
+        tokens.grant_of(text, TASK)
 
 
 def test_a_token_cannot_choose_its_algorithm(tokens: Tokens) -> None:
@@ -80,7 +81,7 @@ def test_a_token_cannot_choose_its_algorithm(tokens: Tokens) -> None:
     header = {"alg": "none", "typ": "JWT", "kid": tokens.keys()[0].id}
     for text in (f"{part(header)}.{part(claims)}.", f"{part(header)}.{part(claims)}.AAAA"):
         with pytest.raises(Unauthorized):
-            tokens.account_of(PREFIX + text, TASK)
+            tokens.grant_of(PREFIX + text, TASK)
 
 
 def test_no_changed_token_passes(tokens: Tokens) -> None:
@@ -88,7 +89,7 @@ def test_no_changed_token_passes(tokens: Tokens) -> None:
     for place in range(len(PREFIX), len(token), 3):
         letter = "A" if token[place] != "A" else "Q"
         with pytest.raises(Unauthorized):
-            tokens.account_of(token[:place] + letter + token[place + 1 :], TASK)
+            tokens.grant_of(token[:place] + letter + token[place + 1 :], TASK)
 
 
 def test_the_secret_is_kept_apart_from_that_of_links(tmp_path: Path) -> None:
@@ -97,16 +98,16 @@ def test_the_secret_is_kept_apart_from_that_of_links(tmp_path: Path) -> None:
     load_links(folder.link_keys, ttl_seconds=60)
 
     assert folder.token_keys.stat().st_mode & 0o777 == 0o600
-    assert load_tokens(folder.token_keys).account_of(made, TASK) == "team"
+    assert load_tokens(folder.token_keys).grant_of(made, TASK) == Grant("team", None)
     with pytest.raises(Unauthorized):
-        load_tokens(folder.link_keys).account_of(made, TASK)
+        load_tokens(folder.link_keys).grant_of(made, TASK)
 
 
 def test_tokens_of_the_last_key_hold_after_another_comes(tmp_path: Path) -> None:
     path = tmp_path / "token_keys"
     made = load_tokens(path).make(TASK, "team")
     rotate(path)
-    assert load_tokens(path).account_of(made, TASK) == "team"
+    assert load_tokens(path).grant_of(made, TASK) == Grant("team", None)
     assert load_tokens(path).make(TASK, "team") != made
 
 

@@ -11,7 +11,7 @@ from api.dialects.base import DeskOf
 from api.dialects.callers import caller_of, key_in
 from api.dialects.mynth.translate import ID
 from api.errors import Unauthorized
-from api.tokens import is_token
+from api.tokens import NoToken, is_token
 
 TaskId = Annotated[str, Path(pattern=f"^{ID}$")]
 
@@ -26,7 +26,10 @@ async def reader_of(task_id: TaskId, request: Request, desk: DeskOf) -> Caller:
     """Who polls: by the token of this very task, or by a key; raises Unauthorized."""
     text = key_in(request)
     if text is not None and is_token(text):
-        return Caller(desk.tokens.account_of(text, task_id))
+        grant = desk.tokens.grant_of(text, task_id)
+        if grant.key_id is not None and not await desk.accounts.is_good(grant.key_id):
+            raise NoToken
+        return Caller(grant.account)
     return await caller_of(request, desk)
 
 

@@ -196,7 +196,7 @@ async def _place(
             raise
         raise translate.Unaffordable(str(refused)) from None
     task = accepted.task
-    token = desk.tokens.make(task.id, task.account) if has_token else None
+    token = desk.tokens.make(task.id, task.account, caller.key_id) if has_token else None
     reply = bodies.to_created(task, desk.credit_usd, token)
     if desk.mynth_compat:
         reply = replace(reply, body=compat.beside(reply.body))

@@ -15,6 +15,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from api.accounts import Scope
 from api.tokens import Tokens
 from inference.errors import PipelineFailed
 from tests.api.http.mynth import (
@@ -263,6 +264,27 @@ def test_a_token_ends_after_two_hours__R(served: Served, key: dict[str, str]) ->
     late = Tokens(tokens.keys, ttl_seconds=-1).make(told["taskId"], account)
     assert_error(served.client.get(path, headers=bearer(late)), 401, "UNAUTHORIZED")
     assert tokens.ttl_seconds == 7200
+
+
+def test_a_token_ends_with_its_key__INF(folder: Path, served: Served) -> None:
+    """Another key of the account holds on, and so do the tokens it is given."""
+    account = f"a{secrets.token_hex(6)}"
+    key, other = (bearer(make_key(folder, account)) for _ in range(2))
+    repeated = key | {"Idempotency-Key": "once"}, other | {"Idempotency-Key": "once"}
+    told, again = (created(served.client, headers=one) for one in repeated)
+    admin = bearer(make_key(folder, "admin", scopes=frozenset({Scope.ADMIN})))
+    key_id = data(served.client.get("/me", headers=key))["auth"]["apiKey"]["id"]
+    path = f"/tasks/{told['taskId']}"
+    assert told["taskId"] == again["taskId"]
+    assert served.client.get(f"{path}/status", headers=pat(told)).status_code == 200
+
+    served.client.delete(f"/darkroom/admin/keys/{key_id}", headers=admin).raise_for_status()
+
+    for read in READS:
+        reply = served.client.get(f"{path}/{read}", headers=pat(told))
+        assert_error(reply, 401, "UNAUTHORIZED")
+        for headers in (pat(again), other):
+            assert served.client.get(f"{path}/{read}", headers=headers).status_code == 200
 
 
 def test_without_a_key_nothing_is_told__INF(served: Served, key: dict[str, str]) -> None:
