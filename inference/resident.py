@@ -22,21 +22,18 @@ from inference.checkpoint import stamp_of
 from inference.coalesce import Rendezvous
 from inference.errors import ModelFailed
 from inference.faults import free_cache
+from inference.findings import Findings
 from inference.held import ANY_NAME, HeldParts
 from inference.job import Mode
 from inference.loading import first_line, folders_of, pick_dtype, read_pipelines
-from inference.memory import Working
 from inference.model import LoadedModel, load_model
 from inference.model_spec import ModelSpec
 from inference.offload import Offload, effective, install, resident_bytes
-from inference.option_spec import OptionStatus
 from inference.placement import Weights
-from inference.preview import Previewer
 from inference.prompts import PromptCache
 from inference.residency import Parts
 from inference.selftest import operation, run_selftest
 from inference.settings import EngineSettings
-from inference.status import Lane
 
 log = structlog.get_logger()
 
@@ -51,41 +48,6 @@ class Home:
     settings: EngineSettings
     held: HeldParts
     clock: Callable[[], float] = time.monotonic
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Findings:
-    """What loading a model found out, which holds as long as its files stay the same."""
-
-    lanes: Mapping[Mode, Lane]
-    budgets_tokens: tuple[int, ...]
-    step_floor_seconds: float
-    step_slope_seconds: float
-    working: Working
-    previewer: Previewer | None
-    options: Mapping[str, OptionStatus]
-
-    @classmethod
-    def of(cls, model: LoadedModel, working: Working) -> Findings:
-        """Those of a model that was just tested."""
-        return cls(
-            lanes=dict(model.lanes),
-            budgets_tokens=tuple(one.budget_tokens for one in model.attached),
-            step_floor_seconds=model.step_floor_seconds,
-            step_slope_seconds=model.step_slope_seconds,
-            working=working,
-            previewer=model.previewer,
-            options=dict(model.options),
-        )
-
-    def give(self, model: LoadedModel) -> None:
-        """Tell a model that was loaded again."""
-        model.lanes |= self.lanes
-        for attached, budget in zip(model.attached, self.budgets_tokens, strict=True):
-            attached.budget_tokens = budget
-        model.step_floor_seconds = self.step_floor_seconds
-        model.step_slope_seconds = self.step_slope_seconds
-        model.previewer = self.previewer
 
 
 Read = tuple[Mapping[Mode, Any], list[Weights], Hashable]

@@ -181,7 +181,7 @@ class Residents:
                 self._check_size(one)
                 one.forget_ram(self._others(one))
                 one.wanted, one.arrived, one.used = False, now, now
-                self._changed = True
+                self._changed, self._told = True, -math.inf
                 log.info("model.loaded", model=one.spec.name, seconds=round(one.load_seconds, 2))
         except NotNarrowed as error:
             log.warning("option.off", model=one.spec.name, option="quantization", reason=str(error))
