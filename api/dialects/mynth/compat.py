@@ -15,8 +15,8 @@ def modern(values: Mapping[str, Any]) -> dict[str, Any]:
     told = dict(values)
     if isinstance(prompt := told.get("prompt"), dict):
         told |= _prompt(prompt)
-    if isinstance(rating := told.pop("content_rating", None), dict):
-        told.setdefault("rating", _rating(rating))
+    if (rating := told.pop("content_rating", None)) is not None:
+        told.setdefault("rating", _rating(rating) if isinstance(rating, dict) else rating)
     if isinstance(inputs := told.get("inputs"), list):
         told["inputs"] = [_input(one) for one in inputs]
     webhook, output = told.get("webhook"), told.get("output")
@@ -31,8 +31,8 @@ def _prompt(prompt: dict[str, Any]) -> dict[str, Any]:
     told: dict[str, Any] = {"prompt": prompt.get("positive")}
     if "negative" in prompt:
         told["negative_prompt"] = prompt["negative"]
-    if prompt.get("enhance") in ENHANCED:
-        told["magic_prompt"] = True
+    if enhance := prompt.get("enhance"):
+        told["magic_prompt"] = True if enhance in ENHANCED else enhance
     return told
 
 

@@ -85,6 +85,7 @@ class PlaceRequest(Wire):
     provider: Provider
     config: Config = Config()
     secret: Secret | None = None
+    name: Annotated[str | None, Field(description="must stay as it is")] = None
 
 
 class DestinationRequest(PlaceRequest):
@@ -161,6 +162,8 @@ async def replace_destination(
     """Another place or key; the name stays."""
     wire = parse(PlaceRequest, plain_json(await read_body(request, desk.limits)))
     old = await desk.destinations.of_id(caller.account, destination_id)
+    if wire.name not in (None, old.name):
+        raise BadRequest("a destination keeps its name; make another one", field="name")
     kept = Secret(access_key_id=old.access_key_id, secret_access_key=SecretStr(old.secret))
     wanted = to_destination(wire, caller.account, old.name, wire.secret or kept)
     return {"data": to_data(await desk.destinations.replace(wanted))}
@@ -248,9 +251,14 @@ def _inner_path(template: str | None) -> str | None:
     if template is None:
         return None
     unknown = [one for one in re.findall(r"\{[^{}]*\}", template) if one not in TOKENS]
-    if unknown:
-        known = ", ".join(TOKENS)
-        raise BadRequest(f"path_template may hold these tokens: {known}", field="path_template")
+    braces = template.count("{"), template.count("}")
+    known = sum(template.count(token) for token in TOKENS)
+    if unknown or braces != (known, known):
+        told = ", ".join(TOKENS)
+        raise BadRequest(
+            f"path_template may hold these tokens and no other braces: {told}",
+            field="path_template",
+        )
     for token, inner in TOKENS.items():
         template = template.replace(token, inner)
     return template.lstrip("/") + ENDING

@@ -10,7 +10,16 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 AspectRatio = Literal[
     "1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9", "2:1", "1:2"
@@ -31,15 +40,29 @@ SUFFIX_4K = "_4k"
 METADATA_BYTES = 2048
 
 
-def _address(text: str) -> str:
+def _address(text: str, hint: str = "") -> str:
     if not text[:8].lower().startswith(("http://", "https://")):
-        raise ValueError("must be an http(s) address; POST /image/upload makes one of a file")
+        raise ValueError(f"must be an http(s) address{hint}")
     return text
 
 
+def _of_picture(text: str) -> str:
+    return _address(text, "; POST /image/upload makes one of a file")
+
+
+# the bounds before the check, which would make them those of a list of any kind
 Url = Annotated[
     str,
+    Field(
+        min_length=1,
+        max_length=2048,
+        json_schema_extra={"format": "uri"},
+        description="an http(s) address",
+    ),
     AfterValidator(_address),
+]
+PictureUrl = Annotated[
+    str,
     Field(
         min_length=1,
         max_length=2048,
@@ -47,6 +70,7 @@ Url = Annotated[
         description="an http(s) address",
         examples=["https://pictures.example/cat.png"],
     ),
+    AfterValidator(_of_picture),
 ]
 
 
@@ -110,7 +134,7 @@ class Source(Wire):
     """Where a picture lies."""
 
     type: Literal["url"] = "url"
-    url: Url
+    url: PictureUrl
 
 
 class Input(Wire):
@@ -138,18 +162,25 @@ class RatingFields(Wire):
     """By what a picture is rated: as sfw or nsfw, or by levels of the caller's own."""
 
     mode: Literal["nsfw_sfw", "custom"] | None = None
-    levels: Annotated[list[RatingLevel], Field(min_length=2, max_length=7)] | None = None
+    levels: Annotated[
+        Annotated[list[RatingLevel], Field(min_length=2, max_length=7)] | None,
+        Field(validate_default=True),
+    ] = None
 
-    @model_validator(mode="after")
-    def _agree(self) -> RatingFields:
-        if self.mode == "custom" and self.levels is None:
-            raise ValueError("mode custom needs levels")
-        if self.mode == "nsfw_sfw" and self.levels is not None:
-            raise ValueError("levels need mode custom")
-        values = [level.value for level in self.levels or ()]
+    @field_validator("levels")
+    @classmethod
+    def _agree(
+        cls, levels: list[RatingLevel] | None, info: ValidationInfo
+    ) -> list[RatingLevel] | None:
+        mode = info.data.get("mode")
+        if mode == "custom" and levels is None:
+            raise ValueError("are needed by mode custom")
+        if mode == "nsfw_sfw" and levels is not None:
+            raise ValueError("need mode custom")
+        values = [level.value for level in levels or ()]
         if len(set(values)) < len(values):
-            raise ValueError("levels must have different values")
-        return self
+            raise ValueError("must have different values")
+        return levels
 
 
 def _long_rating(value: Any) -> Any:
@@ -208,7 +239,11 @@ class GenerateRequest(Wire):
     size: AnySize = Size(type="auto")
     output: Output = Output()
     inputs: Annotated[
-        list[Annotated[Input, BeforeValidator(_long_input, json_schema_input_type=Url | Input)]],
+        list[
+            Annotated[
+                Input, BeforeValidator(_long_input, json_schema_input_type=PictureUrl | Input)
+            ]
+        ],
         Field(max_length=20),
     ] = []
     rating: Rating = None
@@ -225,7 +260,7 @@ class GenerateRequest(Wire):
 class LookRequest(Wire):
     """A picture to be looked at."""
 
-    url: Url
+    url: PictureUrl
 
 
 class RateRequest(LookRequest, RatingFields):

@@ -275,6 +275,12 @@ def test_a_message_is_sent_again_by_the_schedule() -> None:
             {"prompt": {"positive": "a", "enhance": "prefer_native"}},
             {"prompt": "a", "magic_prompt": True},
         ),
+        (
+            {"prompt": {"positive": "a", "enhance": True}},
+            {"prompt": "a", "magic_prompt": True},
+        ),
+        ({"content_rating": True}, {"rating": True}),
+        ({"content_rating": None}, {}),
         ({"content_rating": {"enabled": True}}, {"rating": True}),
         ({"content_rating": {"enabled": False, "levels": []}}, {"rating": False}),
         (
@@ -299,6 +305,7 @@ def test_old_rubbish_is_still_refused() -> None:
         *({"prompt": {}}, {"prompt": {"positive": 5}}, {"prompt": {"positive": "", "enhance": []}}),
         *({"inputs": [{"role": "x"}]}, {"inputs": [{"role": []}]}, {"webhook": {"enabled": []}}),
         *({"content_rating": {"levels": 5}}, {"content_rating": {"enabled": "x"}}),
+        *({"content_rating": "x"}, {"prompt": {"positive": "a", "enhance": "much"}}),
     ):
         with pytest.raises(BadRequest):
             parse(GenerateRequest, body_of(compat.modern({"prompt": "a"} | values)))

@@ -72,7 +72,7 @@ def test_a_destination_is_replaced_under_its_name__R(
 ) -> None:
     """Without a secret the one that was there goes on to sign."""
     told = add(client, key, place())
-    body = {"provider": place(s3_server.endpoint)["provider"], "config": {}, "name": "other"}
+    body = {"provider": place(s3_server.endpoint)["provider"], "config": {}, "name": "site"}
 
     changed = data(client.put(f"{HERE}/{told['id']}", json=body, headers=key))
 
@@ -81,6 +81,22 @@ def test_a_destination_is_replaced_under_its_name__R(
     assert changed["updatedAt"] >= told["updatedAt"]
     reply = client.post(f"{HERE}/{told['id']}/test", json={"path": "a/b"}, headers=key)
     assert reply.status_code == 204
+
+
+def test_a_destination_keeps_its_name__INF(client: httpx2.Client, key: dict[str, str]) -> None:
+    """Requests name it; who sends another is told rather than left with the old one."""
+    path = f"{HERE}/{add(client, key, place())['id']}"
+    reply = client.put(path, json=place(name="other"), headers=key)
+    assert_error(reply, 400, "VALIDATION_ERROR", "name")
+
+
+@pytest.mark.parametrize("template", ["{uuid}", "{id", "id}", "{{id}}", "{task_id}"])
+def test_a_template_is_refused_in_the_callers_words__INF(
+    client: httpx2.Client, key: dict[str, str], template: str
+) -> None:
+    reply = client.post(HERE, json=place(config={"path_template": template}), headers=key)
+    said = assert_error(reply, 400, "VALIDATION_ERROR", "config.path_template")
+    assert said.endswith("{id}, {YYYY}, {MM}, {DD}")
 
 
 def test_a_destination_is_forgotten__R(client: httpx2.Client, key: dict[str, str]) -> None:

@@ -183,6 +183,9 @@ def test_a_look_that_fails_says_why__R(
         pytest.param("alt", {"url": "cat.png"}, "url", id="INF no address"),
         pytest.param("alt", {"url": "http://10.0.0.1/cat.png"}, "url", id="INF private address"),
         pytest.param("rate", {"url": "http://1.1.1.1/", "mode": "x"}, "mode", id="INF mode"),
+        pytest.param(
+            "rate", {"url": "http://1.1.1.1/", "mode": "custom"}, "levels", id="R no levels"
+        ),
         pytest.param("review", {"url": "http://1.1.1.1/", "effort": "x"}, "effort", id="R effort"),
     ],
 )

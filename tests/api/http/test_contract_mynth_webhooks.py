@@ -338,6 +338,7 @@ def test_webhooks_of_others_are_not_there__INF(
         pytest.param({"url": None}, "url", id="R no address"),
         pytest.param({"url": "ftp://a.example/"}, "url", id="INF no http"),
         pytest.param({"url": "http://10.0.0.1/"}, "url", id="INF private"),
+        pytest.param({"url": f"http://a.example/{'a' * 2048}"}, "url", id="INF too long"),
         pytest.param({"events": None}, "events", id="R no events"),
         pytest.param({"events": []}, "events", id="R empty events"),
         pytest.param({"events": ["task.video.done"]}, "events[0]", id="R unknown event"),
@@ -348,4 +349,7 @@ def test_a_registration_is_refused(
     client: httpx2.Client, key: dict[str, str], changes: dict[str, Any], field: str
 ) -> None:
     body = {"url": "http://127.0.0.1:1/", "events": "all", "enabled": True} | changes
-    assert_error(client.post("/webhook", json=body, headers=key), 400, "VALIDATION_ERROR", field)
+    reply = client.post("/webhook", json=body, headers=key)
+    said = assert_error(reply, 400, "VALIDATION_ERROR", field)
+    assert "upload" not in said, "what is said of pictures is not said of receivers"
+    assert field != "url" or "items" not in said
