@@ -24,7 +24,7 @@ import structlog
 import torch
 
 from benchmarks import report
-from inference import skeletons
+from inference import selftest, skeletons
 from inference.catalog import Catalog, load_catalog
 from inference.events import Event, Failed, ImageDone
 from inference.job import Job, Mode
@@ -117,6 +117,8 @@ def main() -> None:
     options = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
     torch.set_grad_enabled(False)
+    # room for one picture at a time: how many share a forward is timed anew for each mode
+    selftest.MEASURED_SIZES = 1
     with tempfile.TemporaryDirectory() as folder:
         if options.model is not None:
             spec = load_catalog(options.models).models[options.model]
