@@ -16,22 +16,27 @@ from api.body import MULTIPART, Body, read_body
 from api.dialects.apimodels import routes as apimodels
 from api.dialects.apimodels import schema as apimodels_schema
 from api.dialects.base import Desk, DeskOf, Dialect, dialect_of, spoken, whole_schema
-from api.dialects.callers import AskerOf
+from api.dialects.callers import AskerOf, CallerOf
 from api.dialects.modelbuffet import routes as modelbuffet
 from api.dialects.modelbuffet import schema as modelbuffet_schema
 from api.dialects.openai import routes as openai
 from api.dialects.openai import schema as openai_schema
-from api.errors import BadRequest
+from api.errors import BadRequest, NotFound
+from inference.errors import UnknownModel
 
 APIMODELS, MODELBUFFET, OPENAI = apimodels.DIALECT, modelbuffet.DIALECT, openai.DIALECT
 
 # What a generation holds that only the one or the other knows. A picture that is sent is not to be
-# dropped, so the fields for pictures count, whatever they are called.
+# dropped, so the fields for pictures count, whatever they are called. `seed` and `negative_prompt`
+# tell nothing: OpenAI's callers add those, too.
 OF_APIMODELS = frozenset(
     {
         *("aspect_ratio", "resolution", "callback_url", "callBackUrl"),
         *("image_url", "image_urls", "image", "images"),
         *("mask_url", "mask_image", "mask"),
+        *("width", "height", "turbo", "prompt_upsampling", "lora_weights", "lora_scale"),
+        *("layer_decomposition", "scale", "face_enhance", "nsfw_checker"),
+        *(f"{side}_expansion_ratio" for side in ("up", "down", "left", "right")),
     }
 )
 OF_OPENAI = frozenset(
@@ -41,7 +46,7 @@ OF_OPENAI = frozenset(
     }
 )
 # What an edit holds that Model Buffet does not know.
-OF_APIMODELS_EDIT = OF_APIMODELS - {"aspect_ratio", "image", "mask"} | {"turbo"}
+OF_APIMODELS_EDIT = OF_APIMODELS - {"aspect_ratio", "image", "mask"}
 TIER = re.compile(r"[124][kK]")
 PIXELS = re.compile(r"[0-9]{1,5}x[0-9]{1,5}")
 
@@ -65,7 +70,7 @@ def whose_generation(
     size = values.get("size")
     if sent & OF_APIMODELS or (isinstance(size, str) and TIER.fullmatch(size)):
         return APIMODELS
-    is_opaque = "background" in sent and values["background"] != "transparent"
+    is_opaque = "background" in sent and values["background"] not in ("transparent", "")
     if told is None and (sent & OF_OPENAI or is_opaque):
         return OPENAI
     return OPENAI if is_sync(values, sync_models) else told or default
@@ -215,6 +220,14 @@ def _time(ms: int) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+async def _model(model_id: str, desk: DeskOf, caller: CallerOf) -> dict[str, Any]:
+    """One of the models; raises NotFound, as its name is the path here and no field."""
+    try:
+        return await openai.model(model_id, desk, caller)
+    except UnknownModel as error:
+        raise NotFound(str(error)) from None
+
+
 # Below `/v1` itself that is OpenAI's.
 router.add_api_route(
     "/apimodels/v1/chat/completions",
@@ -231,5 +244,5 @@ for base in ("/api/v1", "/apimodels/v1", "/apimodels/api/v1"):
         dependencies=[Depends(spoken(OPENAI))],
         include_in_schema=False,
     )
-    for path, read in (("/models", openai.models), ("/models/{model_id:path}", openai.model)):
+    for path, read in (("/models", openai.models), ("/models/{model_id:path}", _model)):
         router.add_api_route(f"{base}{path}", read, include_in_schema=False)

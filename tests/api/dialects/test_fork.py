@@ -24,6 +24,11 @@ THIRD: list[dict[str, Any]] = [
     *({name: "https://a.example"} for name in ("callback_url", "callBackUrl")),
     {"image_urls": ["https://a.example"]},
     *({"size": size} for size in ("1K", "2K", "4k")),
+    *({name: 256} for name in ("width", "height")),
+    *({name: True} for name in ("turbo", "prompt_upsampling", "layer_decomposition")),
+    *({name: False} for name in ("face_enhance", "nsfw_checker")),
+    *({"lora_weights": "stripes"}, {"lora_scale": 1.5}, {"scale": 2}),
+    *({f"{side}_expansion_ratio": 0.5} for side in ("up", "down", "left", "right")),
 ]
 PICTURES = [{name: "AAEC"} for name in ("image", "images", "mask", "mask_image")]
 FOURTH: list[dict[str, Any]] = [
@@ -90,6 +95,7 @@ def test_contract_4_a_field_of_openai_alone(base: Dialect, fields: dict[str, Any
 @BASES
 def test_contract_4_a_transparent_background_tells_nothing(base: Dialect) -> None:
     assert whose(base, {"background": "transparent"}) is base
+    assert whose(base, {"background": ""}) is base
 
 
 def test_contract_5_pixels_of_a_sync_model_or_below_v1() -> None:
@@ -102,7 +108,10 @@ def test_contract_5_pixels_of_a_sync_model_or_below_v1() -> None:
 @BASES
 @pytest.mark.parametrize(
     "fields",
-    [{}, {"n": 2, "quality": "high"}, {"size": "auto"}, {"aspect_ratio": None, "stream": None}],
+    [
+        *({}, {"n": 2, "quality": "high"}, {"size": "auto"}),
+        *({"aspect_ratio": None, "stream": None}, {"seed": 5, "negative_prompt": "a"}),
+    ],
     ids=str,
 )
 def test_contract_6_what_tells_nothing_is_of_its_base(
@@ -127,6 +136,8 @@ def test_nonsense_is_left_to_whoever_parses_it(base: Dialect, fields: dict[str, 
         ({"images": ["AAEC"]}, APIMODELS),
         ({"image_urls": ["AAEC"]}, APIMODELS),
         ({"image": "AAEC", "turbo": True}, APIMODELS),
+        ({"image": "AAEC", "width": 256, "height": 256}, APIMODELS),
+        ({"image": "AAEC", "seed": 5, "negative_prompt": "a"}, MODELBUFFET),
         ({"image": "AAEC", "callback_url": "https://a.example"}, APIMODELS),
     ],
     ids=lambda value: getattr(value, "name", str(value)),

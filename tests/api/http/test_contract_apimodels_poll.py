@@ -201,6 +201,8 @@ def test_models_are_listed_for_two_readers__R(
     assert {one["modality"] for one in body["data"]} == {"image"}
     one = client.get(f"{base}/models/gpt-image-2-all", headers=KEY).json()
     assert (one["id"], one["endpoint"]) == ("gpt-image-2-all", "images/generations")
+    none = client.get(f"{base}/models/real-esrgan", headers=KEY)
+    assert (none.status_code, "real-esrgan" in none.text) == (404, True)
 
 
 @pytest.mark.parametrize(
