@@ -54,11 +54,14 @@ async def place_and_wait(
     body: Body,
     order: Order,
     answer: Callable[[Task], Reply],
+    *,
+    is_for_reply: bool = False,
 ) -> Response:
     """Accept an order and answer once it has ended, or as it stands after the longest wait.
 
-    A repeated one gets the final answer of the first; raises IdempotencyRunning while there is
-    none.
+    One that `is_for_reply` is cancelled if its caller leaves before, and nothing else could tell
+    what came of it. A repeated one gets the final answer of the first; raises IdempotencyRunning
+    while there is none.
     """
     once = once_of(request, desk, body)
     accepted = await desk.darkroom.submit(order, caller, once=once)
@@ -66,7 +69,12 @@ async def place_and_wait(
     if accepted.reply is not None:
         return to_response(accepted.reply, is_replay=True)
     if not accepted.is_replay:
-        task = await ended_or_left(request, desk, caller, task.id)
+        try:
+            task = await ended_or_left(request, desk, caller, task.id)
+        except ClientDisconnect:
+            if is_for_reply and once is None and not order.delivery.webhooks:
+                await desk.darkroom.cancel(task.id, account=caller.account)
+            raise
     else:
         check_ended(task)
     reply = answer(task)

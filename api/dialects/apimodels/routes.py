@@ -45,7 +45,8 @@ async def generate(request: Request, desk: Desk, caller: Caller, body: Body) -> 
     with translate.in_their_words(wire, order.uploads):
         if wire.model in SYNC_MODELS:
             return await place_and_wait(
-                request, desk, caller, body, order, lambda task: _told(task, link)
+                *(request, desk, caller, body, order, lambda task: _told(task, link)),
+                is_for_reply=True,
             )
         return await place(request, desk, caller, body, order, translate.to_created)
 

@@ -103,7 +103,7 @@ class GenerationRequest(BaseModel):
         Literal["auto", "opaque", "transparent"], Field(description="transparent is refused")
     ] = "auto"
     layer_decomposition: Annotated[bool, Field(description="refused")] = False
-    scale: Annotated[int | float | None, Field(description="refused")] = None
+    scale: Annotated[float | None, Field(description="refused")] = None
     face_enhance: Annotated[bool, Field(description="refused")] = False
     nsfw_checker: Annotated[bool, Field(description="refused")] = False
     up_expansion_ratio: Annotated[float, Field(description="refused, as the three below")] = 0

@@ -248,10 +248,15 @@ def to_balance(account: Account, credit_usd: Decimal) -> dict[str, Any]:
 def to_error(error: ApiError | EngineError, context: ErrorContext) -> ErrorBody:
     """The error in its envelope, whose code is that of HTTP; the message names the field."""
     field, text = field_of(error), str(error)
-    if field is not None and field not in text:
+    if field is not None and not _names(text, field):
         text = f"{field}: {text}"
     status = STATUS_BY_KIND.get(kind_of(error), status_of(error))
     return ErrorBody(status=status, body={"code": status, "msg": text, "data": None})
+
+
+def _names(text: str, field: str) -> bool:
+    """Whether a message tells the field: "takes 1 source image(s)" does not tell `image`."""
+    return re.search(rf"(?<![\w-]){re.escape(field)}(?![\w(])", text) is not None
 
 
 def _refuse(wire: GenerationRequest) -> None:

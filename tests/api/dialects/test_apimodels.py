@@ -188,6 +188,7 @@ def test_a_size_is_said_in_many_ways(sent: dict[str, Any], wanted: dict[str, Any
         ({"layer_decomposition": True}, "layer_decomposition"),
         ({"background": "transparent"}, "background"),
         ({"scale": 2}, "scale"),
+        ({"scale": 2.0}, "scale"),
         ({"face_enhance": True}, "face_enhance"),
         ({"nsfw_checker": True}, "nsfw_checker"),
         ({"left_expansion_ratio": 0.5}, "left_expansion_ratio"),
@@ -378,3 +379,17 @@ def test_an_error_names_its_field() -> None:
     told = translate.to_error(BadRequest("is wrong", field="mask_url"), CONTEXT)
 
     assert told.body["msg"] == "mask_url: is wrong"
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "said"),
+    [
+        ("takes 1 source image(s), not 2", "image", "image: takes 1 source image(s), not 2"),
+        ("one too many", "n", "n: one too many"),
+        ("image is empty", "image", "image is empty"),
+        ("image.0 should be a valid string", "image", "image.0 should be a valid string"),
+        ("Invalid model: a. Supported: b", "model", "Invalid model: a. Supported: b"),
+    ],
+)
+def test_a_field_is_told_as_a_word_and_once(text: str, field: str, said: str) -> None:
+    assert translate.to_error(BadRequest(text, field=field), CONTEXT).body["msg"] == said

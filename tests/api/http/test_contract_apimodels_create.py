@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -376,6 +377,34 @@ def test_whoever_leaves_while_waiting_wants_nothing__INF(served: Served) -> None
         )
 
     until(lambda: newest(served)["state"] == "cancelled")
+
+
+@pytest.mark.parametrize(
+    ("headers", "fields", "state"),
+    [
+        pytest.param({}, {}, "cancelled", id="INF it reaches nobody"),
+        pytest.param({"Idempotency-Key": "left"}, {}, "succeeded", id="INF asked for again"),
+        pytest.param({}, {"callback_url": "http://127.0.0.1:9"}, "succeeded", id="INF a callback"),
+    ],
+)
+def test_whoever_leaves_before_the_id_is_told_pays_nothing(
+    tmp_path: Path, headers: dict[str, str], fields: dict[str, Any], state: str
+) -> None:
+    body = {"model": "gpt-image-2-lite", "prompt": "left"} | fields
+    with serving(tmp_path, allowed_targets="127.0.0.1") as served:
+        served.script.gate.clear()
+
+        with pytest.raises(httpx2.TimeoutException):
+            served.client.post(PATH, json=body, headers=headers, timeout=0.5)
+        if state != "cancelled":
+            # time enough to cancel it by mistake
+            time.sleep(0.5)
+            served.script.gate.set()
+
+        until(lambda: newest(served)["finished_at"] is not None)
+        assert newest(served)["state"] == state
+        balance = served.client.get(f"{BASES[0]}/balance").json()["data"]["credits"]
+        assert (balance < 0) == (state == "succeeded")
 
 
 # requests that are repeated

@@ -55,6 +55,7 @@ BODY = {"model": "gpt-image-2", "prompt": "a", "aspect_ratio": "1:1"}
         pytest.param({"layer_decomposition": True}, "layer_decomposition", id="R layers"),
         pytest.param({"background": "transparent"}, "background", id="R background"),
         pytest.param({"scale": 4, "image": data_uri(png())}, "scale", id="T scale"),
+        pytest.param({"scale": "4"}, "scale should be a valid number", id="INF scale as text"),
         pytest.param({"face_enhance": True}, "face_enhance", id="T face_enhance"),
         pytest.param({"lora_weights": "nobody's"}, "lora_weights", id="D lora_weights"),
         pytest.param({"up_expansion_ratio": 0.5}, "up_expansion_ratio", id="INF expansion"),
