@@ -8,15 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from inference.balance import Balance
 from inference.catalog import Catalog
 from inference.errors import EngineClosed, UnknownModel
-from inference.events import Emit
+from inference.events import Emit, Event, Progress
 from inference.hosts.base import Cancel, Close, Host, Manage, Submit
 from inference.hosts.thread import ThreadHost
 from inference.job import Job
 from inference.running import nobody_looks
 from inference.settings import EngineSettings
-from inference.status import DeviceStatus, EngineStatus, ModelAction, ModelState
+from inference.status import EngineStatus, ModelAction
 from inference.worker import Worker
 
 
@@ -29,6 +30,7 @@ class Engine:
             ThreadHost(Worker(device, catalog, settings))
             for device in settings.devices or all_devices()
         ]
+        self._balance = Balance(len(self._hosts))
         self._names = frozenset(catalog.models)
         self._closed = False
         # Keeps a job from slipping in behind the Close command, where nobody would answer it.
@@ -58,7 +60,10 @@ class Engine:
         with self._door:
             if self._closed:
                 raise EngineClosed("the engine is closing and takes no more work")
-            self._choose(job).send(Submit(job, pictures, emit, tuple(wanted), previews))
+            device = self._choose(job)
+            self._balance.hand(device, job.model, len(wanted))
+            passed = self._counted(device, job, emit)
+            self._hosts[device].send(Submit(job, pictures, passed, tuple(wanted), previews))
 
     def cancel(self, job_id: str) -> None:
         """Give up every unfinished picture of a job, at its next step; unknown ids are ignored."""
@@ -93,20 +98,24 @@ class Engine:
             # a step or a load that is under way cannot be interrupted, hence the grace
             host.join(max(0.0, deadline - time.monotonic()) + 5.0)
 
-    def _choose(self, job: Job) -> Host:
-        """A device where the model is warm, and of those the one with the least to do."""
+    def _choose(self, job: Job) -> int:
+        """The number of the device that has the least to do before it could make the job."""
+        devices = range(len(self._hosts))
+        return min(
+            devices, key=lambda one: self._balance.burden(one, self._hosts[one].status(), job.model)
+        )
 
-        def burden(host: Host) -> tuple[bool, int]:
-            status = host.status()
-            return not _warm(status, job.model), status.running_images + status.waiting_images
+    def _counted(self, device: int, job: Job, emit: Emit) -> Emit:
+        """Passes events on, and takes what has ended off the device's burden."""
 
-        return min(self._hosts, key=burden)
+        def passed(event: Event) -> None:
+            if not isinstance(event, Progress):
+                self._balance.end(device, job.model)
+            emit(event)
+
+        return passed
 
 
 def all_devices() -> tuple[str, ...]:
     """Every CUDA device by its torch name, or the CPU."""
     return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count())) or ("cpu",)
-
-
-def _warm(status: DeviceStatus, name: str) -> bool:
-    return any(m.name == name and m.state is ModelState.READY for m in status.models)

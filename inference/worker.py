@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import structlog
 import torch
 
+from inference.caps import Caps
 from inference.catalog import Catalog
 from inference.coalesce import Abandon, Carrier, Rendezvous, forward
 from inference.demand import demands_of
@@ -53,6 +54,7 @@ class Worker:
         self._rendezvous = Rendezvous()
         self._residents = Residents(device, catalog, self._rendezvous, settings, clock)
         self._schedule = Schedule()
+        self._caps = Caps()
         self._reports = Reports(clock, settings.preview_interval_seconds)
         self._waiting: list[Running] = []
         self._running: list[Running] = []
@@ -250,12 +252,15 @@ class Worker:
             ticket=image.ticket,
             key=call.key if merges else (call.key, image.ticket),
             tokens=call.tokens,
-            budget_tokens=call.target.budget_tokens,
+            budget_tokens=self._caps.of(kind_of(image), call.target.budget_tokens),
             is_brief=not model.denoises(call.target),
         )
 
     def _step(self, batch: list[Running], *, again: bool = False) -> None:
         """One forward for all; if it raises, halves, then each alone, so that one ends alone."""
+        if self._is_too_much(batch):
+            self._step_halves(batch)
+            return
         error = self._advance(batch)
         if error is None:
             return
@@ -263,14 +268,25 @@ class Worker:
         if lacks_memory:
             free_cache(self.device)
         if len(batch) > 1:
-            half = len(batch) // 2
+            if lacks_memory:
+                fewer = sum(map(tokens_of, batch[: len(batch) // 2]))
+                self._caps.learn(kind_of(batch[0]), fewer)
             log.warning("step.halved", rows=len(batch), error=type(error).__name__)
-            self._step(batch[:half])
-            self._step(batch[half:])
+            self._step_halves(batch)
         elif lacks_memory and not again:
             self._step(batch, again=True)
         else:
             _carrier(batch[0]).throw(error)
+
+    def _step_halves(self, batch: list[Running]) -> None:
+        half = len(batch) // 2
+        self._step(batch[:half])
+        self._step(batch[half:])
+
+    def _is_too_much(self, batch: list[Running]) -> bool:
+        """Whether a forward like it was too large a moment ago."""
+        tokens = sum(map(tokens_of, batch))
+        return len(batch) > 1 and self._caps.of(kind_of(batch[0]), tokens) < tokens
 
     def _advance(self, batch: list[Running]) -> Exception | None:
         """Run the forward and hand each its rows; the error if it raised, and nothing has moved."""
@@ -301,6 +317,17 @@ class Worker:
         elif carrier is not None:
             seconds = self._clock() - image.started
             image.tell(ImageDone(job_id=name, index=index, picture=carrier.result, seconds=seconds))
+
+
+def kind_of(image: Running) -> Hashable:
+    """Equal for images whose next forwards take as much memory each."""
+    target = image.call.target.module if image.call is not None else None
+    return image.job.model, type(target).__name__, tokens_of(image)
+
+
+def tokens_of(image: Running) -> int:
+    """What its next forward counts."""
+    return image.call.tokens if image.call is not None else 0
 
 
 def _carrier(image: Running) -> Carrier:

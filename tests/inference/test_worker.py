@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from inference import coalesce, worker
+from inference.caps import Caps
 from inference.catalog import Catalog
 from inference.errors import ModelFailed, OutOfMemory, PipelineFailed
 from inference.events import Cancelled, Failed
@@ -31,6 +32,7 @@ def bench(catalog: Catalog) -> Iterator[Bench]:
 def _fresh(bench: Bench) -> None:
     bench.finish()
     bench.seen.events.clear()
+    bench.worker._caps = Caps()
 
 
 @pytest.fixture

@@ -1,0 +1,43 @@
+"""What the devices have to do, as far as it was handed to them. No torch here."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+
+from inference.status import DeviceStatus, ModelState
+
+# What a model that has to come first costs, in pictures: a device that is idle but for its coming
+# is chosen once the others have so many more to make.
+COMING_IMAGES = 8
+# Where it failed lately, or nobody works, it fails again: only where there is no other.
+_HOPELESS_IMAGES = 1e9
+
+
+class Balance:
+    """Unfinished pictures by device and model, from their handing over on; for any thread."""
+
+    def __init__(self, devices: int) -> None:
+        self._unfinished: list[Counter[str]] = [Counter() for _ in range(devices)]
+        self._lock = threading.Lock()
+
+    def hand(self, device: int, model: str, images: int) -> None:
+        """So many pictures were handed to a device."""
+        with self._lock:
+            self._unfinished[device][model] += images
+
+    def end(self, device: int, model: str) -> None:
+        """One of them has ended, in whatever way."""
+        with self._lock:
+            self._unfinished[device][model] -= 1
+
+    def burden(self, device: int, status: DeviceStatus, model: str) -> float:
+        """What lies before a picture of a model that came now, in pictures."""
+        with self._lock:
+            images, own = self._unfinished[device].total(), self._unfinished[device][model]
+        states = {one.name: one.state for one in status.models}
+        state = states.get(model, ModelState.UNLOADED)
+        if not status.alive or state is ModelState.FAILED:
+            return images + _HOPELESS_IMAGES
+        is_coming = own > 0 or state in (ModelState.READY, ModelState.LOADING)
+        return images + (0 if is_coming else COMING_IMAGES)
