@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from inference.errors import OutOfMemory
 from inference.events import Failed
 from inference.job import Mode
 from inference.loading import load_pipelines
+from inference.residency import Budget, Patience
 from inference.settings import EngineSettings
-from inference.status import Lane
+from inference.status import Lane, ModelAction
 from inference.worker import Worker
 from tests.inference.guided import asks, serve
 from tests.inference.making import PICTURES, Recorder, difference, job
@@ -81,6 +83,44 @@ def test_staggered_requests_are_as_alone(bench: CudaBench, catalog: Catalog, mod
     bench.run(*wanted, apart=2)
     for one in wanted:
         assert difference(bench.seen.picture(one.id), plain(catalog, one)) <= 1
+
+
+def test_models_that_share_a_card_come_back_the_same(catalog: Catalog) -> None:
+    """From copies in RAM, and with nothing of the other left on the card."""
+    served = CudaBench(catalog)
+    residents = served.worker._residents
+    for name in ("flux", "sdxl"):
+        residents.get(name)
+    told = [one for one in served.worker.status(True).models if one.weight_bytes]
+    needed = max(one.weight_bytes + one.working_bytes for one in told)
+    residents.budget = Budget(device_bytes=needed, ram_bytes=1 << 30)
+    residents._patience = Patience(min_stay_seconds=0.0)
+    for name in ("flux", "sdxl"):
+        served.worker.command(name, ModelAction.UNLOAD)
+    while served.worker.at_work:
+        served.worker.tick()
+    empty = torch.cuda.memory_allocated()
+    served.run(job("a"))
+    held = torch.cuda.memory_allocated()
+    served.run(job("b", model="sdxl"))
+    served.run(job("c"))
+    assert served.worker.status(True).swaps == 2
+    assert served.seen.picture("a").tobytes() == served.seen.picture("c").tobytes()
+    assert served.seen.picture("c").tobytes() == plain(catalog, job()).tobytes()
+    gc.collect()
+    assert empty < held and torch.cuda.memory_allocated() < held + (1 << 20)
+
+
+@pytest.mark.parametrize("mode", ["model", "sequential", "group"])
+def test_offloaded_weights_visit_the_card(catalog: Catalog, mode: str) -> None:
+    entry = catalog.models["flux"].model_copy(update={"offload": mode})
+    served = CudaBench(catalog.model_copy(update={"models": {"flux": entry}}))
+    wanted = [job(f"j{seed}", seeds=(seed,)) for seed in (1, 2)]
+    served.run(*wanted, apart=1)
+    for one in wanted:
+        assert difference(served.seen.picture(one.id), plain(catalog, one)) <= 1
+    (told,) = served.worker.status(True).models
+    assert told.options["offload"].effective == mode
 
 
 def test_references_are_on_the_card_too(tmp_path: Path) -> None:
