@@ -17,7 +17,17 @@ TORCH = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensor
 TORCHLESS = (
     *("arguments", "catalog", "errors", "events", "feather", "job", "lora_spec", "model_spec"),
     *("pipelines", "pixels", "prices", "resolve", "samplers", "schedule", "settings", "sizes"),
-    *("assist_spec", "balance", "caps", "checkpoint", "option_spec", "residency", "signatures", "status", "yamlfile"),
+    *(
+        "assist_spec",
+        "balance",
+        "caps",
+        "checkpoint",
+        "option_spec",
+        "residency",
+        "signatures",
+        "status",
+        "yamlfile",
+    ),
 )
 # What a dialect must reach by way of the use cases only.
 INNER = (
