@@ -39,7 +39,7 @@ class HookRequest(Wire):
     events: Annotated[
         Annotated[list[Event], Field(min_length=1)] | None,
         BeforeValidator(
-            lambda value: None if value == "all" else value,
+            lambda value: None if value in ("all", ["all"]) else value,
             json_schema_input_type=Annotated[list[Event], Field(min_length=1)] | Literal["all"],
         ),
     ]

@@ -50,18 +50,8 @@ def _of_picture(text: str) -> str:
     return _address(text, "; POST /image/upload makes one of a file")
 
 
-# the bounds before the check, which would make them those of a list of any kind
-Url = Annotated[
-    str,
-    Field(
-        min_length=1,
-        max_length=2048,
-        json_schema_extra={"format": "uri"},
-        description="an http(s) address",
-    ),
-    AfterValidator(_address),
-]
-PictureUrl = Annotated[
+# The bounds come before the check: behind it they would be told as those of a list.
+AddressText = Annotated[
     str,
     Field(
         min_length=1,
@@ -70,8 +60,9 @@ PictureUrl = Annotated[
         description="an http(s) address",
         examples=["https://pictures.example/cat.png"],
     ),
-    AfterValidator(_of_picture),
 ]
+Url = Annotated[AddressText, AfterValidator(_address)]
+PictureUrl = Annotated[AddressText, AfterValidator(_of_picture)]
 
 
 class Wire(BaseModel):

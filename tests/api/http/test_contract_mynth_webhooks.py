@@ -199,6 +199,11 @@ def test_a_secret_is_shown_once__R(served: Served, key: dict[str, str]) -> None:
     assert secret not in served.client.get("/webhook", headers=key).text
 
 
+def test_all_may_stand_in_a_list__INF(client: httpx2.Client, key: dict[str, str]) -> None:
+    body = {"url": "http://127.0.0.1:1/hook", "events": ["all"], "enabled": True}
+    assert data(client.post("/webhook", json=body, headers=key), 201)["events"] == "all"
+
+
 def test_the_path_may_end_in_a_slash__R(served: Served, key: dict[str, str]) -> None:
     body = {"url": "http://127.0.0.1:1/hook", "events": "all", "enabled": True}
     assert served.client.post("/webhook/", json=body, headers=key).status_code == 201
