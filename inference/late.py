@@ -11,6 +11,7 @@ import transformers
 
 from inference.errors import ModelFailed
 from inference.loading import LOAD_LOCK
+from inference.quiet import loading
 
 T = TypeVar("T")
 
@@ -36,7 +37,7 @@ class Late(Generic[T]):
         if self._failed and time.monotonic() - self._failed[1] < self._retry_seconds:
             raise self._failed[0]
         try:
-            with LOAD_LOCK:
+            with LOAD_LOCK, loading():
                 self._made = self._load()
         except Exception as error:
             # whatever a checkpoint can be wrong about ends here
