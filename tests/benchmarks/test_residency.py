@@ -31,6 +31,7 @@ def test_requests_of_a_trace_are_for_every_model_in_no_order() -> None:
     assert trace_of(30, 1.0, 0) == trace_of(30, 1.0, 0) != trace_of(30, 1.0, 1)
 
 
+@pytest.mark.slow
 def test_all_at_once_takes_a_swap_per_model_and_nobody_waits_past_the_bound(
     device: tuple[Worker, Clock],
 ) -> None:
@@ -43,6 +44,7 @@ def test_all_at_once_takes_a_swap_per_model_and_nobody_waits_past_the_bound(
     assert ours["wait_longest_seconds"] < told["bound"]["seconds"]
 
 
+@pytest.mark.slow
 def test_a_bound_that_counts_is_kept(device: tuple[Worker, Clock]) -> None:
     """Swaps that it forces begin before it is reached, by what they are known to take."""
     told = compare(*device, 24, 0.3, 30.0, 1)
