@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from api.accounts import Caller, Scope
-from api.dialects.base import Desk, DeskOf, Dialect, dialect_of
+from api.dialects.base import Desk, DeskOf, Dialect, dialect_of, owner_of
 from api.errors import Forbidden
 from api.limits import TooOften
 
@@ -65,7 +65,8 @@ AdminOf = Annotated[Caller, Depends(admin_of)]
 
 
 def _dialect_of_key(request: Request, desk: Desk, name: str) -> Dialect:
-    here, path = dialect_of(request, desk.dialects), request.scope["path"]
+    path = request.scope["path"]
+    here = owner_of(desk.dialects, path)
     for dialect in desk.dialects:
         if dialect.name == name and (dialect is here or dialect.is_spoken_at(path)):
             return dialect

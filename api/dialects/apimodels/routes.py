@@ -11,11 +11,11 @@ from api.accounts import Caller
 from api.body import Body, FilePart, read_body
 from api.dialects.apimodels import schema, translate
 from api.dialects.apimodels.callback import WEBHOOKS
-from api.dialects.base import Desk, DeskOf, Dialect, json_docs, parse
+from api.dialects.base import Desk, DeskOf, Dialect, dialect_of, json_docs, parse
 from api.dialects.callers import AskerOf, CallerOf
 from api.dialects.orders import made, place, place_and_stay, place_and_wait
 from api.dialects.pictures import picture_response
-from api.errors import BadRequest
+from api.errors import BadRequest, Forbidden
 from api.idempotency import Reply
 from api.links import PictureLink
 from api.tasks import Task
@@ -105,6 +105,8 @@ async def edit(request: Request, desk: DeskOf, caller: AskerOf) -> Response:
 )
 async def poll(task_id: TaskId, request: Request, desk: DeskOf, caller: CallerOf) -> Response:
     """How a task stands; it is found by its id alone."""
+    if dialect_of(request, desk.dialects) is not DIALECT:
+        raise Forbidden("this key is for another API; tasks are polled for as APIModels does alone")
     task = translate.own(await desk.darkroom.get(task_id, account=caller.account))
     return JSONResponse(dict(_told(task, _link(request, desk)).body))
 

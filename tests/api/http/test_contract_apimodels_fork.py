@@ -120,6 +120,9 @@ def test_a_pinned_key_holds_where_its_dialect_is_spoken_and_nowhere_else(
     assert status("openai", "GET", "/api/v1/models") == 200
     assert status("openai", "POST", "/v1/files") == 400
     assert status("openai", "GET", "/v1/images/generations?task_id=x") == 403
+    assert status("openai", "GET", "/api/v1/images/generations?task_id=x") == 403
+    assert status("openai", "POST", "/apimodels/v1/images/edits", image=data_uri(png())) == 403
+    assert status("openai", "GET", "/apimodels/api/v1/models") == 403
     assert status("openai", "GET", "/api/v1/balance") == 403
     assert status("openai", "POST", "/apimodels/v1/images/generations") == 403
     assert status("apimodels", "POST", "/openai/v1/images/generations") == 403
