@@ -9,6 +9,7 @@ from rich.table import Table
 import inference
 from inference.catalog import Catalog
 from inference.model_spec import ModelSpec
+from inference.option_spec import requested
 
 BUILTIN = "builtin:"
 
@@ -54,7 +55,13 @@ def aliases(catalog: Catalog, spec: ModelSpec) -> list[str]:
 
 def _defaults(spec: ModelSpec) -> str:
     chosen = spec.defaults
-    return f"{chosen.num_inference_steps} steps\nguidance {chosen.guidance_scale:g}"
+    asked = [
+        f"{name} {option.requested}"
+        for name, option in requested(spec).items()
+        if option.requested != "auto"
+    ]
+    steps = f"{chosen.num_inference_steps} steps"
+    return "\n".join([steps, f"guidance {chosen.guidance_scale:g}", *asked])
 
 
 def _presence(source: str) -> str:

@@ -122,6 +122,8 @@ class Remote:
             if failed and has_moved:
                 raise Failure(failed[0])
             if all(_is_done(model, action) for model in states.values()):
+                for device, model in states.items():
+                    yield from _lacking(device, model)
                 return
             time.sleep(LOOK_SECONDS)
 
@@ -173,6 +175,14 @@ class Remote:
         except httpx2.HTTPError as error:
             raise Failure(f"picture {image['index'] + 1} could not be fetched: {error}") from None
         return Made(index=image["index"], seed=image["seed"], data=reply.content)
+
+
+def _lacking(device: str, model: Mapping[str, Any]) -> Iterator[str]:
+    """The options of a model that the device cannot do, and why."""
+    for name, option in model["options"].items():
+        if option["reason"]:
+            asked, got = option["requested"], option["effective"]
+            yield f"{device}: {name} is {got}, not {asked}: {option['reason']}"
 
 
 def _is_done(model: Mapping[str, Any], action: str) -> bool:
