@@ -96,14 +96,15 @@ def test_one_part_at_a_time_is_on_the_device_and_counts(
     assert one.in_ram, "it leaves the device without being read again"
 
 
+@pytest.mark.parametrize("order", [("twin", "flux"), ("flux", "twin")])
 @pytest.mark.usefixtures("moving")
-def test_parts_that_are_moved_are_no_others(catalog: Catalog) -> None:
+def test_parts_that_are_moved_are_no_others(catalog: Catalog, order: tuple[str, str]) -> None:
     """The same source twice: the hooks of one would send the other's text encoders away."""
     twin = catalog.models["flux"].model_copy(update={"name": "twin", "offload": "model"})
     both = catalog.model_copy(update={"models": {**catalog.models, "twin": twin}})
     both = changed(both, flux={"modes": (Mode.GENERATE,)}, twin={"modes": (Mode.GENERATE,)})
     bench = Bench(both)
-    for name in ("twin", "flux"):
+    for name in order:
         bench.worker._residents.get(name)
     mine, its = ({id(w) for w in bench.worker._residents._all[n].weights} for n in ("twin", "flux"))
     assert not mine & its
