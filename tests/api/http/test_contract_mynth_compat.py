@@ -53,7 +53,9 @@ def test_an_old_client_gets_its_pictures__INF(served: Served) -> None:
     task = data(served.client.get(path))
     assert task["result"]["magic_prompt"]["positive"] == "a red circle, in snow"
     kept = served.client.get(f"/darkroom/generations/{told['taskId']}").json()
-    assert (kept["mode"], kept["prompt"]) == ("img2img", "a red circle, in snow")
+    # which of the two, is up to the models that are served
+    assert kept["mode"] in ("img2img", "edit")
+    assert kept["prompt"] == "a red circle, in snow"
 
 
 def test_pages_of_old_clients_may_poll__INF(served: Served) -> None:
