@@ -42,7 +42,7 @@ def build(folders: Sequence[Path], dtype: torch.dtype) -> Blueprint:
 
     Raises ModelFailed where a config is not there, or is none of its class.
     """
-    index = _read(folders[0] / "model_index.json")
+    index = _read(folders[0] / "model_index.json", "model_index.json")
     parts = {}
     for name, kind in index.items():
         if name.startswith("_") or not isinstance(kind, list) or None in kind:
@@ -50,7 +50,8 @@ def build(folders: Sequence[Path], dtype: torch.dtype) -> Blueprint:
         places = [folder / name for folder in folders if (folder / name).is_dir()]
         if not places:
             raise ModelFailed(f"{name}: named in model_index.json, and there is no such folder")
-        told = _read(places[-1] / "config.json") if (places[-1] / "config.json").is_file() else {}
+        config = places[-1] / "config.json"
+        told = _read(config, f"{name}/config.json") if config.is_file() else {}
         own = told.get("_class_name", kind[1]) if len(places) > 1 else kind[1]
         module = _part(name, str(kind[0]), str(own), places[-1])
         if module is not None:
@@ -137,15 +138,15 @@ def _empty(kind: type[Any], folder: Path) -> Module:
         return plain
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, name: str) -> dict[str, Any]:
     try:
         told = json.loads(path.read_bytes())
     except OSError as error:
-        raise ModelFailed(f"{path.name}: {error.strerror}") from None
+        raise ModelFailed(f"{name}: {error.strerror}") from None
     except ValueError:
-        raise ModelFailed(f"{path.name} is no JSON") from None
+        raise ModelFailed(f"{name} is no JSON") from None
     if not isinstance(told, dict):
-        raise ModelFailed(f"{path.name} is no table")
+        raise ModelFailed(f"{name} is no table")
     return told
 
 

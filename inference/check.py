@@ -7,7 +7,7 @@ picture takes beside them from a forward of shapes alone; see `blueprint` and `s
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import torch
@@ -22,7 +22,7 @@ from inference.job import Mode
 from inference.memory import budget_of
 from inference.model_spec import ModelSpec
 from inference.settings import EngineSettings
-from inference.shapes import pictures_of, working_bytes
+from inference.shapes import Picture, pictures_of, working_bytes
 from inference.sizes import TIER_SIDES_PX
 from inference.sources import Place, Sources
 
@@ -198,11 +198,15 @@ class _Check:
         spec = self._spec
         weights = {name: self.sizes_by_key[key] for name, key in self.keys.items()}
         sizes = Sizes(spec=spec, weights=weights, plan=plan, device=self._device, dtype=dtype)
+        known: dict[Picture, PictureReport | None] = {}
         for mode in spec.modes:
             for size in _sizes(spec):
-                need = self._need(plan, mode, size)
-                if need is not None:
-                    self.report.pictures.append(self._picture(sizes, mode, size, need))
+                shown = pictures_of(spec, mode, size)
+                if shown not in known:
+                    need = self._need(plan, mode, size)
+                    known[shown] = self._picture(sizes, need) if need is not None else None
+                if (told := known[shown]) is not None:
+                    self.report.pictures.append(replace(told, mode=mode))
         if not self.report.pictures:
             self.report.notes.append("what a picture takes is not known of its classes")
         default = "x".join(map(str, spec.default_size))
@@ -220,14 +224,12 @@ class _Check:
             return None
         return Need(mode, size, found) if found else None
 
-    def _picture(
-        self, sizes: Sizes, mode: Mode, size: tuple[int, int], need: Need
-    ) -> PictureReport:
+    def _picture(self, sizes: Sizes, need: Need) -> PictureReport:
         total = sizes.needs_bytes(need)
         fits = total <= self._memory_bytes
         return PictureReport(
-            mode=mode,
-            size="x".join(map(str, size)),
+            mode=need.mode,
+            size="x".join(map(str, need.size)),
             needs_bytes=total,
             working_bytes=need.working_bytes,
             fits=fits,

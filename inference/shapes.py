@@ -54,10 +54,21 @@ def working_bytes(spec: ModelSpec, plan: Blueprint, picture: Picture) -> dict[st
         inputs = make(_Shapes(spec, denoiser, picture, scale))
         found["denoiser"] = _peak(lambda: denoiser(**inputs))
     if vae is not None and hasattr(vae, "decode"):
-        latents = _latents(vae, picture, scale)
-        _set_up(vae, spec)
-        found["vae"] = _peak(lambda: vae.decode(latents))
+        found["vae"] = _decoding(vae, spec, picture, scale)
     return found
+
+
+def _decoding(vae: Any, spec: ModelSpec, picture: Picture, scale: int) -> int:
+    """What the VAE takes; in tiles one of them, and the picture as pieces and as a whole."""
+    if next(vae.parameters()).dtype is torch.float16 and vae.config.get("force_upcast"):
+        # half as many bits would overflow, and the pipelines know
+        Module.to(vae, torch.float32)
+    side = getattr(vae, "tile_sample_min_height", getattr(vae, "tile_sample_min_size", 0))
+    is_tiled = spec.vae.tiling and side and max(picture.width, picture.height) > side
+    shown = Picture(min(picture.width, side), min(picture.height, side)) if is_tiled else picture
+    latents = _latents(vae, shown, scale)
+    whole = 3 * picture.width * picture.height * latents.element_size()
+    return _peak(lambda: vae.decode(latents)) + (2 * whole if is_tiled else 0)
 
 
 def _peak(forward: Callable[[], Any]) -> int:
@@ -211,11 +222,3 @@ def _latents(vae: Any, picture: Picture, scale: int) -> torch.Tensor:
     if "z_dim" in config:  # made for video: one frame
         return torch.empty((1, config.z_dim, 1, *sides), dtype=dtype, device="meta")
     return torch.empty((1, config.latent_channels, *sides), dtype=dtype, device="meta")
-
-
-def _set_up(vae: Any, spec: ModelSpec) -> None:
-    """As its entry has it: in tiles, and wider where half as many bits would overflow."""
-    if hasattr(vae, "enable_tiling"):
-        vae.enable_tiling() if spec.vae.tiling else vae.disable_tiling()
-    if next(vae.parameters()).dtype is torch.float16 and vae.config.get("force_upcast"):
-        Module.to(vae, torch.float32)

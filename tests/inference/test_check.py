@@ -1,0 +1,252 @@
+"""What `check` says of models, against what loading them finds; and what of the real ones."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from inference import skeletons
+from inference.blueprint import build, size_bytes
+from inference.catalog import Catalog
+from inference.check import ModelReport, Report, check
+from inference.coalesce import Rendezvous
+from inference.fits import Need, Sizes, remedies
+from inference.job import Mode
+from inference.model import load_model
+from inference.model_spec import ModelSpec
+from inference.placement import modules_of
+from inference.prompts import PromptCache
+from inference.selftest import run_selftest
+from inference.shapes import pictures_of, working_bytes
+from inference.sources import Sources
+from tests.inference.real_configs import REAL, write
+from tests.inference.shipped import commented, real_models
+
+PLENTY = 10**12
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture(scope="module")
+def flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("flux")
+    skeletons.save(skeletons.tiny_flux(), folder)
+    return folder
+
+
+@pytest.fixture
+def copied(flux: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(flux, tmp_path / "copied"))
+
+
+def entry(folder: Path | str, **keys: Any) -> dict[str, Any]:
+    plain = {"family": "flux", "dtype": "float32", "sizes": ["128x128"]}
+    return {"source": str(folder), **plain, **keys}
+
+
+def report_of(memory: int = PLENTY, device: str = "cpu", **entries: dict[str, Any]) -> Report:
+    named = {name: {"name": name, **told} for name, told in entries.items()}
+    catalog = Catalog.model_validate({"models": named})
+    with Sources() as sources:
+        return check(catalog, list(entries), device, memory, sources)
+
+
+def one(folder: Path | str, memory: int = PLENTY, device: str = "cpu", **keys: Any) -> ModelReport:
+    return report_of(memory, device, m=entry(folder, **keys)).models[0]
+
+
+def test_a_whole_model_can_be_served_and_is_counted_as_it_is(flux: Path) -> None:
+    told = one(flux)
+    pipe = skeletons.tiny_flux()
+    real = {
+        name: sum(parameter.nbytes for parameter in module.parameters())
+        for name, module in modules_of({Mode.GENERATE: pipe}).items()
+    }
+    assert told.problems == [] and told.where == "here"
+    assert {part.name: part.size_bytes for part in told.parts} == real
+    assert told.weight_bytes == sum(real.values())
+    assert {(picture.mode, picture.size) for picture in told.pictures} == {
+        (mode, "128x128") for mode in (Mode.GENERATE, Mode.IMG2IMG, Mode.INPAINT)
+    }
+    assert one(flux, dtype="bfloat16").weight_bytes == told.weight_bytes // 2
+
+
+def test_parts_that_are_the_same_count_once_and_denoisers_twice(flux: Path, copied: Path) -> None:
+    both = report_of(a=entry(flux), b=entry(copied))
+    single = report_of(a=entry(flux))
+    (denoiser,) = (part for part in single.models[0].parts if part.name == "transformer")
+    assert both.weight_bytes == single.weight_bytes + denoiser.size_bytes
+    shared = {part.name: part.shared_with for part in both.models[0].parts}
+    assert shared.pop("transformer") == ()
+    assert set(shared.values()) == {("b",)}
+
+
+CASES: list[tuple[str, Callable[[], Any], dict[str, Any]]] = [
+    ("flux", skeletons.tiny_flux, {"max_sequence_length": 24}),
+    ("sdxl", skeletons.tiny_sdxl, {}),
+    ("sd3", skeletons.tiny_sd3, {"max_sequence_length": 24}),
+    ("flux2-klein", skeletons.tiny_klein, {"max_sequence_length": 24}),
+]
+
+
+@pytest.mark.parametrize(("family", "make", "keys"), CASES, ids=[case[0] for case in CASES])
+def test_what_a_picture_takes_is_what_loading_measures(
+    family: str, make: Callable[[], Any], keys: dict[str, Any], tmp_path: Path
+) -> None:
+    skeletons.save(make(), tmp_path)
+    spec = ModelSpec.model_validate(entry(tmp_path, name="m", family=family, **keys))
+    plan = build([tmp_path], torch.float32)
+    guessed = working_bytes(spec, plan, pictures_of(spec, spec.modes[0], (128, 128)))
+    model = load_model(spec, "cpu", Rendezvous(), PromptCache(0), 0)
+    measured = run_selftest(model, "cpu").operations
+    denoiser = next(name for name in spec.rules.denoisers if name in measured)
+    assert guessed["denoiser"] == pytest.approx(measured[denoiser][0], rel=0.02)
+    assert guessed["vae"] == pytest.approx(measured["decoder"][0], rel=0.02)
+
+
+def test_more_pixels_and_pictures_take_more(flux: Path) -> None:
+    spec = ModelSpec.model_validate(entry(flux, name="m", family="flux-kontext", sizes=[]))
+    plan = build([flux], torch.float32)
+    small = working_bytes(spec, plan, pictures_of(spec, Mode.GENERATE, (256, 256)))
+    large = working_bytes(spec, plan, pictures_of(spec, Mode.GENERATE, (512, 512)))
+    edit = working_bytes(spec, plan, pictures_of(spec, Mode.EDIT, (512, 512)))
+    assert large["vae"] == pytest.approx(4 * small["vae"], rel=0.01)
+    assert small["denoiser"] < large["denoiser"] < edit["denoiser"]
+
+
+def spoil(folder: Path, what: str) -> None:
+    if what == "folder":
+        shutil.rmtree(folder)
+    elif what == "index":
+        (folder / "model_index.json").unlink()
+    elif what == "weights":
+        (folder / WEIGHTS).unlink()
+    elif what == "cut":
+        whole = (folder / WEIGHTS).read_bytes()
+        (folder / WEIGHTS).write_bytes(whole[:-1])
+    elif what == "config":
+        (folder / "transformer" / "config.json").write_text("{")
+    elif what == "part":
+        told = json.loads((folder / "model_index.json").read_text())
+        del told["vae"]
+        (folder / "model_index.json").write_text(json.dumps(told))
+    else:
+        key, value = what.split("=")
+        config = folder / "transformer" / "config.json"
+        told = json.loads(config.read_text()) | {key: int(value)}
+        config.write_text(json.dumps(told))
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("folder", "is not there"),
+        ("index", "no model_index.json"),
+        ("weights", "transformer: no safetensors file"),
+        ("cut", "diffusion_pytorch_model.safetensors is not whole"),
+        ("part", "FluxPipeline needs vae"),
+        ("joint_attention_dim=48", "in its files and"),
+        ("num_layers=9", "is missing in its files"),
+        ("config", "transformer/config.json is no JSON"),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_told(copied: Path, what: str, words: str) -> None:
+    spoil(copied, what)
+    told = one(copied)
+    assert not told.is_servable
+    assert any(words in problem for problem in told.problems), told.problems
+
+
+def test_what_does_not_suit_its_entry_is_told(flux: Path, copied: Path) -> None:
+    fill = one(flux, family="flux-fill")
+    assert any("needs a denoiser of" in problem for problem in fill.problems)
+    other = one(flux, family="sdxl")
+    assert any("none of unet" in problem for problem in other.problems)
+    spoil(copied, "guidance_embeds=0")
+    assert any("listens to no guidance_scale" in problem for problem in one(copied).problems)
+
+
+def test_loras_and_references_are_looked_for_too(flux: Path, tmp_path: Path) -> None:
+    told = one(
+        flux,
+        loras={
+            "gone": {"source": "./no-such-lora"},
+            "stripes": {"source": "builtin:tiny-flux-stripes"},
+        },
+        references={
+            "palette": "transfer",
+            "composition": {"by": "controlnet", "source": str(tmp_path)},
+            "style": {"by": "redux", "source": "builtin:no-such"},
+        },
+    )
+    assert len(told.problems) == 3
+    assert any("LoRA gone" in problem for problem in told.problems)
+    assert any(
+        "composition" in problem and "no safetensors" in problem for problem in told.problems
+    )
+    assert any("style" in problem and "no such built-in" in problem for problem in told.problems)
+
+
+def test_what_does_not_fit_says_what_would_and_it_does(flux: Path) -> None:
+    whole = one(flux, device="cuda").pictures[0].needs_bytes
+    told = one(flux, whole - 1, device="cuda")
+    assert not told.is_servable and "128x128" in told.problems[0]
+    assert one(flux, whole, device="cuda").is_servable
+    offers = [words for words in told.pictures[0].remedies if words.startswith("offload")]
+    assert offers
+    for words in offers:
+        mode = words.partition(": ")[2]
+        assert one(flux, whole - 1, device="cuda", offload=mode).is_servable
+    narrowed = one(flux, whole - 1, device="cuda", quantization="torchao-int8")
+    named = "quantization: torchao-int8" in told.pictures[0].remedies
+    assert named is narrowed.is_servable is True
+
+
+def test_a_cpu_is_offered_no_offloading(flux: Path) -> None:
+    told = one(flux, 1000)
+    assert told.pictures and all(not picture.remedies for picture in told.pictures)
+
+
+def test_a_smaller_size_is_offered_where_the_picture_is_what_does_not_fit(flux: Path) -> None:
+    keys = {"sizes": [], "limits": {"min_side": 64}, "defaults": {"size": "512x512"}}
+    told = one(flux, **keys)
+    half = one(flux, **{**keys, "defaults": {"size": "256x256"}})
+    memory = half.pictures[0].needs_bytes
+    assert memory < told.pictures[0].needs_bytes
+    (offer,) = (w for w in one(flux, memory, **keys).pictures[0].remedies if "sizes" in w)
+    assert offer == "sizes up to 256x256"
+
+
+# The figure that the shipped catalogue has in a comment beside each real model, in gigabytes.
+TOLD = dict(re.findall(r"^  ([\w-]+):  # (\d+) GB", commented("catalogue"), re.M))
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_the_catalogue_tells_the_real_sizes(name: str, tmp_path: Path) -> None:
+    plan = build([write(tmp_path / name, REAL[name]())], torch.bfloat16)
+    weights = sum(size_bytes(part) for part in plan.parts.values())
+    assert int(TOLD[name]) == round(weights / 1e9)
+
+
+def test_every_real_model_tells_its_size() -> None:
+    assert set(TOLD) == set(real_models()["models"]) == set(REAL)
+
+
+def test_a_real_model_on_a_card_of_24_gigabytes(tmp_path: Path) -> None:
+    spec = ModelSpec(name="flux-dev", **real_models()["models"]["flux-dev"])
+    plan = build([write(tmp_path / "m", REAL["flux-dev"]())], torch.bfloat16)
+    weights = {name: size_bytes(part) for name, part in plan.parts.items()}
+    sizes = Sizes(spec=spec, weights=weights, plan=plan, device="cuda", dtype=torch.bfloat16)
+    took = working_bytes(spec, plan, pictures_of(spec, Mode.GENERATE, (1024, 1024)))
+    need = Need(Mode.GENERATE, (1024, 1024), took)
+    offers = list(remedies(sizes, need, 24 * 10**9))
+    assert "offload: group" in offers and "offload: model" not in offers
+    assert 1e9 < took["vae"] < 3e9 and 3e8 < took["denoiser"] < 1e9
