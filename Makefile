@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Two spinning OpenMP threads on loaded cores were measured 2-6 times slower than one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install serve test check bench clean
+.PHONY: install serve test check bench bench-gpu clean
 
 install: $(STAMP)
 
@@ -31,6 +31,17 @@ check: install
 
 bench: install
 	$(BIN)/python -m benchmarks.batching
+
+# On a machine with an NVIDIA GPU: make bench-gpu MODELS=my.yaml MODEL=flux SIDE=1024 STEPS=28
+MODELS ?= models.yaml
+MODEL ?= tiny-flux
+SIDE ?= 128
+STEPS ?= 8
+bench-gpu: install
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,cuda]'
+	$(BIN)/python -m benchmarks.memory --device cuda:0 --models $(MODELS) --model $(MODEL)
+	$(BIN)/python -m benchmarks.options --device cuda:0 --models $(MODELS) --model $(MODEL) \
+		--side $(SIDE) --steps $(STEPS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

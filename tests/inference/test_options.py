@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from inference import coalesce, options, quantization, selftest, skeletons, worker
 from inference.catalog import Catalog
+from inference.held import HeldParts
 from inference.job import Job, Lora, Mode
 from inference.loading import load_pipelines
 from inference.lora_spec import LoraSpec
@@ -273,6 +274,29 @@ def test_torchao_narrows_what_is_named_and_no_other_model_shares_it(
     vaes = {id(one.pipes[Mode.GENERATE].vae) for one in (narrow, wide)}
     assert len(vaes) == 1
     assert 0 < difference(bench.seen.picture("a"), bench.seen.picture("b")) <= 32
+
+
+def test_what_is_a_models_own_is_found_by_no_other(
+    catalog: Catalog, folders: dict[str, Path]
+) -> None:
+    spec, places = catalog.models["flux"], [folders["flux"]]
+    pipes = load_pipelines(spec, "cpu")
+    held = HeldParts("cpu")
+    kept = held.keep(pipes, places, torch.float32, ("transformer", "text_encoder_2"))
+    assert kept and {*held.find(places, torch.float32, ())} == {"text_encoder", "vae"}
+
+
+def test_narrowed_parts_are_expected_to_take_less(catalog: Catalog) -> None:
+    parts = ["transformer", "text_encoder_2"]
+    sizes = [
+        status_of(Bench(with_options(catalog, dtype="float32", **asked))).weight_bytes
+        for asked in (
+            {},
+            {"quantization": "torchao-int8"},
+            {"quantization": {"kind": "bitsandbytes-4bit", "parts": parts}},
+        )
+    ]
+    assert sizes[0] > sizes[1] > sizes[2] > 0
 
 
 def is_narrow(weight: torch.Tensor) -> bool:
