@@ -29,7 +29,7 @@ from huggingface_hub.file_download import http_get, repo_folder_name
 from huggingface_hub.utils._headers import build_hf_headers
 
 from inference.errors import HubFailed
-from inference.hub import HubFile, Repository, look_up, why
+from inference.hub import HubFile, Repository, first_line, look_up, why
 from inference.hub_files import Wanted, needed
 
 _AT_ONCE = 4
@@ -128,7 +128,8 @@ class Fetcher:
         except HubFailed:
             raise
         except Exception as error:
-            raise HubFailed(why(error, place.name)) from error
+            reason = why(error, place.name) or first_line(error)
+            raise HubFailed(f"{place.name}: {reason}") from error
 
     def _bring(self, place: Repository, name: str, progress: Progress | None) -> Path:
         file = place.files[name]

@@ -53,21 +53,19 @@ def look_up(name: str, revision: str | None, cache_dir: str | None = None) -> Re
             if isinstance(one, RepoFile)
         }
     except Exception as error:
-        raise HubFailed(why(error, name, revision)) from error
+        raise HubFailed(f"{name}: {why(error, name, revision) or first_line(error)}") from error
     return Repository(name, resolved, files)
 
 
 def why(error: BaseException, repository: str, revision: str | None = None) -> str:
-    """In one line, why a repository's files cannot be had, and what to do about it."""
+    """In one line, why the hub did not give a repository's files, and what to do about it.
+
+    Empty where an error comes from something else.
+    """
     for one in _chain(error):
         if (reason := _reason(one, repository, revision)) is not None:
-            return f"{repository}: {reason}"
-    return f"{repository}: {_first_line(error)}"
-
-
-def is_of_hub(error: BaseException) -> bool:
-    """Whether it comes from asking the hub."""
-    return any(_reason(one, "", None) is not None for one in _chain(error))
+            return reason
+    return ""
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -95,7 +93,7 @@ def _reason(error: BaseException, repository: str, revision: str | None) -> str 
         case OSError(errno=errno.ENOSPC):
             return f"no space is left at {constants.HF_HUB_CACHE}"
     if type(error).__module__.startswith("httpx") and not hasattr(error, "response"):
-        return f"the hub at {constants.ENDPOINT} cannot be reached: {_first_line(error)}"
+        return f"the hub at {constants.ENDPOINT} cannot be reached: {first_line(error)}"
     return None
 
 
@@ -112,6 +110,7 @@ def _withheld(error: BaseException, address: str) -> str:
     return f"there is no {address}, or it is private and {token}"
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0][:300]

@@ -16,6 +16,7 @@ from inference import processors, quantization
 from inference.checkpoint import cached_folder
 from inference.demo.derived import base_of, own_parts
 from inference.errors import ModelFailed
+from inference.hub import why
 from inference.job import Mode
 from inference.model_spec import ModelSpec
 from inference.quiet import loading
@@ -51,7 +52,8 @@ def read_pipelines(
         raise
     except Exception as error:
         # whatever a checkpoint can be wrong about ends here: this model fails, the others serve
-        raise ModelFailed(f"{spec.source}: {first_line(error)}") from error
+        reason = why(error, spec.source, spec.revision) or first_line(error)
+        raise ModelFailed(f"{spec.source}: {reason}") from error
 
 
 def locate(source: str) -> str:

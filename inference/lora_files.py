@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from inference.errors import LoraFailed, ModelFailed
+from inference.hub import why
 from inference.loading import locate
 from inference.lora_spec import HUB, folders_of
 from inference.model_spec import ModelSpec
@@ -112,7 +113,7 @@ def _from_hub(repository: str, file: str, revision: str | None) -> Path:
             repository, revision=revision, allow_patterns=wanted, ignore_patterns=skipped
         )
     except Exception as error:
-        what = f"{type(error).__name__}: {first_line(error)}"
+        what = why(error, repository, revision) or f"{type(error).__name__}: {first_line(error)}"
         raise LoraFailed(f"{repository} cannot be had from the hub: {what}") from None
     return Path(folder)
 

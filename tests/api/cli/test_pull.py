@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -26,6 +27,7 @@ ENTRY = """
     sizes: [128x128]
     defaults: {{num_inference_steps: 1}}
 """
+MAIN = "from api.cli.commands import main; main()"
 LORAS = "    loras: {stripes: {source: owner/stripes}}\n"
 
 pytestmark = pytest.mark.timeout(240)
@@ -42,9 +44,11 @@ def hub() -> Iterator[Hub]:
 
 @pytest.fixture
 def darkroom(hub: Hub, tmp_path: Path) -> Darkroom:
-    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: str, script: str = MAIN, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-c", "from api.cli.commands import main; main()", *arguments],
+            [sys.executable, "-c", script, *arguments],
             cwd=tmp_path,
             env=_cleaned() | hub.environment(tmp_path / "home") | environment,
             capture_output=True,
@@ -186,6 +190,63 @@ def test_what_cannot_be_had_says_why_and_the_rest_comes(
     assert "8 of 9 could not be had" in pulled.stderr
     assert pulled.stdout.startswith("tiny: owner/tiny") and len(pulled.stdout.splitlines()) == 1
     assert not list((tmp_path / "home").rglob("*.part"))
+
+
+LOAD = """
+from inference.catalog import load_catalog
+from inference.errors import ModelFailed
+from inference.loading import read_pipelines
+from pathlib import Path
+for spec in load_catalog(Path("models.yaml")).models.values():
+    try:
+        read_pipelines(spec, "cpu")
+    except ModelFailed as error:
+        print(error)
+"""
+
+
+def test_a_server_that_cannot_have_a_model_says_why_too(
+    hub: Hub, darkroom: Darkroom, tmp_path: Path
+) -> None:
+    hub.repositories["owner/gated"] = hub.repositories["owner/tiny"]
+    hub.gated = {"owner/gated"}
+    serve(tmp_path, "gated", "missing")
+    gated, missing = darkroom(script=LOAD).stdout.splitlines()
+    assert gated.startswith("owner/gated: gated: its terms have to be accepted at")
+    assert gated.endswith("and HF_TOKEN set to a token of the account that did")
+    assert missing.startswith(f"owner/missing: there is no {hub.url}/owner/missing")
+    with_token = darkroom(script=LOAD, HF_TOKEN="hf_given").stdout.splitlines()
+    assert with_token[0].endswith("by the account of the token that is set")
+    away = darkroom(script=LOAD, HF_HUB_OFFLINE="1").stdout.splitlines()
+    assert all("HF_HUB_OFFLINE keeps the hub away" in line for line in away)
+
+
+def test_check_sees_what_is_to_be_fetched_and_leaves_the_cache_alone(
+    hub: Hub, darkroom: Darkroom, tmp_path: Path
+) -> None:
+    serve(tmp_path, "tiny")
+    before = darkroom("models", "check", "--json")
+    assert before.returncode == 0, before.stderr
+    (told,) = json.loads(before.stdout)["models"]
+    weights = (DEMO / "tiny-flux").rglob("*.safetensors")
+    assert told["where"] == "on the hub" and told["servable"]
+    texts = [name for name in downloaded(hub) if not name.endswith(".json")]
+    assert told["missing_bytes"] >= sum(path.stat().st_size for path in weights) and not texts
+    assert not (tmp_path / "home" / "hub").exists()
+
+    assert darkroom("models", "pull").returncode == 0
+    after = darkroom("models", "check", "--json", HF_HUB_OFFLINE="1")
+    (here,) = json.loads(after.stdout)["models"]
+    assert here["where"] == "in the hub's cache" and here["missing_bytes"] == 0
+    assert here["parts"] == told["parts"] and here["pictures"] == told["pictures"]
+
+    next((snapshot(tmp_path) / "vae").glob("*.safetensors")).resolve().unlink()
+    gone = darkroom("models", "check", HF_HUB_OFFLINE="1")
+    assert gone.returncode == 1
+    assert "CANNOT BE SERVED" in gone.stdout
+    small = darkroom("models", "check", "--memory", "24MB")
+    assert small.returncode == 1
+    assert "DOES NOT FIT" in small.stdout and "with offload: sequential" in small.stdout
 
 
 def test_what_was_spoilt_here_is_fetched_anew(hub: Hub, darkroom: Darkroom, tmp_path: Path) -> None:
