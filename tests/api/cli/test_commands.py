@@ -156,7 +156,10 @@ class TestGenerateRemotely:
             (("--offloading",), "keeps its weights on its device"),
             (("--reference", "style:0.5=dot.png"), "cannot take style from a reference"),
             (("--reference", "style:2=dot.png"), "(--reference)"),
-            (("--image", "dot.png", "--image", "dot.png"), "takes at most 1 source image(s)"),
+            (
+                (*("--model", "tiny-flux", "--image", "dot.png"), "--image", "dot.png"),
+                "takes at most 1 source image(s)",
+            ),
         ],
     )
     def test_a_refusal_names_the_flag(

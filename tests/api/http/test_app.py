@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ PROBLEM = "application/problem+json"
         ("GET", "/darkroom/generations/" + "a" * 5000, 404),
         ("GET", "/darkroom/generations/none/images/" + "9" * 5000, 404),
         ("GET", "/darkroom/generations/../../etc/passwd", 404),
-        ("GET", "/api/v1/generationsx", 404),
+        ("GET", "/generationsx", 404),
         ("POST", "/livez", 405),
         ("PUT", "/darkroom/generations", 405),
     ],
@@ -125,7 +126,8 @@ def test_requests_are_logged_without_the_query_where_signatures_are(
 ) -> None:
     served.client.get("/darkroom/queue?signature=c4nary")
     logged = capsys.readouterr().out
-    assert "/darkroom/queue" in logged and "status=200" in logged
+    # Where it is shown in colours, they stand between a name and its value.
+    assert re.search(r"/darkroom/queue\b.*status\S*=\S*200", logged)
     assert "c4nary" not in logged
 
 
