@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import yaml
 
 from inference.catalog import load_catalog
 from inference.errors import CatalogError
+from inference.job import Mode
 from inference.yaml_schema import schema
 from tests.inference.shipped import ROOT, SHIPPED, commented, real_models
 
@@ -66,14 +68,22 @@ def test_the_real_models_in_comments_are_a_whole_catalogue(editor: Any, tmp_path
 
 
 def test_the_real_models_can_stand_beside_the_demo_ones(tmp_path: Path) -> None:
-    """As an operator takes the # away, in place."""
+    """As an operator takes the # away in place, and lets the hosted ids mean them."""
     text = SHIPPED.read_text()
     block = commented("catalogue")
     masked = "".join("  # " + line[2:] + "\n" for line in block.splitlines())
     assert masked in text
+    text = text.replace(masked, block)
+    for line in commented("aliases").splitlines():
+        name = line.partition(":")[0]
+        text, times = re.subn(rf"^{re.escape(name)}: .*$", line, text, count=1, flags=re.M)
+        assert times == 1, name
     path = tmp_path / "models.yaml"
-    path.write_text(text.replace(masked, block))
-    assert {"tiny-flux", "flux-dev", "z-image"} <= set(load_catalog(path).models)
+    path.write_text(text)
+    catalog = load_catalog(path)
+    assert {"tiny-flux", "flux-dev", "z-image"} <= set(catalog.models)
+    assert catalog.find("black-forest-labs/flux.1-dev", Mode.GENERATE).name == "flux-dev"
+    assert catalog.find("qwen3-image", Mode.EDIT).name == "qwen-image-edit"
 
 
 def test_the_hosted_ids_in_comments_are_names_that_are_served_already() -> None:
