@@ -145,16 +145,28 @@ def small(bench: Bench, rows: int) -> SmallCard:
     return card
 
 
-def test_what_was_too_much_once_is_not_tried_again(bench: Bench, catalog: Catalog) -> None:
+def test_what_was_too_much_once_is_not_tried_again(
+    bench: Bench, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
     card = small(bench, 3)
     bench.submit(job("a", seeds=tuple(range(8))))
     bench.finish()
     assert card.asked[:3] == [8, 4, 2]
     refused = [rows for rows in card.asked if rows > 3]
     assert refused == [8, 4]
+    pick, picked = bench.worker._pick, list[int]()
+
+    def counted() -> Any:
+        batch = pick()
+        if batch and batch[0].call is not None and "Flux" in str(type(batch[0].call.target.module)):
+            picked.append(len(batch))
+        return batch
+
+    monkeypatch.setattr(bench.worker, "_pick", counted)
     for number in range(20):
         bench.submit(job(f"n{number}", seeds=(1, 2, 3)))
     bench.finish()
+    assert max(picked) == 2, "others wait while what was picked is split"
     assert [rows for rows in card.asked if rows > 3] == refused
     assert max(card.asked[-20:]) > 1, "batches were given up altogether"
     alone = plain(catalog.models["flux"], job(seeds=(1, 2, 3)), 2)

@@ -15,8 +15,10 @@ from safetensors.torch import save_file
 
 from inference import coalesce, options, quantization, selftest, skeletons, worker
 from inference.catalog import Catalog
+from inference.compiled import Uncompiled, compiled_blocks
 from inference.held import HeldParts
-from inference.job import Job, Lora, Mode
+from inference.image_rows import ImageUse
+from inference.job import ImageRole, InputImage, Job, Lora, Mode, ReferenceTag
 from inference.loading import load_pipelines
 from inference.lora_spec import LoraSpec
 from inference.model_spec import ModelSpec
@@ -388,6 +390,36 @@ def test_compiled_blocks_are_used_and_adapters_run_the_plain_code(
     bench.submit(job("c"))
     bench.finish()
     assert ran and not graphs, "a request had to wait for the compiler"
+
+
+def test_a_controlnet_works_on_narrowed_and_on_compiled_weights(
+    catalog: Catalog, narrowed: Catalog, tmp_path: Path
+) -> None:
+    skeletons.tiny_controlnet(skeletons.tiny_flux()).save_pretrained(tmp_path)
+    pose = {"pose": {"by": "controlnet", "source": str(tmp_path)}}
+    shown = InputImage(role=ImageRole.REFERENCE, key="source", tag=ReferenceTag.POSE, weight=1.0)
+    asked = narrowed.models["flux"].model_dump(mode="json")["quantization"]
+    jobs = [job("a", images=(shown,)), job("b", images=(shown,), seeds=(2,)), job("c")]
+    wide = made(with_options(catalog, references=pose), *jobs).seen
+    for options_ in ({"quantization": asked}, {"compile": True}):
+        bench = made(with_options(catalog, references=pose, **options_), *jobs)
+        assert status_of(bench).options[next(iter(options_))].reason == ""
+        for one in jobs:
+            assert difference(bench.seen.picture(one.id), wide.picture(one.id)) <= 8
+        assert difference(bench.seen.picture("a"), bench.seen.picture("c")) > 0
+
+
+def test_an_ip_adapter_runs_the_plain_code_of_all_blocks() -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    module[0].compile(backend="eager")
+    (block,) = compiled_blocks(module)
+    rows = Uncompiled(module, ImageUse)
+    with rows.during([None, None], [1, 1]):
+        assert compiled_blocks(module) == [block]
+    with pytest.raises(ValueError), rows.during([None, object()], [1, 1]):
+        assert not compiled_blocks(module)
+        raise ValueError
+    assert compiled_blocks(module) == [block]
 
 
 def paint(file: Path) -> None:
