@@ -264,10 +264,10 @@ def test_an_idempotency_key_makes_one_generation__INF(served: Served, key: dict[
 def test_several_references_are_counted_in_the_refusal__INF(
     served: Served, key: dict[str, str]
 ) -> None:
-    """The models served here take one; that all are seen is in what is said."""
-    files = [(name, png()) for name in ("image[]", "image[]", "reference")]
+    """The model served here takes four; that all are seen is in what is said."""
+    files = [(name, png()) for name in ("image[]", "image[]", "reference", "file", "images")]
 
     reply = served.client.post(PATH, data={"prompt": "a"}, files=files, headers=key)
 
     assert reply.status_code == 400
-    assert "not 3" in reply.json()["error"]
+    assert "not 5" in reply.json()["error"]
