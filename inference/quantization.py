@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +12,7 @@ import diffusers
 import torch
 import transformers
 
+from inference.checkpoint import parts_of
 from inference.errors import ModelFailed
 from inference.model_spec import ModelSpec
 from inference.option_spec import Quantization, QuantizationKind
@@ -97,11 +98,19 @@ def check(spec: ModelSpec, pipe: Any) -> None:
             raise ModelFailed(f"quantization: the {part} of {spec.source} came as it was")
 
 
-def shares(spec: ModelSpec, dtype: torch.dtype) -> Mapping[str, float]:
-    """About what is left of the bytes of each part that is narrowed."""
+def shares(
+    spec: ModelSpec, dtype: torch.dtype, folders: Sequence[Path] = ()
+) -> Mapping[str, float]:
+    """About what is left of the bytes of each part that is narrowed, of those in the folders."""
     wanted = spec.quantization
-    if wanted is None or wanted.kind not in _BYTES:
+    if wanted is None:
         return {}
+    if wanted.kind is Kind.GGUF:
+        part = parts_of(*folders).get(name := spec.rules.denoisers[0])
+        file = _file_here(wanted)
+        if part is None or file is None:
+            return {}
+        return {name: file.stat().st_size / max(1, part.size_bytes(dtype.itemsize))}
     return dict.fromkeys(_parts(spec, wanted), min(1.0, _BYTES[wanted.kind] / dtype.itemsize))
 
 
@@ -123,6 +132,16 @@ def _config(kind: Kind, part: str, dtype: torch.dtype) -> Any:
 
     weight_only = Int8WeightOnlyConfig if kind is Kind.TORCHAO_INT8 else Float8WeightOnlyConfig
     return library.TorchAoConfig(weight_only())
+
+
+def _file_here(wanted: Quantization) -> Path | None:
+    """The file of gguf, if it is on this machine."""
+    if not wanted.source:
+        return path if (path := Path(wanted.file)).is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(wanted.source, wanted.file, revision=wanted.revision)
+    return Path(found) if isinstance(found, str) else None
 
 
 def _file(wanted: Quantization) -> str:

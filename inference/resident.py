@@ -312,7 +312,7 @@ class Resident:
         spec = self.spec
         try:
             folders, dtype = folders_of(spec), pick_dtype(spec, self.home.device)
-            shares = quantization.shares(spec, dtype)
+            shares = quantization.shares(spec, dtype, folders)
             return self.home.held.expected(folders, dtype, self.own_parts, spec.name, shares)
         except (ModelFailed, OSError, ValueError, KeyError) as error:
             # whatever is wrong with the files, loading will say

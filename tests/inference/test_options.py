@@ -301,6 +301,14 @@ def test_narrowed_parts_are_expected_to_take_less(catalog: Catalog) -> None:
     assert sizes[0] > sizes[1] > sizes[2] > 0
 
 
+def test_a_gguf_file_is_expected_to_take_what_it_has(narrowed: Catalog) -> None:
+    bench = Bench(narrowed)
+    before = status_of(bench).weight_bytes
+    bench.submit(job())
+    bench.finish()
+    assert before == pytest.approx(status_of(bench).weight_bytes, rel=0.02)
+
+
 def is_narrow(weight: torch.Tensor) -> bool:
     return hasattr(weight, "__tensor_flatten__")
 
