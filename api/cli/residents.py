@@ -36,6 +36,8 @@ def models(context: typer.Context, models: Models = None) -> None:
     """Show what models.yaml serves, where no other command follows."""
     if context.invoked_subcommand is None:
         _show(models)
+    elif models is not None:
+        stop(UsageError("--models goes after the command"))
 
 
 @app.command("list")

@@ -196,7 +196,12 @@ def test_loras_and_references_are_looked_for_too(flux: Path, tmp_path: Path) -> 
 
 
 def test_what_does_not_fit_says_what_would_and_it_does(flux: Path) -> None:
-    whole = one(flux, device="cuda").pictures[0].needs_bytes
+    plain = one(flux, device="cuda")
+    whole = plain.pictures[0].needs_bytes
+    assert whole == plain.weight_bytes + plain.pictures[0].working_bytes
+    visited = one(flux, device="cuda", offload="model").pictures[0]
+    largest = max(part.size_bytes for part in plain.parts)
+    assert visited.needs_bytes == largest + plain.pictures[0].working_bytes
     told = one(flux, whole - 1, device="cuda")
     assert not told.is_servable and "128x128" in told.problems[0]
     assert one(flux, whole, device="cuda").is_servable

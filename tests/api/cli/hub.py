@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 COMMIT = "c0ffee" + "0" * 34
+_MEBIBYTE = 1024**2
 
 
 @dataclass
@@ -29,6 +31,8 @@ class Hub:
     wrong_etag: set[str] = field(default_factory=set)
     damaged: set[str] = field(default_factory=set)
     wrong_size: set[str] = field(default_factory=set)
+    # for each mebibyte that is sent
+    slow_seconds: float = 0.0
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     url: str = ""
 
@@ -38,9 +42,6 @@ class Hub:
             for path in sorted(folder.rglob("*"))
             if path.is_file()
         }
-
-    def downloads(self) -> list[str]:
-        return [name for method, name, _ in self.asked if method == "GET" and "/" not in name[:1]]
 
     def environment(self, home: Path) -> dict[str, str]:
         return {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -147,16 +148,19 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("X-Repo-Commit", COMMIT)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.command == "HEAD":
-            return None
+        return self._write(name, body) if self.command == "GET" else None
+
+    def _write(self, name: str, body: bytes) -> None:
         if name in self.hub.cut:
             length = self.hub.cut[name]
             self.hub.cut[name] = -1 if self.hub.down_after_cut else 1 << 40
             if length < len(body):
                 self.close_connection = True
                 body = body[:length]
-        self.wfile.write(body)
-        return None
+        for start in range(0, len(body), _MEBIBYTE):
+            self.wfile.write(body[start : start + _MEBIBYTE])
+            if len(body) > _MEBIBYTE:
+                time.sleep(self.hub.slow_seconds)
 
     def _json(self, told: Any) -> None:
         body = json.dumps(told).encode()

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.api.cli.hub import COMMIT, Hub, running, seen
+from tests.api.cli.hub import COMMIT, Hub, digest, running, seen
 
 ROOT = Path(__file__).parents[3]
 DEMO = ROOT / "inference" / "demo"
@@ -244,9 +246,6 @@ def test_check_sees_what_is_to_be_fetched_and_leaves_the_cache_alone(
     gone = darkroom("models", "check", HF_HUB_OFFLINE="1")
     assert gone.returncode == 1
     assert "CANNOT BE SERVED" in gone.stdout
-    small = darkroom("models", "check", "--memory", "24MB")
-    assert small.returncode == 1
-    assert "DOES NOT FIT" in small.stdout and "with offload: sequential" in small.stdout
 
 
 def test_what_was_spoilt_here_is_fetched_anew(hub: Hub, darkroom: Darkroom, tmp_path: Path) -> None:
@@ -267,3 +266,38 @@ def test_a_name_that_is_no_model_is_refused(darkroom: Darkroom, tmp_path: Path) 
     refused = darkroom("models", "pull", "tinny")
     assert refused.returncode == 2
     assert "no model 'tinny' in it, only tiny" in refused.stderr
+    size = darkroom("models", "check", "--memory", "24 apples")
+    assert size.returncode == 2 and "no size like 24GB" in size.stderr
+    misplaced = darkroom("models", "--models", "models.yaml", "check")
+    assert misplaced.returncode == 2 and "goes after the command" in misplaced.stderr
+
+
+def test_a_pull_that_is_stopped_ends_and_goes_on_later(
+    hub: Hub, darkroom: Darkroom, tmp_path: Path
+) -> None:
+    large = os.urandom(3 * PIECE)
+    hub.repositories["owner/tiny"][WEIGHTS] = large
+    hub.slow_seconds = 0.5
+    serve(tmp_path, "tiny")
+    process = subprocess.Popen(
+        [sys.executable, "-c", MAIN, "models", "pull"],
+        cwd=tmp_path,
+        env=_cleaned() | hub.environment(tmp_path / "home"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    part = snapshot(tmp_path).parents[1] / "blobs" / f"{digest(WEIGHTS, large)}.part"
+    begin = time.monotonic()
+    while not part.exists() or not part.stat().st_size:
+        assert time.monotonic() - begin < 60
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 130
+    held = part.stat().st_size
+    assert 0 < held < len(large)
+
+    hub.slow_seconds = 0.0
+    hub.asked.clear()
+    assert darkroom("models", "pull").returncode == 0
+    assert seen(hub, WEIGHTS)["GET"] == [f"bytes={held}-"]
+    assert (snapshot(tmp_path) / WEIGHTS).read_bytes() == large

@@ -1,0 +1,60 @@
+"""`darkroom models check` as it is read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from api.cli.check import size_of
+from api.cli.commands import app
+from api.cli.terminal import UsageError
+
+SHIPPED = Path(__file__).parents[3] / "models.yaml"
+
+
+def check(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["models", "check", "--models", str(SHIPPED), *arguments])
+
+
+def test_what_fits_and_what_does_not_is_said_plainly() -> None:
+    good = check("tiny-flux", "--memory", "1GB")
+    assert good.exit_code == 0, good.stderr
+    assert "tiny-flux: can be served" in good.stdout
+    assert "generate, img2img, inpaint at 128x128: about" in good.stdout
+    bad = check("tiny-flux", "--memory", "24MB")
+    assert bad.exit_code == 1
+    assert "tiny-flux: CANNOT BE SERVED" in bad.stdout and "DOES NOT FIT" in bad.stdout
+    assert "or with offload: sequential" in bad.stdout
+    assert "cannot be served: tiny-flux" in bad.stderr
+
+
+def test_the_variable_counts_where_no_flag_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DARKROOM_DEVICE_MEMORY_BYTES", "24000000")
+    bad = check("tiny-flux", "--json")
+    assert bad.exit_code == 1
+    told = json.loads(bad.stdout)
+    assert told["memory_bytes"] == 24_000_000
+    assert [one["servable"] for one in told["models"]] == [False]
+
+
+def test_all_that_is_shipped_can_be_served_here() -> None:
+    told = check()
+    assert told.exit_code == 0, told.stdout
+    assert "text_encoder 1.5 MB, also of tiny-flux-fill" in told.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("24GB", 24 * 10**9), ("1.5 gib", 3 * 2**29), ("24000000", 24_000_000), ("8MB", 8 * 10**6)],
+)
+def test_sizes_are_read(text: str, size: int) -> None:
+    assert size_of(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "0GB", "24 apples", "-1GB", "1e9", "9" * 40])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        size_of(text)
