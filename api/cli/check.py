@@ -76,6 +76,9 @@ def _lines(report: Report) -> Iterator[str]:
     for one in report.models:
         yield ""
         yield from _model(one)
+    if not report.weight_bytes:
+        # no model could be read, so nothing can be said of all
+        return
     yield ""
     beside = report.weight_bytes <= report.memory_bytes
     turns = "room for all at once" if beside else "they take turns on the device"

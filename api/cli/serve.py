@@ -6,6 +6,7 @@ import asyncio
 import os
 import shlex
 import socket
+from collections.abc import Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 FETCH_SECONDS = 1.0
 # Connections that are still open after the drain get this long to end by themselves.
 LAST_WORDS_SECONDS = 3
+# The catalogue shipped has 60 for each model, which would hide the lines after them.
+SHOWN_ALIASES = 4
 
 
 class Server(uvicorn.Server):
@@ -43,7 +46,7 @@ class Server(uvicorn.Server):
         await self._services.start()
         await super().startup(sockets)
         needs_key = await self._services.accounts.any_keys()
-        out().print(_greeting(self._services.catalog, self._url, needs_key=needs_key), markup=False)
+        out().print(greeting(self._services.catalog, self._url, needs_key=needs_key), markup=False)
         self._watch = asyncio.create_task(_tell_when_ready(self._services))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -126,14 +129,21 @@ def example(url: str, *, needs_key: bool = False) -> str:
     return f"curl -s {url}/darkroom/generations{key} -H 'Content-Type: application/json' -d {body}"
 
 
-def _greeting(catalog: Catalog, url: str, *, needs_key: bool) -> str:
+def greeting(catalog: Catalog, url: str, *, needs_key: bool) -> str:
+    """What is printed at the start: where it listens, what it serves, and a first request."""
     lines = [f"Darkroom listens on {url}, which is also its page. Ctrl-C stops it.", ""]
     for spec in catalog.models.values():
         lines.append(f"  {spec.name}: {', '.join(spec.modes)}; {sizes(spec)}")
         if also := aliases(catalog, spec):
-            lines.append(f"    also answers to {', '.join(also)}")
+            lines.append(f"    also answers to {_some(also)}")
     lines += ["", "Try it:", f"  {example(url, needs_key=needs_key)}", ""]
     return "\n".join(lines)
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:SHOWN_ALIASES])
+    left = len(names) - SHOWN_ALIASES
+    return f"{shown} and {left} more; `darkroom models` shows all" if left > 0 else shown
 
 
 async def _tell_when_ready(services: Services) -> None:

@@ -28,6 +28,8 @@ async def manage(name: Name, action: ModelAction, desk: DeskOf, _: AdminOf) -> d
     unloading waits for pictures in the making, and the next request loads the model again.
     """
     if name not in desk.catalog.models:
-        raise NotFound(f"no model {name!r} is served here")
+        known = ", ".join(desk.catalog.models)
+        what = f"{name!r} is an alias" if name in desk.catalog.aliases else f"no model {name!r}"
+        raise NotFound(f"{what}; the models served here are: {known}")
     desk.manage_model(name, action)
     return translate.to_managed(name, desk.engine_status())

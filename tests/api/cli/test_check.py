@@ -31,6 +31,15 @@ def test_what_fits_and_what_does_not_is_said_plainly() -> None:
     assert "cannot be served: tiny-flux" in bad.stderr
 
 
+def test_nothing_is_said_of_weights_that_could_not_be_read(tmp_path: Path) -> None:
+    models = tmp_path / "models.yaml"
+    models.write_text("models: {away: {family: sdxl, source: ./not-there}}")
+    told = CliRunner().invoke(app, ["models", "check", "--models", str(models)])
+    assert told.exit_code == 1
+    assert "away: CANNOT BE SERVED" in told.stdout
+    assert "room for all" not in told.stdout
+
+
 def test_the_variable_counts_where_no_flag_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DARKROOM_DEVICE_MEMORY_BYTES", "24000000")
     bad = check("tiny-flux", "--json")

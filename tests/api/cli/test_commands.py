@@ -19,6 +19,7 @@ from api.cli import serve as cli_serve
 from api.cli.commands import app
 from api.cli.remote import events_of
 from api.settings import Settings
+from inference.catalog import Catalog
 from inference.errors import PipelineFailed
 from tests.api.http.served import Served, serving, until
 from tests.api.killing import free_port
@@ -342,3 +343,12 @@ def test_links_are_signed_with_a_new_key(tmp_path: Path) -> None:
     file.write_text("no key")
     darkroom("links", "rotate", "--data-dir", file.parent, code=2)
     assert file.read_text() == "no key"
+
+
+def test_the_greeting_names_a_few_aliases_and_how_many_more() -> None:
+    models = {"tiny": {"name": "tiny", "family": "flux", "source": "builtin:tiny-flux"}}
+    for count, told in ((4, "name-3\n"), (6, "name-3 and 2 more; `darkroom models` shows all\n")):
+        aliases = {f"name-{number}": "tiny" for number in range(count)}
+        catalog = Catalog.model_validate({"models": models, "aliases": aliases})
+        shown = cli_serve.greeting(catalog, "http://127.0.0.1:8000", needs_key=False)
+        assert f"also answers to name-0, name-1, name-2, {told}" in shown

@@ -17,6 +17,7 @@ from tests.api.http.served import Served, make_key, serving, until
 HERE = "/darkroom/admin/models"
 # Each mode more is a longer test at load.
 MODELS = """
+aliases: {drawer: tiny-flux}
 models:
   tiny-flux:
     {family: flux, source: "builtin:tiny-flux", modes: [generate], max_sequence_length: 24,
@@ -79,6 +80,10 @@ def test_a_wrong_name_or_action_is_told(demo: Served) -> None:
     reply = demo.client.post(f"{HERE}/nothing/of/this/load")
     assert (reply.status_code, reply.json()["type"]) == (404, "urn:darkroom:not_found")
     assert "nothing/of/this" in reply.json()["detail"]
+    alias = demo.client.post(f"{HERE}/drawer/load")
+    assert alias.status_code == 404
+    told = "'drawer' is an alias; the models served here are: tiny-flux, tiny-flux-fill"
+    assert alias.json()["detail"] == told
     assert demo.client.post(f"{HERE}/tiny-flux/explode").status_code in (400, 404, 422)
     assert "no model" in darkroom("models", "load", "none", "--server", demo.url, code=2)
     said = darkroom("models", "load", "tiny-flux", "--server", "http://127.0.0.1:1", code=1)
