@@ -48,7 +48,8 @@ class Wanted:
 
 def is_hub_id(source: str) -> bool:
     """Whether a source names a repository of the hub, and no place on this machine."""
-    is_place = source.startswith(("builtin:", ".", "/", "~")) or Path(source).exists()
+    is_file = source.endswith((".safetensors", ".gguf"))
+    is_place = is_file or source.startswith(("builtin:", ".", "/", "~")) or Path(source).exists()
     return not is_place and _HUB_ID.fullmatch(source) is not None
 
 

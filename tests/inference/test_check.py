@@ -18,6 +18,7 @@ from inference.catalog import Catalog
 from inference.check import ModelReport, Report, check
 from inference.coalesce import Rendezvous
 from inference.fits import Need, Sizes, remedies
+from inference.hub_files import is_hub_id
 from inference.job import Mode
 from inference.model import load_model
 from inference.model_spec import ModelSpec
@@ -193,6 +194,26 @@ def test_loras_and_references_are_looked_for_too(flux: Path, tmp_path: Path) -> 
         "composition" in problem and "no safetensors" in problem for problem in told.problems
     )
     assert any("style" in problem and "no such built-in" in problem for problem in told.problems)
+
+
+@pytest.mark.parametrize(
+    ("source", "is_hub"),
+    [
+        ("owner/name", True),
+        ("gpt2", True),
+        ("./owner/name", False),
+        ("builtin:tiny-flux", False),
+        ("stripes.safetensors", False),
+        ("owner/name/more", False),
+    ],
+)
+def test_ids_of_the_hub_are_told_from_places(source: str, is_hub: bool) -> None:
+    assert is_hub_id(source) is is_hub
+
+
+def test_a_gguf_file_that_is_not_there_is_told(flux: Path) -> None:
+    told = one(flux, quantization={"kind": "gguf", "file": "gone.gguf"})
+    assert any("gone.gguf is not there" in problem for problem in told.problems)
 
 
 def test_what_does_not_fit_says_what_would_and_it_does(flux: Path) -> None:
