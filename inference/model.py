@@ -158,6 +158,8 @@ def load_model(
     modules = denoisers(spec, pipe)
     if helpers:
         modules += [module for module in _helpers(pipe) if rules_of(module) is not UNKNOWN_MODEL]
+    # before anything is attached: what fails here leaves nothing behind
+    previewer = fit_previewer(pipe, preview_side_px)
     attached = [rendezvous.attach(module) for module in modules]
     return LoadedModel(
         spec=spec,
@@ -165,7 +167,7 @@ def load_model(
         pipes=pipes,
         attached=attached,
         prompts=prompts,
-        previewer=fit_previewer(pipe, preview_side_px),
+        previewer=previewer,
         loras=_shelf(spec, pipe, attached, device, lora_bytes),
         references=References(spec, pipes, attached[0], device, rendezvous),
     )

@@ -154,6 +154,9 @@ class Resident:
         if self._reading is None or not self._reading.done():
             return False
         future, self._reading = self._reading, None
+        if (error := future.exception()) is not None:
+            # such as RAM that could not be pinned: no reason to end anything but this
+            raise _as_failure(self.spec.name, "reading it", error)
         self._pipes, self.weights, stamp = future.result()
         if stamp != self._stamp:
             self._stamp, self.findings = stamp, None
@@ -175,7 +178,7 @@ class Resident:
             return False
         self._aside = None
         if aside.error is not None:
-            raise _as_failure(self.spec.name, aside.error)
+            raise _as_failure(self.spec.name, "the self-test", aside.error)
         self.load_seconds, self._begun = self.home.clock() - self._begun, 0.0
         return True
 
@@ -314,8 +317,8 @@ class Resident:
             folders, dtype = folders_of(spec), pick_dtype(spec, self.home.device)
             shares = quantization.shares(spec, dtype, folders)
             return self.home.held.expected(folders, dtype, self.own_parts, spec.name, shares)
-        except (ModelFailed, OSError, ValueError, KeyError) as error:
-            # whatever is wrong with the files, loading will say
+        except Exception as error:
+            # whatever is wrong with the files, which may be half written, loading will say
             log.debug("model.unseen", model=spec.name, reason=first_line(error))
             return {}
 
@@ -324,9 +327,9 @@ class Resident:
 _LOOK_SECONDS = 10.0
 
 
-def _as_failure(name: str, error: BaseException) -> ModelFailed:
+def _as_failure(name: str, what: str, error: BaseException) -> ModelFailed:
     if isinstance(error, ModelFailed):
         return error
-    failure = ModelFailed(f"{name}: the self-test failed: {error}"[:500])
+    failure = ModelFailed(f"{name}: {what} failed: {error}"[:500])
     failure.__cause__ = error
     return failure

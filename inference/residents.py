@@ -13,6 +13,7 @@ from inference.catalog import Catalog
 from inference.coalesce import Rendezvous
 from inference.demand import Demand
 from inference.errors import ModelFailed
+from inference.faults import without_tensors
 from inference.held import HeldParts
 from inference.job import Job
 from inference.memory import budget_of
@@ -101,7 +102,7 @@ class Residents:
         """The model, if pictures of it may start now; raises ModelFailed, for a while."""
         one = self._all[name]
         if one.error is not None:
-            raise one.error
+            raise without_tensors(one.error)
         return one.model if one.is_ready and name not in self._draining else None
 
     def get(self, name: str) -> LoadedModel:
@@ -156,6 +157,10 @@ class Residents:
         """What models take of the device and of RAM."""
         return self._used_bytes
 
+    def serves(self, job: Job) -> bool:
+        """Whether models.yaml has its model and mode still: it may be of an earlier start."""
+        return job.model in self._all and job.mode in self._all[job.model].spec.modes
+
     def work_seconds(self, job: Job) -> float:
         """About how long one picture of a job takes alone."""
         model = self._all[job.model].model
@@ -186,6 +191,7 @@ class Residents:
         except NotNarrowed as error:
             log.warning("option.off", model=one.spec.name, option="quantization", reason=str(error))
             one.not_narrowed, self._changed = str(error), True
+            without_tensors(error)
             one.drop(self._others(one))
         except ModelFailed as error:
             self._fail(one, error, now)
@@ -291,11 +297,15 @@ class Residents:
         log.info("model.moved", model=one.spec.name, move=move.kind.value)
 
     def _fail(self, one: Resident, error: ModelFailed, now: float) -> None:
+        is_raised = error.__traceback__ is not None
+        log.warning(
+            "model.failed", model=one.spec.name, reason=str(error), exc_info=is_raised and error
+        )
+        # kept until it is tried again, and its frames hold the weights
+        one.error = without_tensors(error)
         one.drop(self._others(one))
-        one.error, one.failed_at, one.wanted = error, now, False
-        self._changed = True
+        one.failed_at, one.wanted, self._changed = now, False, True
         self._tell(one)
-        log.warning("model.failed", model=one.spec.name, reason=str(error))
 
     def _others(self, one: Resident) -> list[Resident]:
         return [other for other in self._all.values() if other is not one]

@@ -93,7 +93,8 @@ class Worker:
         previews: Callable[[], bool] = nobody_looks,
     ) -> None:
         """Queue the pictures of a job; each is scheduled on its own."""
-        work = self._residents.work_seconds(job)
+        is_served = self._residents.serves(job)
+        work = self._residents.work_seconds(job) if is_served else 0.0
         for index in indexes:
             ticket = self._schedule.admit(
                 account=job.account,
@@ -101,7 +102,11 @@ class Worker:
                 work_seconds=work,
                 now=self._clock(),
             )
-            self._waiting.append(Running(job, index, pictures, emit, previews, ticket))
+            image = Running(job, index, pictures, emit, previews, ticket)
+            self._waiting.append(image)
+            if not is_served:
+                image.error = ModelFailed(f"{job.model} is served for {job.mode} no more")
+                self._end(image)
 
     def cancel(self, wanted: Callable[[Job], bool]) -> None:
         """Give up the images of the jobs that `wanted` accepts; they end at once."""
@@ -127,7 +132,9 @@ class Worker:
             self._move_models()
             self._find_models()
             for image in self._admissible():
-                self._start(image)
+                # who started before it may have taken the place of its LoRA
+                if image.ready:
+                    self._start(image)
             batch = self._pick()
             if batch:
                 begin = self._clock()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import threading
 import time
 import weakref
@@ -13,10 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from inference import resident, selftest, skeletons
+from inference import model, resident, selftest, skeletons
 from inference.catalog import Catalog
 from inference.errors import ModelFailed
 from inference.events import Failed, ImageDone
+from inference.held import HeldParts
 from inference.job import Mode
 from inference.placement import Weights
 from inference.quiet import QUIET
@@ -200,6 +202,84 @@ def test_what_was_dropped_is_no_longer_in_memory(three: Catalog) -> None:
     bench.worker._residents.get("third")
     gc.collect()
     assert [one() for one in watched] == [None] * len(watched)
+
+
+def test_reading_that_fails_in_whatever_way_fails_that_model_alone(
+    three: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as RAM that cannot be pinned; once it can, the model comes."""
+    bench = Bench(three, retry_load_seconds=0.0)
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("no RAM to pin")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Weights, "read", full)
+        bench.submit(job("a"))
+        bench.finish()
+    failed = bench.seen.outcome("a")
+    assert isinstance(failed, Failed) and isinstance(failed.error, ModelFailed)
+    assert "reading it failed: no RAM to pin" in str(failed.error)
+    bench.submit(job("b"))
+    bench.finish()
+    assert bench.seen.picture("b")
+
+
+def test_files_half_written_fail_that_model_alone(three: Catalog, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(three.models["third"].source, broken)
+    (weights,) = (broken / "transformer").glob("*.safetensors")
+    weights.write_bytes(b"")
+    bench = Bench(changed(three, third={"source": str(broken)}))
+    bench.submit(job("a"))
+    bench.submit(job("b", model="third"))
+    bench.finish()
+    assert bench.seen.picture("a")
+    failed = bench.seen.outcome("b")
+    assert isinstance(failed, Failed) and isinstance(failed.error, ModelFailed)
+
+
+@pytest.mark.parametrize("where", ["run_selftest", "fit_previewer"])
+def test_what_failed_to_come_is_no_longer_in_memory(
+    three: Catalog, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Though its error is kept, with which it fails requests for a while."""
+    watched: list[weakref.ref[torch.nn.Module]] = []
+    keep = HeldParts.keep
+
+    def kept(*args: Any) -> Any:
+        weights = keep(*args)
+        watched.extend(weakref.ref(one.module) for one in weights)
+        return weights
+
+    def fails(*args: Any) -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(HeldParts, "keep", kept)
+    monkeypatch.setattr(resident if where == "run_selftest" else model, where, fails)
+    bench = Bench(three)
+    bench.submit(job())
+    gc.disable()
+    try:
+        bench.finish()
+        assert status_of(bench, "flux").state is ModelState.FAILED
+        assert watched and [one() for one in watched] == [None] * len(watched)
+    finally:
+        gc.enable()
+    assert bench.worker._rendezvous._attached == {}
+    until(bench, lambda: bench.worker.status(True).used_memory_bytes == 0)
+
+
+def test_a_job_of_an_earlier_models_yaml_fails_alone(three: Catalog) -> None:
+    bench = Bench(three)
+    for name, wanted in {"a": job("a", "gone"), "b": job("b", mode=Mode.IMG2IMG)}.items():
+        bench.submit(wanted)
+        failed = bench.seen.outcome(name)
+        assert isinstance(failed, Failed) and isinstance(failed.error, ModelFailed)
+        assert "no more" in str(failed.error)
+    bench.submit(job("c"))
+    bench.finish()
+    assert bench.seen.picture("c")
 
 
 def test_who_runs_is_not_stalled_by_what_is_read(
