@@ -31,7 +31,7 @@ def run(names: Sequence[str], memory: str | None, as_json: bool, models: Path | 
         catalog = load_catalog(settings.models)
     except CatalogError as error:
         raise UsageError(str(error)) from None
-    todo = chosen(catalog, names)
+    todo = chosen(catalog, names, settings.models)
     say("reading configs")
     report = _check(catalog, todo, settings, memory)
     if as_json:

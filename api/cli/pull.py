@@ -36,7 +36,7 @@ def run(names: Sequence[str], models: Path | None) -> None:
         catalog = load_catalog(path)
     except CatalogError as error:
         raise UsageError(str(error)) from None
-    todo = wanted(catalog, chosen(catalog, names))
+    todo = wanted(catalog, chosen(catalog, names, path))
     if not todo:
         say("nothing of it lies on the hub")
         return
@@ -45,15 +45,16 @@ def run(names: Sequence[str], models: Path | None) -> None:
         for one in todo:
             failed += not _fetch(fetcher, one, bars)
     if failed:
-        raise Failure(f"{failed} of {len(todo)} could not be had; the others are here")
+        others = "; the others are here" if failed < len(todo) else ""
+        raise Failure(f"{failed} of {len(todo)} could not be had{others}")
 
 
-def chosen(catalog: Catalog, names: Sequence[str]) -> list[str]:
-    """The models named, all of them if none is; raises UsageError."""
+def chosen(catalog: Catalog, names: Sequence[str], path: Path) -> list[str]:
+    """The models of the file named, all of them if none is; raises UsageError."""
     for name in names:
         if name not in catalog.models:
             served = ", ".join(catalog.models)
-            raise UsageError(f"no model {name!r} in it, only {served}")
+            raise UsageError(f"no model {name!r} in {path}, only {served}")
     return list(names or catalog.models)
 
 

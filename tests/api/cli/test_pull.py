@@ -265,7 +265,7 @@ def test_a_name_that_is_no_model_is_refused(darkroom: Darkroom, tmp_path: Path) 
     serve(tmp_path, "tiny")
     refused = darkroom("models", "pull", "tinny")
     assert refused.returncode == 2
-    assert "no model 'tinny' in it, only tiny" in refused.stderr
+    assert "no model 'tinny' in models.yaml, only tiny" in refused.stderr
     size = darkroom("models", "check", "--memory", "24 apples")
     assert size.returncode == 2 and "no size like 24GB" in size.stderr
     misplaced = darkroom("models", "--models", "models.yaml", "check")
