@@ -54,10 +54,10 @@ class ThreadHost:
             torch.cuda.set_device(self._worker.device)
         self._prepare()
         while self._deadline is None or self._worker.busy:
-            self._receive()
-            if self._deadline is not None and time.monotonic() > self._deadline:
-                self._worker.cancel(lambda job: True)
             try:
+                self._receive()
+                if self._deadline is not None and time.monotonic() > self._deadline:
+                    self._worker.cancel(lambda job: True)
                 self._worker.tick()
             except Exception as error:
                 log.exception("worker.fault", device=self._worker.device)

@@ -15,7 +15,7 @@ from inference.errors import EngineClosed
 from inference.events import Cancelled, Event, Failed, ImageDone, Progress
 from inference.job import Job
 from inference.settings import EngineSettings
-from inference.status import ModelState
+from inference.status import ModelAction, ModelState
 from tests.inference.making import PICTURES, Recorder, job
 
 
@@ -148,6 +148,24 @@ def test_a_fault_of_the_loop_answers_everybody_and_the_next_pass(
     engine.submit(job("c"), {}, seen)
     seen.until(lambda: seen.ends() == 3)
     assert seen.picture("c")
+
+
+def test_a_command_that_raises_does_not_end_the_thread(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, seen = threading.Event(), Outcomes()
+
+    def broken(*_: object) -> None:
+        taken.set()
+        raise KeyError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("inference.worker.Worker.command", broken)
+        engine.manage("flux", ModelAction.PIN)
+        assert taken.wait(30)
+    engine.submit(job("a"), {}, seen)
+    seen.until(lambda: seen.ends() == 1)
+    assert seen.picture("a")
 
 
 def test_a_preloaded_model_that_is_broken_is_failed_and_the_others_serve(
