@@ -129,6 +129,7 @@ def test_a_download_that_is_cut_goes_on_where_it_ended(
     first = darkroom("models", "pull")
     assert first.returncode == 1
     assert f"tiny: owner/tiny: the hub at {hub.url} answered 503" in first.stderr
+    assert first.stderr.endswith("1 of 1 could not be had\n")
     assert not (snapshot(tmp_path) / WEIGHTS).exists()
 
     hub.cut.clear()
@@ -176,6 +177,7 @@ def test_what_cannot_be_had_says_why_and_the_rest_comes(
     serve(tmp_path, *names, "tiny")
     pulled = darkroom("models", "pull")
     assert pulled.returncode == 1
+    assert "could not be had; the others are here" in pulled.stderr
     told = {
         name: line.partition(": ")[2]
         for line in pulled.stderr.splitlines()
