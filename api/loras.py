@@ -20,7 +20,7 @@ import structlog
 from api.errors import BadRequest, Overloaded, Unavailable
 from api.settings import Settings
 from inference.job import Job, Lora
-from inference.lora_spec import FETCHED, is_address
+from inference.loras.spec import FETCHED, is_address
 
 log = structlog.get_logger()
 

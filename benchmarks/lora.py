@@ -36,7 +36,7 @@ from inference.catalog import Catalog
 from inference.events import Event, Failed, ImageDone
 from inference.job import Job, Lora, Mode
 from inference.loading import load_pipelines
-from inference.lora_spec import LoraSpec
+from inference.loras.spec import LoraSpec
 from inference.pixels import Pictures
 from inference.settings import EngineSettings
 from inference.worker import Worker

@@ -29,7 +29,7 @@ from inference.catalog import Catalog, load_catalog
 from inference.events import Event, Failed, ImageDone
 from inference.job import Job, Mode
 from inference.model_spec import ModelSpec
-from inference.offload import Offload
+from inference.residency.offload import Offload
 from inference.settings import EngineSettings
 from inference.worker import Worker
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inference.option_spec import VaeOptions
+from inference.options.spec import VaeOptions
 from inference.prompts import PromptCache
 from inference.schedulers import scheduler_for
 

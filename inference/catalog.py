@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from inference.assist_spec import EnhancerSpec, RaterSpec, SearchSpec, ViewerSpec
+from inference.assistants.spec import EnhancerSpec, RaterSpec, SearchSpec, ViewerSpec
 from inference.errors import CatalogError, UnknownModel, Unsupported
 from inference.job import ImageRequest, ImageRole, Job, Mode
 from inference.model_spec import ModelSpec, Strict

@@ -18,7 +18,6 @@ from typing import Any, Protocol
 import torch
 from greenlet import getcurrent, greenlet
 
-from inference.aside import breathe
 from inference.merge import (
     Arguments,
     Keys,
@@ -29,6 +28,7 @@ from inference.merge import (
     scaled,
     split,
 )
+from inference.residency.aside import breathe
 from inference.rules import ModelRules, rules_of
 
 # What a carrier brought, by its type.

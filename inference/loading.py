@@ -12,14 +12,15 @@ import diffusers
 import torch
 import transformers
 
-from inference import processors, quantization
-from inference.checkpoint import cached_folder
+from inference import processors
 from inference.demo.derived import base_of, own_parts
 from inference.errors import ModelFailed
-from inference.hub import why
+from inference.hub.checkpoint import cached_folder
+from inference.hub.repository import why
 from inference.job import Mode
 from inference.model_spec import ModelSpec
-from inference.quiet import loading
+from inference.options import quantization
+from inference.residency.quiet import loading
 from inference.schedulers import check_samplers
 
 # While a model is built, accelerate and diffusers patch torch.nn for the whole process, so two

@@ -12,14 +12,14 @@ from inference.calls import OnStep, accepted, generator, private_copy, set_vae, 
 from inference.coalesce import Attached, Rendezvous, bring
 from inference.job import Job, Mode
 from inference.loading import denoisers, load_pipelines
-from inference.lora import LoraRows
-from inference.lora_shelf import COMPUTED, LoraShelf
+from inference.loras.mix import LoraRows
+from inference.loras.shelf import COMPUTED, LoraShelf
 from inference.model_spec import ModelSpec
-from inference.option_spec import OptionStatus, VaeOptions, requested
+from inference.options.spec import OptionStatus, VaeOptions, requested
 from inference.pixels import Pictures, keep_outside
 from inference.preview import Previewer, fit_previewer
 from inference.prompts import PromptCache
-from inference.references import References
+from inference.references.guide import References
 from inference.rules import UNKNOWN_MODEL, rules_of
 from inference.status import Lane
 

@@ -13,14 +13,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from inference import lora_spec, option_spec, reference_spec, samplers
+from inference import samplers
 from inference.arguments import NO_GUIDANCE
 from inference.job import ImageRequest, ImageRole, Mode
-from inference.lora_spec import LoraSpec, LoraStrength
-from inference.option_spec import AnyQuantization, AnyStepCache, Attention, VaeOptions
+from inference.loras import spec as lora_spec
+from inference.loras.spec import LoraSpec, LoraStrength
+from inference.options import spec as option_spec
+from inference.options.spec import AnyQuantization, AnyStepCache, Attention, VaeOptions
 from inference.pipelines import FAMILIES, Family
 from inference.prices import Price
-from inference.reference_spec import References
+from inference.references import spec as reference_spec
+from inference.references.spec import References
 from inference.signatures import parameters_of
 from inference.sizes import TIER_SIDES_PX, FreeSizes, nearest_listed, parse_ratio, parse_size
 

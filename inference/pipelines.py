@@ -26,7 +26,7 @@ from inference.arguments import (
     sized_by_image,
 )
 from inference.job import Mode
-from inference.reference_spec import Way
+from inference.references.spec import Way
 from inference.samplers import SAMPLERS
 
 

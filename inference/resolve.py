@@ -7,11 +7,12 @@ import secrets
 from dataclasses import replace
 from typing import Any
 
-from inference import lora_spec, reference_spec
 from inference.catalog import Catalog
 from inference.errors import BadValue, Unsupported
 from inference.job import ImageRequest, ImageRole, Job, Lora, Mode
+from inference.loras import spec as lora_spec
 from inference.model_spec import ModelSpec, Profile, Quality
+from inference.references import spec as reference_spec
 from inference.sizes import TIER_SIDES_PX, shrunk
 
 SEED_LIMIT = 2**32

@@ -18,15 +18,15 @@ import torch
 from PIL import Image
 
 from inference import coalesce
-from inference.aside import breathe
 from inference.coalesce import Abandon, Attached, Call, Carrier
-from inference.compiled import plain_code
 from inference.job import Job, Mode
-from inference.memory import Gauge, Working
 from inference.model import LoadedModel
+from inference.options.compiled import plain_code
 from inference.pixels import Pictures
-from inference.placement import modules_of
 from inference.prompts import PromptCache
+from inference.residency.aside import breathe
+from inference.residency.memory import Gauge, Working
+from inference.residency.placement import modules_of
 from inference.rules import UNKNOWN_MODEL
 from inference.status import Lane
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from inference.job import Mode
-from inference.option_spec import OptionStatus
+from inference.options.spec import OptionStatus
 
 
 class ModelState(StrEnum):

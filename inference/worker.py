@@ -12,16 +12,16 @@ import torch
 from inference.caps import Caps
 from inference.catalog import Catalog
 from inference.coalesce import Abandon, Carrier, Rendezvous, forward
-from inference.demand import demands_of
 from inference.errors import ModelFailed
 from inference.events import Cancelled, Emit, Failed, ImageDone
 from inference.faults import as_job_error, free_cache, is_out_of_memory, without_tensors
 from inference.job import ImageRole, Job
 from inference.pixels import Pictures, Reference, decode, shrink
-from inference.quiet import QUIET
-from inference.reference_spec import DEFAULT_WEIGHT
+from inference.references.spec import DEFAULT_WEIGHT
 from inference.reports import Reports
-from inference.residents import Residents
+from inference.residency.demand import demands_of
+from inference.residency.quiet import QUIET
+from inference.residency.residents import Residents
 from inference.running import Running, bounded, nobody_looks
 from inference.schedule import Schedule, Waiting
 from inference.settings import EngineSettings

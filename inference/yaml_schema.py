@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from inference.catalog import Catalog
-from inference.option_spec import ATTENTIONS
+from inference.options.spec import ATTENTIONS
 from inference.pipelines import FAMILIES
 from inference.samplers import SAMPLERS
 

@@ -14,11 +14,11 @@ from pydantic import BaseModel
 
 from api.cli.commands import app
 from api.settings import Settings
-from inference.assist_spec import EnhancerSpec, RaterSpec, SearchSpec, ViewerSpec
+from inference.assistants.spec import EnhancerSpec, RaterSpec, SearchSpec, ViewerSpec
 from inference.catalog import Alias, Catalog, load_catalog
 from inference.model_spec import Defaults, Limits, ModelSpec, Quality
 from inference.pipelines import FAMILIES
-from inference.reference_spec import MOST, WAYS, WORDS, ReferenceSpec, Way
+from inference.references.spec import MOST, WAYS, WORDS, ReferenceSpec, Way
 from inference.samplers import SAMPLERS
 from tests.api.http.served import serving
 

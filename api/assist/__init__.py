@@ -12,7 +12,7 @@ from api.assist.searcher import SearxSearcher
 from api.assist.viewer import CaptionViewer, ChatViewer
 from api.assist.wire import JsonWire
 from api.assistants import Assistants, Enhancer, Rater, Searcher, Viewer
-from inference.assist_spec import EnhancerSpec, SearchSpec, ViewerSpec
+from inference.assistants.spec import EnhancerSpec, SearchSpec, ViewerSpec
 from inference.catalog import Catalog
 
 __all__ = ["Staff", "hire"]

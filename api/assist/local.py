@@ -12,15 +12,15 @@ import structlog
 from api.assist.chat import Message
 from api.assistants import AssistantFailed
 from api.tasks import RatingWish
-from inference.assist_spec import EnhancerSpec, RaterSpec, ViewerSpec
+from inference.assistants.spec import EnhancerSpec, RaterSpec, ViewerSpec
 from inference.errors import ModelFailed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from inference.captioner import LocalCaptioner
-    from inference.enhancer import LocalChat
-    from inference.rater import LocalRater
+    from inference.assistants.captioner import LocalCaptioner
+    from inference.assistants.enhancer import LocalChat
+    from inference.assistants.rater import LocalRater
 
 log = structlog.get_logger()
 
@@ -70,7 +70,7 @@ class OwnRater:
 
     def _get(self) -> LocalRater:
         if self._rater is None:
-            from inference.rater import LocalRater
+            from inference.assistants.rater import LocalRater
 
             self._rater = LocalRater(self._spec)
         return self._rater
@@ -95,7 +95,7 @@ class OwnChat:
 
     def _get(self) -> LocalChat:
         if self._chat is None:
-            from inference.enhancer import LocalChat
+            from inference.assistants.enhancer import LocalChat
 
             assert self._spec.folder is not None
             self._chat = LocalChat(self._spec.folder, self._spec.revision, self._spec.device)
@@ -121,7 +121,7 @@ class OwnCaptioner:
 
     def _get(self) -> LocalCaptioner:
         if self._captioner is None:
-            from inference.captioner import LocalCaptioner
+            from inference.assistants.captioner import LocalCaptioner
 
             spec = self._spec
             assert spec.captioner is not None

@@ -17,7 +17,7 @@ from inference.errors import CatalogError
 
 if TYPE_CHECKING:
     from api.settings import Settings
-    from inference.check import ModelReport, PictureReport, Report
+    from inference.check.entries import ModelReport, PictureReport, Report
 
 _UNITS = {"": 1, "MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30}
 # What a card is called where there is none.
@@ -50,8 +50,8 @@ def run(names: Sequence[str], memory: str | None, as_json: bool, models: Path | 
 def _check(
     catalog: Catalog, names: Sequence[str], settings: Settings, memory: str | None
 ) -> Report:
-    from inference.check import check, machine
-    from inference.sources import Sources
+    from inference.check.entries import check, machine
+    from inference.hub.sources import Sources
 
     if memory is not None:
         device, size = _ANY_CARD, size_of(memory)

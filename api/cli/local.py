@@ -16,7 +16,7 @@ from inference.catalog import Catalog, load_catalog
 from inference.errors import CatalogError, Refused
 from inference.events import Cancelled, Event, Failed, ImageDone, Progress
 from inference.job import ImageRequest, ImageRole, InputImage, Job, Lora
-from inference.lora_spec import is_address
+from inference.loras.spec import is_address
 from inference.pixels import decode
 from inference.resolve import follow, resolve
 

@@ -9,7 +9,7 @@ from rich.table import Table
 import inference
 from inference.catalog import Catalog
 from inference.model_spec import ModelSpec
-from inference.option_spec import requested
+from inference.options.spec import requested
 
 BUILTIN = "builtin:"
 

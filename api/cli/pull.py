@@ -22,14 +22,14 @@ from inference.catalog import Catalog, load_catalog
 from inference.errors import CatalogError
 
 if TYPE_CHECKING:
-    from inference.fetch import Fetcher
-    from inference.hub_files import Wanted
+    from inference.hub.fetch import Fetcher
+    from inference.hub.files import Wanted
 
 
 def run(names: Sequence[str], models: Path | None) -> None:
     """Fetch what the named models need, or all; raises UsageError, or Failure at the end."""
-    from inference.fetch import Fetcher
-    from inference.hub_files import wanted
+    from inference.hub.fetch import Fetcher
+    from inference.hub.files import wanted
 
     path = settings_of(models=models).models
     try:

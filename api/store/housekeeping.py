@@ -18,7 +18,7 @@ from api.storage.keys import INPUTS, owner_of
 from api.store.database import Database
 from api.store.schema import UNFINISHED, idempotency, outbox, outputs, tasks, uploads
 from api.tasks import TaskState
-from inference.lora_spec import FETCHED
+from inference.loras.spec import FETCHED
 
 _FETCHED_NAME = re.compile(rf"{FETCHED}[0-9a-f]{{64}}")
 

@@ -276,7 +276,7 @@ class TestInTheService:
         self, serve: Serve, models: Path, monkeypatch: pytest.MonkeyPatch
     ) -> AsyncIterator[Services]:
         models.write_text(models.read_text().replace("price: 3", "price: 3\n    loras_from: [url]"))
-        for module in ("api.loras", "inference.lora_spec"):
+        for module in ("api.loras", "inference.loras.spec"):
             monkeypatch.setattr(f"{module}.is_address", lambda name: name.startswith("http://127"))
         async with serve(allowed_targets=("127.0.0.0/8",)) as running:
             yield running

@@ -9,15 +9,16 @@ import diffusers
 import torch
 from PIL import Image
 
-from inference import palette, skeletons
+from inference import skeletons
 from inference.catalog import Catalog
-from inference.conditions import condition
 from inference.job import ImageRole, InputImage, Job, Mode, ReferenceTag
 from inference.loading import load_pipelines
-from inference.lora_spec import LoraSpec
+from inference.loras.spec import LoraSpec
 from inference.model_spec import ModelSpec
 from inference.pixels import Reference, as_rgb, fit
-from inference.reference_spec import Way
+from inference.references import palette
+from inference.references.conditions import condition
+from inference.references.spec import Way
 from inference.skeletons.parts import louder
 from inference.worker import decoded
 from tests.inference.loras import random_lora, saved

@@ -15,13 +15,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import ViTForImageClassification
 
-from inference.assist_spec import RaterSpec
-from inference.captioner import LocalCaptioner
-from inference.enhancer import LocalChat
+from inference.assistants.captioner import LocalCaptioner
+from inference.assistants.enhancer import LocalChat
+from inference.assistants.late import Late
+from inference.assistants.rater import _USUAL, LocalRater
+from inference.assistants.spec import RaterSpec
 from inference.errors import ModelFailed, PipelineFailed
-from inference.late import Late
 from inference.loading import LOAD_LOCK
-from inference.rater import _USUAL, LocalRater
 from tests.inference import taught
 from tests.inference.taught import COLOURS, plain_picture
 

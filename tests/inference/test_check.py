@@ -13,20 +13,20 @@ import pytest
 import torch
 
 from inference import skeletons
-from inference.blueprint import build, size_bytes
 from inference.catalog import Catalog
-from inference.check import ModelReport, Report, check
+from inference.check.blueprint import build, size_bytes
+from inference.check.entries import ModelReport, Report, check
+from inference.check.fits import Need, Sizes, remedies
+from inference.check.shapes import pictures_of, working_bytes
 from inference.coalesce import Rendezvous
-from inference.fits import Need, Sizes, remedies
-from inference.hub_files import is_hub_id
+from inference.hub.files import is_hub_id
+from inference.hub.sources import Sources
 from inference.job import Mode
 from inference.model import load_model
 from inference.model_spec import ModelSpec
-from inference.placement import modules_of
 from inference.prompts import PromptCache
+from inference.residency.placement import modules_of
 from inference.selftest import run_selftest
-from inference.shapes import pictures_of, working_bytes
-from inference.sources import Sources
 from tests.inference.real_configs import REAL, write
 from tests.inference.shipped import commented, real_models
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from inference.checkpoint import cached_folder, parts_of, stamp_of
+from inference.hub.checkpoint import cached_folder, parts_of, stamp_of
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from inference.conditions import MAKERS, condition
-from inference.reference_spec import ReferenceSpec
+from inference.references.conditions import MAKERS, condition
+from inference.references.spec import ReferenceSpec
 from tests.inference.making import picture
 
 

@@ -16,7 +16,7 @@ from inference.errors import OutOfMemory
 from inference.events import Failed
 from inference.job import Mode
 from inference.loading import load_pipelines
-from inference.residency import Budget, Patience
+from inference.residency.plan import Budget, Patience
 from inference.settings import EngineSettings
 from inference.status import Lane, ModelAction
 from inference.worker import Worker

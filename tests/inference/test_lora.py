@@ -14,7 +14,7 @@ from inference.catalog import Catalog
 from inference.coalesce import Carrier, Rendezvous, forward
 from inference.job import Job, Lora
 from inference.loading import load_pipelines
-from inference.lora_spec import LoraSpec
+from inference.loras.spec import LoraSpec
 from inference.model import LoadedModel, load_model
 from inference.pixels import Pictures
 from inference.prompts import PromptCache

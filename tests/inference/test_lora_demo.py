@@ -11,7 +11,7 @@ import torch
 from inference.catalog import Catalog, load_catalog
 from inference.demo.judge import stripes
 from inference.job import ImageRequest, Lora, Mode
-from inference.lora_spec import LoraSpec
+from inference.loras.spec import LoraSpec
 from inference.resolve import resolve
 from tests.inference.making import Bench
 

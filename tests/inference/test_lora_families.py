@@ -12,7 +12,7 @@ import torch
 from inference import skeletons
 from inference.coalesce import Rendezvous
 from inference.job import Job, Lora
-from inference.lora_spec import LoraSpec
+from inference.loras.spec import LoraSpec
 from inference.model import load_model
 from inference.prompts import PromptCache
 from inference.skeletons.others import qwen_transformer

@@ -16,13 +16,13 @@ import pytest
 import torch
 from safetensors.torch import save, save_file
 
-from inference import lora_shelf
 from inference.catalog import Catalog
 from inference.coalesce import Rendezvous
 from inference.errors import LoraFailed
 from inference.job import Lora
 from inference.loading import load_pipelines
-from inference.lora_spec import LoraSpec
+from inference.loras import shelf as lora_shelf
+from inference.loras.spec import LoraSpec
 from inference.model import LoadedModel, load_model
 from inference.pixels import Pictures
 from inference.prompts import PromptCache

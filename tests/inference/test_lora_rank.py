@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from inference.lora_rank import truncate
+from inference.loras.rank import truncate
 
 SHAPES = [((24,), 16), ((16,), 40), ((6,), 5), ((8, 3, 3), 12), ((4, 1, 1), 3)]
 

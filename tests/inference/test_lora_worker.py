@@ -12,13 +12,14 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 
-from inference import coalesce, lora_shelf, skeletons, worker
+from inference import coalesce, skeletons, worker
 from inference.catalog import Catalog
 from inference.errors import LoraFailed
 from inference.events import Cancelled, Failed, Progress
 from inference.job import Job, Lora, Mode
-from inference.lora import Adapter, LoraRows, Mix, RowsFolded
-from inference.lora_spec import LoraSpec
+from inference.loras import shelf as lora_shelf
+from inference.loras.mix import Adapter, LoraRows, Mix, RowsFolded
+from inference.loras.spec import LoraSpec
 from inference.status import Lane
 from tests.inference.loras import random_lora, saved
 from tests.inference.making import Bench, catalog_over, difference, job, plain

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from inference import memory
-from inference.memory import Gauge, Working, budget_of, machine_bytes
-from inference.placement import packed
+from inference.residency import memory
+from inference.residency.memory import Gauge, Working, budget_of, machine_bytes
+from inference.residency.placement import packed
 from inference.settings import EngineSettings
 
 KIB = 1024

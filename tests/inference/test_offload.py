@@ -10,12 +10,13 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from inference import offload, selftest
+from inference import selftest
 from inference.catalog import Catalog
 from inference.job import Mode
-from inference.offload import Offload
-from inference.placement import Weights
-from inference.resident import Resident
+from inference.residency import offload
+from inference.residency.offload import Offload
+from inference.residency.placement import Weights
+from inference.residency.resident import Resident
 from tests.inference.making import Bench, job, plain
 from tests.inference.test_residents import changed, posing, status_of
 

@@ -13,18 +13,20 @@ from diffusers.quantizers.gguf.utils import GGUFLinear
 from pydantic import ValidationError
 from safetensors.torch import save_file
 
-from inference import coalesce, options, quantization, selftest, skeletons, worker
+from inference import coalesce, selftest, skeletons, worker
 from inference.catalog import Catalog
-from inference.compiled import Uncompiled, compiled_blocks
-from inference.held import HeldParts
-from inference.image_rows import ImageUse
 from inference.job import ImageRole, InputImage, Job, Lora, Mode, ReferenceTag
 from inference.loading import load_pipelines
-from inference.lora_spec import LoraSpec
+from inference.loras.spec import LoraSpec
 from inference.model_spec import ModelSpec
-from inference.option_spec import ATTENTIONS, OptionStatus, VaeOptions, requested
+from inference.options import quantization
+from inference.options import trial as options
+from inference.options.compiled import Uncompiled, compiled_blocks
+from inference.options.spec import ATTENTIONS, OptionStatus, VaeOptions, requested
 from inference.pixels import Pictures
-from inference.placement import Weights, packed, tensors_of
+from inference.references.image_rows import ImageUse
+from inference.residency.held import HeldParts
+from inference.residency.placement import Weights, packed, tensors_of
 from inference.status import Lane, ModelState, ModelStatus
 from tests.inference.making import Bench, difference, job, plain
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inference.palette import transfer
+from inference.references.palette import transfer
 from tests.inference.making import difference, picture
 
 

@@ -18,7 +18,7 @@ from inference.loading import load_pipelines
 from inference.model import load_model
 from inference.processors import QwenPrompts
 from inference.prompts import PromptCache
-from inference.reference_spec import ReferenceSpec, Way
+from inference.references.spec import ReferenceSpec, Way
 from inference.skeletons.language import qwen_prompts, qwen_vision
 from inference.status import Lane
 from inference.worker import decoded

@@ -22,7 +22,7 @@ from inference.events import Failed
 from inference.job import Mode, ReferenceTag
 from inference.loading import load_pipelines
 from inference.model_spec import ModelSpec
-from inference.reference_shelf import ReferenceShelf
+from inference.references.shelf import ReferenceShelf
 from tests.inference.guided import FILE, asks, plain_guided, reference
 from tests.inference.making import Bench, catalog_over
 

@@ -13,7 +13,7 @@ from inference.errors import BadValue, CatalogError, Refused, Unsupported
 from inference.job import ImageRequest, ImageRole, InputImage, Job, Mode, ReferenceTag
 from inference.model_spec import ModelSpec
 from inference.pipelines import FAMILIES
-from inference.reference_spec import WAYS, Way
+from inference.references.spec import WAYS, Way
 from inference.resolve import resolve
 
 SOURCE = InputImage(role=ImageRole.SOURCE, key="s")

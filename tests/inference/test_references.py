@@ -13,12 +13,13 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 
-from inference import coalesce, reference_shelf, worker
+from inference import coalesce, worker
 from inference.catalog import Catalog
 from inference.events import ImageDone
-from inference.image_rows import ImageUse
 from inference.job import Job, Lora, Mode, ReferenceTag
 from inference.loading import load_pipelines
+from inference.references import shelf as reference_shelf
+from inference.references.image_rows import ImageUse
 from inference.worker import decoded
 from tests.inference.guided import asks, plain_guided, reference, serve
 from tests.inference.making import PICTURES, Bench, difference

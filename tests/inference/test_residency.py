@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.residency import (
+from inference.residency.plan import (
     Budget,
     Move,
     MoveKind,

@@ -18,8 +18,8 @@ from inference.catalog import Catalog
 from inference.engine import Engine
 from inference.events import Cancelled, Event, Failed, ImageDone, Progress
 from inference.job import ImageRole, InputImage, Job, Lora, Mode, ReferenceTag
-from inference.lora_spec import LoraSpec
-from inference.reference_spec import ReferenceSpec, Way
+from inference.loras.spec import LoraSpec
+from inference.references.spec import ReferenceSpec, Way
 from inference.settings import EngineSettings
 from inference.status import ModelAction, ModelState
 from tests.inference.loras import random_lora, saved

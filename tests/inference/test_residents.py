@@ -14,14 +14,15 @@ from typing import Any
 import pytest
 import torch
 
-from inference import model, resident, selftest, skeletons
+from inference import model, selftest, skeletons
 from inference.catalog import Catalog
 from inference.errors import ModelFailed
 from inference.events import Failed, ImageDone
-from inference.held import HeldParts
 from inference.job import Mode
-from inference.placement import Weights
-from inference.quiet import QUIET
+from inference.residency import resident
+from inference.residency.held import HeldParts
+from inference.residency.placement import Weights
+from inference.residency.quiet import QUIET
 from inference.status import ModelAction, ModelState, ModelStatus
 from tests.inference.making import ENTRIES, Bench, catalog_over, job, plain
 

@@ -15,10 +15,10 @@ from inference.catalog import Catalog
 from inference.coalesce import Rendezvous, forward
 from inference.job import Mode
 from inference.loading import load_pipelines
-from inference.memory import Gauge
 from inference.model import LoadedModel, load_model
 from inference.model_spec import ModelSpec
 from inference.prompts import PromptCache
+from inference.residency.memory import Gauge
 from inference.selftest import (
     best_rows,
     find_lane,
@@ -112,7 +112,7 @@ def test_a_step_cache_runs_exclusive_and_as_alone(
     """One picture after the other, and nothing of the first is left for the second."""
     spec = catalog.models["flux"].model_copy(update={"modes": (Mode.GENERATE,)})
     monkeypatch.setattr(
-        "inference.resident.read_pipelines",
+        "inference.residency.resident.read_pipelines",
         lambda spec, device, find_held: with_cache(load_pipelines(spec, device)),
     )
     bench = Bench(catalog.model_copy(update={"models": {"flux": spec}}))

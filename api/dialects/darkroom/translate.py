@@ -20,7 +20,7 @@ from inference.catalog import Catalog
 from inference.errors import EngineError
 from inference.job import ImageRequest, ImageRole, Lora, Mode, ReferenceTag
 from inference.model_spec import ModelSpec
-from inference.option_spec import requested
+from inference.options.spec import requested
 from inference.status import DeviceStatus, EngineStatus, ModelStatus
 
 PREFIX = "/darkroom"

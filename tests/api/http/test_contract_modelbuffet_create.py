@@ -13,8 +13,8 @@ import httpx2
 import pytest
 from PIL import Image
 
-from inference import reference_spec
 from inference.job import Job
+from inference.references import spec as reference_spec
 from tests.api.http.modelbuffet import (
     FIELDS,
     KEY,

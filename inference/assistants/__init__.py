@@ -1,0 +1,1 @@
+"""Small local models beside the served ones: raters, prompt writers, captioners."""

@@ -1,0 +1,1 @@
+"""Whether what models.yaml names could be served here: built from configs and counted."""

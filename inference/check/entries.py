@@ -1,0 +1,270 @@
+"""Whether what models.yaml names could be served here: looked up, built from configs, measured.
+
+Weights are counted by the headers of their files, or from configs where there are none, and what a
+picture takes beside them from a forward of shapes alone; see `blueprint` and `shapes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+
+import torch
+
+from inference import loading
+from inference.catalog import Catalog
+from inference.check.blueprint import Blueprint, build, misfits, size_bytes
+from inference.check.fits import Need, Sizes, remedies
+from inference.check.shapes import Picture, pictures_of, working_bytes
+from inference.errors import HubFailed, ModelFailed
+from inference.hub.checkpoint import parts_of
+from inference.hub.sources import Place, Sources
+from inference.job import Mode
+from inference.model_spec import ModelSpec
+from inference.options import quantization
+from inference.residency.memory import budget_of
+from inference.settings import EngineSettings
+from inference.sizes import TIER_SIDES_PX
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartReport:
+    """One part with weights; `shared_with` are other entries that have the same."""
+
+    name: str
+    kind: str
+    size_bytes: int
+    shared_with: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureReport:
+    """What one picture of a mode and size takes in all, and what would make it fit."""
+
+    mode: Mode
+    size: str
+    needs_bytes: int
+    working_bytes: int
+    fits: bool
+    remedies: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, kw_only=True)
+class ModelReport:
+    """One entry; with a problem it cannot be served, and a note is worth knowing."""
+
+    name: str
+    source: str
+    where: str = ""
+    missing_bytes: int = 0
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    dtype: str = ""
+    weight_bytes: int = 0
+    parts: list[PartReport] = field(default_factory=list)
+    pictures: list[PictureReport] = field(default_factory=list)
+
+    @property
+    def is_servable(self) -> bool:
+        """Whether nothing stands against it."""
+        return not self.problems
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """All entries; `weight_bytes` is what their weights take together, shared parts once."""
+
+    device: str
+    memory_bytes: int
+    weight_bytes: int
+    models: tuple[ModelReport, ...]
+
+
+def check(
+    catalog: Catalog, names: Sequence[str], device: str, memory_bytes: int, sources: Sources
+) -> Report:
+    """Every named entry, against a device of so much memory for models."""
+    checks = [_Check(catalog.models[name], device, memory_bytes, sources) for name in names]
+    for one in checks:
+        one.run()
+    sizes = {key: size for one in checks for key, size in one.sizes_by_key.items()}
+    for one in checks:
+        one.tell_parts([other for other in checks if other is not one])
+    return Report(
+        device=device,
+        memory_bytes=memory_bytes,
+        weight_bytes=sum(sizes.values()),
+        models=tuple(one.report for one in checks),
+    )
+
+
+class _Check:
+    """One entry on its way through the checks; what goes wrong in one leaves out those after."""
+
+    def __init__(self, spec: ModelSpec, device: str, memory_bytes: int, sources: Sources) -> None:
+        self.report = ModelReport(name=spec.name, source=spec.source)
+        self.keys: dict[str, Hashable] = {}
+        self.sizes_by_key: dict[Hashable, int] = {}
+        self._spec = spec
+        self._device = device
+        self._memory_bytes = memory_bytes
+        self._sources = sources
+        self._kinds: dict[str, str] = {}
+
+    def run(self) -> None:
+        """Fill in the report."""
+        self.report.dtype = str(loading.pick_dtype(self._spec, self._device)).partition(".")[2]
+        try:
+            places = self._look_up()
+            if places:
+                self._look_into(places[0])
+        except (ModelFailed, HubFailed) as error:
+            self.report.problems.append(str(error))
+
+    def tell_parts(self, others: Sequence[_Check]) -> None:
+        """Once all entries are known: which part is whose too."""
+        for name, key in self.keys.items():
+            shared = tuple(one.report.name for one in others if key in one.sizes_by_key)
+            size = self.sizes_by_key[key]
+            kind = self._kinds[name]
+            part = PartReport(name=name, kind=kind, size_bytes=size, shared_with=shared)
+            self.report.parts.append(part)
+        self.report.weight_bytes = sum(
+            {key: self.sizes_by_key[key] for key in self.keys.values()}.values()
+        )
+
+    def _look_up(self) -> list[Place]:
+        """All that the entry names, its own source first; nothing where that is not to be had."""
+        found = []
+        for number, wanted in enumerate(self._sources.of(self._spec)):
+            try:
+                place = self._sources.find(wanted)
+            except (HubFailed, ModelFailed) as error:
+                self.report.problems.append(f"{wanted.owner}: {error}" if number else str(error))
+                if not number:
+                    return []
+                continue
+            self.report.missing_bytes += place.missing_bytes
+            found.append(place)
+        self.report.where = found[0].where
+        return found
+
+    def _look_into(self, place: Place) -> None:
+        spec, dtype = self._spec, loading.pick_dtype(self._spec, self._device)
+        plan = build(place.folders, dtype)
+        self.report.problems += _misses(spec, plan)
+        self._compare(place, plan)
+        self._count(place, plan, dtype)
+        if obstacle := quantization.obstacle(spec, self._device):
+            self.report.notes.append(f"quantization is left out: {obstacle}")
+        self._measure(place, plan, dtype)
+
+    def _compare(self, place: Place, plan: Blueprint) -> None:
+        """Configs against the family, and against the headers of files that are there."""
+        denoiser = plan.part(*self._spec.rules.denoisers)
+        if denoiser is not None:
+            try:
+                pipe = SimpleNamespace(config=plan.index)
+                loading.check_config(self._spec, pipe, denoiser.config)
+            except ModelFailed as error:
+                self.report.problems.append(str(error))
+        held = parts_of(*place.folders)
+        for name, module in plan.parts.items():
+            if name in held:
+                try:
+                    self.report.problems += [
+                        f"{name}: {one}" for one in misfits(module, held[name])
+                    ]
+                except (ValueError, KeyError, OSError) as error:
+                    self.report.problems.append(f"{name}: {loading.first_line(error)}")
+            elif place.missing_bytes == 0 and name not in place.replaced:
+                self.report.problems.append(f"{name}: no safetensors file")
+
+    def _count(self, place: Place, plan: Blueprint, dtype: torch.dtype) -> None:
+        held = parts_of(*place.folders)
+        for name, module in plan.parts.items():
+            size = size_bytes(module)
+            key: Hashable = place.identities.get(name)
+            if name in held and not self.report.problems:
+                size = held[name].size_bytes(dtype.itemsize)
+                key = held[name].outline()
+            if name in self._spec.rules.denoisers or key is None:
+                key = (self._spec.name, name)
+            self.keys[name] = key
+            self.sizes_by_key[key] = size
+            self._kinds[name] = type(module).__name__
+
+    def _measure(self, place: Place, plan: Blueprint, dtype: torch.dtype) -> None:
+        spec = self._spec
+        weights = {name: self.sizes_by_key[key] for name, key in self.keys.items()}
+        sizes = Sizes(spec=spec, weights=weights, plan=plan, device=self._device, dtype=dtype)
+        known: dict[Picture, PictureReport | None] = {}
+        for mode in spec.modes:
+            for size in _sizes(spec):
+                shown = pictures_of(spec, mode, size)
+                if shown not in known:
+                    need = self._need(plan, mode, size)
+                    known[shown] = self._picture(sizes, need) if need is not None else None
+                if (told := known[shown]) is not None:
+                    self.report.pictures.append(replace(told, mode=mode))
+        if not self.report.pictures:
+            self.report.notes.append("what a picture takes is not known of its classes")
+        default = "x".join(map(str, spec.default_size))
+        if bad := [one for one in self.report.pictures if not one.fits and one.size == default]:
+            modes = ", ".join(dict.fromkeys(one.mode.value for one in bad))
+            self.report.problems.append(f"does not fit at its default size {default}: {modes}")
+
+    def _need(self, plan: Blueprint, mode: Mode, size: tuple[int, int]) -> Need | None:
+        try:
+            found = working_bytes(self._spec, plan, pictures_of(self._spec, mode, size))
+        except Exception as error:
+            # a config may be of a kind that is built, and that no forward of ours fits
+            note = f"{mode} {size[0]}x{size[1]} was not measured: {loading.first_line(error)}"
+            self.report.notes.append(note)
+            return None
+        return Need(mode, size, found) if found else None
+
+    def _picture(self, sizes: Sizes, need: Need) -> PictureReport:
+        total = sizes.needs_bytes(need)
+        fits = total <= self._memory_bytes
+        return PictureReport(
+            mode=need.mode,
+            size="x".join(map(str, need.size)),
+            needs_bytes=total,
+            working_bytes=need.working_bytes,
+            fits=fits,
+            remedies=() if fits else tuple(remedies(sizes, need, self._memory_bytes)),
+        )
+
+
+def _misses(spec: ModelSpec, plan: Blueprint) -> Iterator[str]:
+    """What the pipelines of the modes need, and the checkpoint does not name."""
+    for kind in dict.fromkeys(loading.pipeline_class(spec, mode) for mode in spec.modes):
+        modules, _ = kind._get_signature_keys(kind)
+        left_out = {*kind._optional_components, *spec.rules.processors}
+        missing = sorted(set(modules) - set(plan.index) - left_out)
+        if missing:
+            yield f"{kind.__name__} needs {', '.join(missing)}, which it has not"
+    if plan.part(*spec.rules.denoisers) is None:
+        yield f"it has none of {', '.join(spec.rules.denoisers)}"
+
+
+def _sizes(spec: ModelSpec) -> list[tuple[int, int]]:
+    """The default size, and the largest it makes at each higher resolution."""
+    if spec.sizes:
+        largest = max(spec.sizes, key=lambda size: size[0] * size[1])
+        return list(dict.fromkeys((spec.default_size, largest)))
+    width, height = spec.default_size
+    higher = [side for side in TIER_SIDES_PX.values() if side**2 > 1.2 * width * height]
+    found = [spec.nearest_size(width, height, area=side**2) for side in higher]
+    return list(dict.fromkeys((spec.default_size, *found)))
+
+
+def machine(devices: Sequence[str], memory_bytes: int | None) -> tuple[str, int]:
+    """The first device that would serve, and what models may take of it."""
+    usual = "cuda:0" if torch.cuda.is_available() else "cpu"
+    device = devices[0] if devices else usual
+    if memory_bytes is not None:
+        return device, memory_bytes
+    return device, budget_of(device, EngineSettings(devices=(device,))).device_bytes

@@ -1,0 +1,1 @@
+"""LoRAs as data of one picture: described, read, kept, ranked, and mixed in one forward."""

@@ -1,0 +1,336 @@
+"""One model of one device on its way: read into RAM, brought to the device, tested, and back."""
+
+from __future__ import annotations
+
+import gc
+import math
+import threading
+import time
+import weakref
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+import torch
+
+from inference.coalesce import Rendezvous
+from inference.errors import ModelFailed
+from inference.faults import free_cache
+from inference.hub.checkpoint import stamp_of
+from inference.job import Mode
+from inference.loading import first_line, folders_of, pick_dtype, read_pipelines
+from inference.model import LoadedModel, load_model
+from inference.model_spec import ModelSpec
+from inference.options import quantization
+from inference.options import trial as options
+from inference.prompts import PromptCache
+from inference.residency.aside import Aside, breathe
+from inference.residency.findings import Findings
+from inference.residency.held import ANY_NAME, HeldParts
+from inference.residency.offload import Offload, effective, install, resident_bytes
+from inference.residency.placement import Weights
+from inference.residency.plan import Parts
+from inference.selftest import operation, run_selftest
+from inference.settings import EngineSettings
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Home:
+    """What the models of one device have in common."""
+
+    device: str
+    rendezvous: Rendezvous
+    prompts: PromptCache
+    settings: EngineSettings
+    held: HeldParts
+    clock: Callable[[], float] = time.monotonic
+
+
+Read = tuple[Mapping[Mode, Any], list[Weights], Hashable]
+
+
+@dataclass(slots=True, eq=False)
+class Resident:
+    """One model as its device's thread knows it; only `_read` runs on another."""
+
+    spec: ModelSpec
+    home: Home
+    pinned: bool = False
+    wanted: bool = False
+    gentle: bool = False
+    leaving: bool = False
+    on_device: bool = False
+    keeps_ram: bool = False
+    model: LoadedModel | None = None
+    findings: Findings | None = None
+    weights: list[Weights] = field(default_factory=list)
+    error: ModelFailed | None = None
+    not_narrowed: str = ""
+    failed_at: float = 0.0
+    arrived: float = 0.0
+    used: float = 0.0
+    used_at: float | None = None
+    load_seconds: float = 0.0
+    _pipes: Mapping[Mode, Any] | None = None
+    _reading: Future[Read] | None = None
+    _aside: Aside | None = None
+    _begun: float = 0.0
+    _stamp: Hashable = None
+    _unmet: Mapping[str, str] = field(default_factory=dict)
+    _expected: Parts = field(default_factory=dict)
+    _looked: float = -math.inf
+
+    @property
+    def is_read(self) -> bool:
+        """Whether its weights are in this process."""
+        return self._pipes is not None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it is being read, placed or tested."""
+        return self._reading is not None or self._aside is not None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it may make pictures."""
+        return self.on_device and self.model is not None and not self.is_busy
+
+    @property
+    def in_ram(self) -> bool:
+        """Whether it could leave the device and come back without its files."""
+        return self.is_read and self.keeps_ram and all(one.in_ram for one in self.weights)
+
+    @property
+    def waits_for_reader(self) -> Future[Read] | None:
+        """What is being read for it."""
+        return self._reading
+
+    @property
+    def own_parts(self) -> Collection[str]:
+        """The parts that no other model may have too; all where hooks move them."""
+        return ANY_NAME if self.offload is not Offload.NONE else self.spec.own_parts
+
+    @property
+    def offload(self) -> Offload:
+        """Where its weights are while they do not compute."""
+        return effective(self.spec, self.home.device)
+
+    def parts(self, now: float) -> Parts:
+        """Bytes on the device by content, those of its LoRAs and references among them."""
+        weights = self.all_parts(now)
+        if self.offload is not Offload.NONE and weights:
+            most = resident_bytes(self.offload, [*weights.values()])
+            weights = {("at a time", self.spec.name): most}
+        return {**weights, **self._extras()}
+
+    def all_parts(self, now: float) -> Parts:
+        """Bytes of its weights: of what it has, or of its files, looked at every few seconds."""
+        if self.is_read:
+            return {one.key: one.size_bytes for one in self.weights}
+        if now - self._looked > _LOOK_SECONDS:
+            self._looked, self._expected = now, self._look()
+        return self._expected
+
+    def read(self) -> None:
+        """Begin to read it into RAM, on a thread of its own."""
+        future = self._reading = Future[Read]()
+        self._begun = self.home.clock()
+
+        def fill() -> None:
+            try:
+                future.set_result(self._read())
+            except BaseException as error:
+                future.set_exception(error)
+
+        # a daemon: a download that hangs must not keep the process from ending
+        threading.Thread(target=fill, name=f"load-{self.spec.name}", daemon=True).start()
+
+    def take_up(self) -> bool:
+        """Take what was read, if it has come; raises ModelFailed where it failed."""
+        if self._reading is None or not self._reading.done():
+            return False
+        future, self._reading = self._reading, None
+        if (error := future.exception()) is not None:
+            # such as RAM that could not be pinned: no reason to end anything but this
+            raise _as_failure(self.spec.name, "reading it", error)
+        self._pipes, self.weights, stamp = future.result()
+        if stamp != self._stamp:
+            self._stamp, self.findings = stamp, None
+        return True
+
+    def bring(self) -> None:
+        """Begin to bring it to the device and make it ready; `go_on` does it piece by piece."""
+        if self._begun == 0.0:
+            self._begun = self.home.clock()
+        self.on_device = True
+        self._aside = Aside(self._settle)
+
+    def go_on(self) -> bool:
+        """Do one piece of what was begun; True at the end. Raises ModelFailed."""
+        aside = self._aside
+        assert aside is not None, "something was begun"
+        aside.go_on()
+        if not aside.ended:
+            return False
+        self._aside = None
+        if aside.error is not None:
+            raise _as_failure(self.spec.name, "the self-test", aside.error)
+        self.load_seconds, self._begun = self.home.clock() - self._begun, 0.0
+        return True
+
+    def work_within(self, room_bytes: int) -> None:
+        """Share forwards among fewer calls where more would not fit beside the weights."""
+        assert self.model is not None and self.findings is not None, "it was tested before"
+        capped = self.findings.working.within(room_bytes)
+        for attached in self.model.attached:
+            name = operation(self.model, attached)
+            _, most = self.findings.working.operations.get(name, (0, 1))
+            _, fits = capped.operations.get(name, (0, 1))
+            attached.budget_tokens = attached.budget_tokens // most * fits
+        self.findings = Findings.of(self.model, capped)
+
+    def park(self, others: list[Resident]) -> None:
+        """Leave the device, and stay in RAM; what others use there stays."""
+        self._let_go()
+        self._leave(others)
+        self.on_device = False
+        free_cache(self.home.device)
+
+    def drop(self, others: list[Resident]) -> None:
+        """Leave the process; what others use stays."""
+        if self._aside is not None:
+            self._aside.give_up()
+            self._aside = None
+        self._reading = None
+        if self.model is not None:
+            self._let_go()
+            self.model.detach(self.home.rendezvous)
+        self._leave(others)
+        watched = [weakref.ref(one.module) for one in self.weights]
+        kept = {id(one) for other in others for one in other.weights}
+        shared = [id(one) in kept for one in self.weights]
+        self.model, self._pipes, self.weights = None, None, []
+        self.on_device, self.keeps_ram, self._begun = False, False, 0.0
+        lost = [one for one, is_shared in zip(watched, shared, strict=True) if not is_shared]
+        if any(one() is not None for one in lost):
+            gc.collect()
+        free_cache(self.home.device)
+
+    def _read(self) -> Read:
+        held, spec = self.home.held, self.spec
+        pipes = self._pipelines()
+        folders = folders_of(spec)
+        dtype = pick_dtype(spec, self.home.device)
+        weights = held.keep(pipes, folders, dtype, self.own_parts)
+        for one in weights:
+            one.read(pin=self.keeps_ram)
+        return pipes, weights, stamp_of(*folders)
+
+    def _pipelines(self) -> Mapping[Mode, Any]:
+        """As the entry asks for them, or without its quantization, and why."""
+        spec, device, held = self.spec, self.home.device, self.home.held
+
+        def find_held(folders: Sequence[Path], dtype: torch.dtype) -> Mapping[str, Any]:
+            return held.find(folders, dtype, self.own_parts)
+
+        self._unmet = {}
+        if spec.quantization is not None:
+            reason = self.not_narrowed or quantization.obstacle(spec, device)
+            if not reason:
+                try:
+                    return read_pipelines(spec, device, find_held)
+                except ModelFailed as error:
+                    reason = str(error)
+            log.warning("option.off", model=spec.name, option="quantization", reason=reason)
+            self._unmet = {"quantization": reason}
+            spec = spec.model_copy(update={"quantization": None})
+        return read_pipelines(spec, device, find_held)
+
+    def _settle(self) -> None:
+        """Within an aside: to the device, attached, tested."""
+        assert self._pipes is not None, "it was read before"
+        for one in self.weights:
+            breathe()
+            if self.offload is Offload.NONE:
+                one.to_device()
+        if self.offload is not Offload.NONE and self.model is None:
+            install(self.offload, self._pipes, self.weights, self.home.device)
+        folder = self.home.settings.compiled_folder
+        if self.model is None:
+            self.model = self._load(self._pipes)
+        if self.findings is None:
+            options.settle(self.model, self.home.device, self._unmet, folder=folder)
+            working = run_selftest(self.model, self.home.device)
+            self.findings = Findings.of(self.model, working)
+        elif not self.model.lanes:
+            known = self.findings.options
+            options.settle(self.model, self.home.device, self._unmet, known, folder)
+            self.findings.give(self.model)
+
+    def _load(self, pipes: Mapping[Mode, Any]) -> LoadedModel:
+        breathe()
+        settings = self.home.settings
+        return load_model(
+            self.spec,
+            self.home.device,
+            self.home.rendezvous,
+            self.home.prompts,
+            settings.preview_side_px if self.findings is None else 0,
+            settings.lora_bytes,
+            pipes,
+            # between two forwards of a part that is one of several, another part may take its place
+            helpers=self.offload is not Offload.MODEL,
+        )
+
+    def forget_ram(self, others: list[Resident]) -> None:
+        """Give back the copies in RAM that no other model keeps."""
+        kept = {id(one) for other in others if other.keeps_ram for one in other.weights}
+        for one in self.weights:
+            if not self.keeps_ram and id(one) not in kept:
+                one.forget_ram()
+
+    def _leave(self, others: list[Resident]) -> None:
+        in_use = {id(one) for other in others if other.on_device for one in other.weights}
+        for one in self.weights:
+            if id(one) not in in_use and one.in_ram:
+                one.to_ram()
+
+    def _let_go(self) -> None:
+        """Give back what was gathered on the device beside the weights."""
+        if self.model is not None:
+            self.model.loras.let_go()
+            self.model.references.let_go()
+
+    def _extras(self) -> dict[Hashable, int]:
+        if self.model is None:
+            return {}
+        held = self.model.loras.held_bytes + self.model.references.held_bytes
+        return {("beside", self.spec.name): held}
+
+    def _look(self) -> Parts:
+        spec = self.spec
+        try:
+            folders, dtype = folders_of(spec), pick_dtype(spec, self.home.device)
+            shares = quantization.shares(spec, dtype, folders)
+            return self.home.held.expected(folders, dtype, self.own_parts, spec.name, shares)
+        except Exception as error:
+            # whatever is wrong with the files, which may be half written, loading will say
+            log.debug("model.unseen", model=spec.name, reason=first_line(error))
+            return {}
+
+
+# Files may come or change while the server runs.
+_LOOK_SECONDS = 10.0
+
+
+def _as_failure(name: str, what: str, error: BaseException) -> ModelFailed:
+    if isinstance(error, ModelFailed):
+        return error
+    failure = ModelFailed(f"{name}: {what} failed: {error}"[:500])
+    failure.__cause__ = error
+    return failure
