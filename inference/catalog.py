@@ -181,7 +181,8 @@ def load_catalog(path: Path) -> Catalog:
 def modes_of(request: ImageRequest) -> tuple[Mode, ...]:
     """The mode a request names, or those its pictures can mean, the likeliest first.
 
-    A source alone is to be edited as the prompt says; with a strength it is to be varied.
+    A source alone is to be edited as the prompt says; with a strength, or without words, it is to
+    be varied.
     """
     if request.mode is not None:
         return (request.mode,)
@@ -191,5 +192,5 @@ def modes_of(request: ImageRequest) -> tuple[Mode, ...]:
     if ImageRole.SOURCE not in roles:
         # some models make pictures from pictures alone
         return (Mode.GENERATE, Mode.EDIT) if ImageRole.REFERENCE in roles else (Mode.GENERATE,)
-    varied = request.strength is not None
+    varied = request.strength is not None or not request.prompt.strip()
     return (Mode.IMG2IMG, Mode.EDIT) if varied else (Mode.EDIT, Mode.IMG2IMG)

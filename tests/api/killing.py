@@ -83,7 +83,10 @@ class Ear:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
+                size = int(self.headers["content-length"])
+                body = self.rfile.read(size)
+                if len(body) < size:
+                    return  # killed in the middle of it
                 ear.heard.append(({name.lower(): one for name, one in self.headers.items()}, body))
                 self.send_response(200)
                 self.send_header("Content-Length", "0")

@@ -47,6 +47,7 @@ def plain_picture(colour: str, size: tuple[int, int] = (48, 40), mode: str = "RG
     return Image.new("RGB", size, COLOURS[colour]).convert(mode)
 
 
+@torch.enable_grad()
 def _teach(model: Any, loss_of: Callable[[], torch.Tensor], goal: float, steps: int = 400) -> None:
     torch.manual_seed(0)
     optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)

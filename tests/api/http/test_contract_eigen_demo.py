@@ -51,7 +51,7 @@ def test_an_edit_follows_its_source_and_its_prompt__S2(client: httpx2.Client) ->
         send(
             client,
             ("image_file", ("a.png", encoded(source), "image/png")),
-            prompt="a green circle on a blue background",
+            prompt="make it green",
             mode="image-editing",
             seed="3",
         )

@@ -73,7 +73,7 @@ def source_of(served: Served) -> tuple[int, int]:
 def test_a_file_is_edited(served: Served, name: str, file: Any) -> None:
     body = made(send(served.client, (name, file)))
 
-    assert newest(served)["mode"] == "img2img"
+    assert newest(served)["mode"] == "edit"
     assert source_of(served) == (40, 20)
     assert body["edited_image_base64"] == body["image_base64"]
     assert "turbo_image_base64" not in body
@@ -91,7 +91,7 @@ def test_a_file_is_edited(served: Served, name: str, file: Any) -> None:
 def test_the_mode_of_an_edit(served: Served, mode: dict[str, str]) -> None:
     made(send(served.client, ("image_file", png()), **mode))
 
-    assert newest(served)["mode"] == "img2img"
+    assert newest(served)["mode"] == "edit"
 
 
 @pytest.mark.parametrize("model", ["eigen-image", "flux-1-kontext", "qwen-image-edit-2511"])
@@ -102,14 +102,14 @@ def test_the_providers_models_edit__S2(client: httpx2.Client, model: str) -> Non
 
 
 def test_several_files_reach_the_door__T(client: httpx2.Client) -> None:
-    """The model that is served takes one, and says so by the name that was used."""
-    files = [("images", png(size)) for size in (16, 17, 18)]
+    """The model that is served takes four, and says so by the name that was used."""
+    files = [("images", png(size)) for size in (16, 17, 18, 19, 20)]
 
     reply = send(client, *files)
 
     assert (reply.status_code, reply.json()["code"]) == (400, "unsupported")
-    assert "at most 1 source image" in fault(reply)
-    assert "not 3" in fault(reply)
+    assert "at most 4 source image" in fault(reply)
+    assert "not 5" in fault(reply)
     assert "images" in fault(reply)
 
 
@@ -166,7 +166,7 @@ def test_the_size_of_words_is_none_of_an_edits__S2(client: httpx2.Client) -> Non
 def test_json_holds_a_picture(served: Served, fields: dict[str, Any]) -> None:
     made(ask(served.client, **fields))
 
-    assert (newest(served)["mode"], source_of(served)) == ("img2img", (40, 20))
+    assert (newest(served)["mode"], source_of(served)) == ("edit", (40, 20))
 
 
 @pytest.mark.parametrize(

@@ -21,12 +21,12 @@ from tests.api.http.served import Served
 @pytest.mark.parametrize(
     ("pictures", "mode"),
     [
-        pytest.param({"image": data_uri()}, "img2img", id="INF data URI"),
-        pytest.param({"image": data_uri().partition(",")[2]}, "img2img", id="INF base64"),
+        pytest.param({"image": data_uri()}, "edit", id="INF data URI"),
+        pytest.param({"image": data_uri().partition(",")[2]}, "edit", id="INF base64"),
         pytest.param(
             {"image": data_uri(), "mask": data_uri(16, "white")}, "inpaint", id="INF mask"
         ),
-        pytest.param({"image": data_uri(), "mask": None}, "img2img", id="INF no mask"),
+        pytest.param({"image": data_uri(), "mask": None}, "edit", id="INF no mask"),
     ],
 )
 def test_an_edit_changes_a_picture(
@@ -48,7 +48,7 @@ def test_an_edit_fetches_its_picture__INF(served: Served) -> None:
 
     assert reply.status_code == 200, reply.text
     told = neutral(served.client, reply.json()["id"])
-    assert told["mode"] == "img2img"
+    assert told["mode"] == "edit"
     given = next(data for key, data in served.script.pictures.items() if told["id"] in key)
     with Image.open(io.BytesIO(given)) as picture:
         assert (picture.size, picture.getpixel((0, 0))) == ((128, 128), (200, 0, 0))

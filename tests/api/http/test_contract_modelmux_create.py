@@ -160,7 +160,7 @@ def test_a_form_brings_a_reference_picture(served: Served, part: str) -> None:
     assert reply.status_code == 200, reply.text
     assert (reply.json()["resolution"], reply.json()["creditsCharged"]) == ("2k", 10)
     told = served.client.get(f"/darkroom/generations/{reply.json()['historyId']}").json()
-    assert told["mode"] == "img2img"
+    assert told["mode"] == "edit"
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_a_reference_picture_may_be_sent(served: Served, part: tuple[str | None,
     reply = served.client.post(PATH, data={"prompt": "a"}, files={"image": part}, headers=KEY)
 
     told = served.client.get(f"/darkroom/generations/{reply.json()['historyId']}").json()
-    assert (reply.status_code, told["mode"]) == (200, "img2img")
+    assert (reply.status_code, told["mode"]) == (200, "edit")
 
 
 def test_a_form_with_nothing_filled_in_but_the_prompt_is_plain__INF(served: Served) -> None:

@@ -20,6 +20,7 @@ OPERATIONS = (
     "DELETE /darkroom/admin/keys/{key_id}",
     *("GET /darkroom/admin/accounts", "GET /darkroom/admin/accounts/{name}"),
     "POST /darkroom/admin/accounts/{name}/credits",
+    "POST /darkroom/admin/models/{name}/{action}",
     *("GET /darkroom/account", "GET /darkroom/account/webhook-secret"),
     "POST /darkroom/account/webhook-secret/rotate",
 )

@@ -183,8 +183,9 @@ def test_queue_devices_and_models_are_told(served: Served) -> None:
     assert served.client.get("/darkroom/queue").json()["unfinished_images"] == 3
     (device,) = served.client.get("/darkroom/devices").json()["devices"]
     assert (device["device"], device["alive"]) == ("cpu", True)
-    model, fill = served.client.get("/darkroom/models").json()["models"]
+    model, fill, edits = served.client.get("/darkroom/models").json()["models"]
     assert (model["name"], model["state"]) == ("tiny-flux", "unloaded")
     assert set(model["modes"]) == {"generate", "img2img", "inpaint"}
     assert model["loras"] == {"stripes": {"strength": 1, "rank": None, "trigger": ""}}
     assert (fill["name"], set(fill["modes"]), fill["loras"]) == ("tiny-flux-fill", {"inpaint"}, {})
+    assert (edits["name"], set(edits["modes"])) == ("tiny-flux-kontext", {"edit"})

@@ -228,7 +228,7 @@ def test_input_pictures_lie_in_the_bucket_too(served: Served, bucket: Bucket) ->
     told = served.end(made.json()["id"])
 
     key = f"inputs/{told['id']}/0.png"
-    assert (told["state"], told["mode"]) == ("succeeded", "img2img")
+    assert (told["state"], told["mode"]) == ("succeeded", "edit")
     assert key in bucket.objects()
     assert bucket.read(f"kept/{key}") == served.script.pictures[key]
     with Image.open(io.BytesIO(served.script.pictures[key])) as picture:
