@@ -290,3 +290,52 @@ def test_no_plan_moves_what_runs_or_overfills(found: list[Standing], device: int
             here.add(move.name)
             assert device_bytes([models[name] for name in here]) <= device
     assert not any(models[name].pinned and not models[name].leaving for name in made.draining)
+
+
+PICTURE_SECONDS, LOAD_SECONDS = 0.1, 0.5
+
+
+def waits_of(arrivals: list[tuple[float, str]], patience: Patience) -> tuple[list[float], int]:
+    """How long each request waits for a device of one model, in simulated time; and the swaps."""
+    models = {name: standing(name, load_seconds=LOAD_SECONDS) for name in "abc"}
+    left, waits, swaps, now = sorted(arrivals), [], 0, 0.0
+    while left:
+        oldest: dict[str, float] = {}
+        for since, name in left:
+            if since <= now:
+                oldest.setdefault(name, since)
+        asked = [replace(one, waiting_since=oldest.get(one.name)) for one in models.values()]
+        made = plan(asked, NO_RAM, patience, now)
+        for move in made.moves:
+            is_there = move.kind is MoveKind.LOAD
+            now += LOAD_SECONDS * is_there
+            swaps += not is_there
+            models[move.name] = replace(models[move.name], on_device=is_there, arrived=now)
+        here = next((one for one in models.values() if one.on_device), None)
+        if here is not None and here.name in oldest and here.name not in made.draining:
+            request = (oldest[here.name], here.name)
+            left.remove(request)
+            waits.append(now - request[0])
+            now += PICTURE_SECONDS
+            models[here.name] = replace(here, used=now)
+        elif not made.moves:
+            now += 0.01
+    return waits, swaps
+
+
+@given(st.randoms(use_true_random=False))
+def test_nobody_waits_past_the_age_bound(chance: Any) -> None:
+    """Sixty requests for three models in any order, with room for one, at a third of the load."""
+    patience = Patience(age_bound_seconds=8.0, min_stay_seconds=1.0)
+    arrivals = [(chance.uniform(0, 18.0), chance.choice("abc")) for _ in range(60)]
+    waits, _ = waits_of(arrivals, patience)
+    assert len(waits) == 60
+    assert max(waits) <= patience.age_bound_seconds + LOAD_SECONDS + PICTURE_SECONDS
+
+
+@given(st.permutations("abc" * 20))
+def test_sixty_at_once_take_a_swap_a_model(names: list[str]) -> None:
+    """Whatever their order; first come, first served swaps some forty times."""
+    patience = Patience(age_bound_seconds=30.0, min_stay_seconds=1.0)
+    _, swaps = waits_of([(index * 1e-6, name) for index, name in enumerate(names)], patience)
+    assert swaps <= len("abc")

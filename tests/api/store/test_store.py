@@ -15,7 +15,7 @@ from sqlalchemy.dialects import sqlite
 
 from api.errors import BadRequest, Overloaded, QueueFull, Unavailable
 from api.store import Bounds, Claim, Holding, Store, database, statements
-from api.tasks import Delivery, Task, TaskState
+from api.tasks import Delivery, Findings, Task, TaskState
 from tests.api.making import AMPLE, Clock, inserted, open_store, output_of, submission
 
 LEASE_MS = 1_000
@@ -101,7 +101,12 @@ async def test_the_same_worker_with_an_old_attempt_is_late_too(store: Store, clo
     clock.ms += LEASE_MS + 1
     await claim(store, "a")
     assert not await store.add_output(first.holding, output_of("one", 0))
+    late = replace(first.task.job, prompt="late")
+    assert not await store.note(first.holding, late, Findings(sources=("late",)))
     assert await store.finish(first.holding, TaskState.FAILED) is None
+    found = await store.get("one")
+    assert found is not None
+    assert (found.job.prompt, found.findings) == (first.task.job.prompt, Findings())
 
 
 async def test_a_heartbeat_keeps_a_task(store: Store, clock: Clock) -> None:
