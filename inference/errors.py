@@ -8,6 +8,7 @@ EngineError
 ├── JobError          the work failed; ends one image, touches no other
 │   ├── OutOfMemory   even alone the image does not fit the device
 │   ├── ModelFailed   the model could not be loaded
+│   │   ├── NoRoom  memory does not suffice for it as things are
 │   │   ├── LoraFailed  one of its LoRAs could not, and the model is as it was
 │   │   └── ReferenceFailed  what it takes a tag by could not, and the model is as it was
 │   └── PipelineFailed  the pipeline raised
@@ -73,6 +74,10 @@ class ModelFailed(JobError):
     """The model could not be loaded; the message carries the reason."""
 
     kind = "model_failed"
+
+
+class NoRoom(ModelFailed):
+    """Memory does not suffice for the model beside what has to stay there."""
 
 
 class LoraFailed(ModelFailed):

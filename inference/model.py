@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +30,7 @@ class LoadedModel:
 
     `attached` are its denoisers, then the text encoders and VAE decoder that can be shared;
     A step of one picture takes `step_floor_seconds` whatever its size, and `step_slope_seconds`
-    times its pixels over those of the default size.
+    times its pixels over those of the default size. `stamp` is another one once its files are others.
     """
 
     spec: ModelSpec
@@ -45,6 +45,7 @@ class LoadedModel:
     step_slope_seconds: float = 0.0
     options: dict[str, OptionStatus] = field(default_factory=dict)
     vae: VaeOptions = field(default_factory=VaeOptions)
+    stamp: Hashable = None
 
     def call(
         self,
@@ -66,7 +67,7 @@ class LoadedModel:
         pipe = private_copy(
             guidance.pipe,
             self.prompts if prompts is None else prompts,
-            (self.spec.name, mix.encoded()),
+            (self.spec.name, self.stamp, mix.encoded()),
             job.sampler,
         )
         if self.vae.tiling or self.vae.slicing:
@@ -146,6 +147,7 @@ def load_model(
     pipes: Mapping[Mode, Any] | None = None,
     *,
     helpers: bool = True,
+    stamp: Hashable = None,
 ) -> LoadedModel:
     """Load a model and attach its denoisers; raises ModelFailed. The self-test comes after.
 
@@ -158,19 +160,24 @@ def load_model(
     modules = denoisers(spec, pipe)
     if helpers:
         modules += [module for module in _helpers(pipe) if rules_of(module) is not UNKNOWN_MODEL]
-    # before anything is attached: what fails here leaves nothing behind
     previewer = fit_previewer(pipe, preview_side_px)
     attached = [rendezvous.attach(module) for module in modules]
-    return LoadedModel(
-        spec=spec,
-        options=requested(spec),
-        pipes=pipes,
-        attached=attached,
-        prompts=prompts,
-        previewer=previewer,
-        loras=_shelf(spec, pipe, attached, device, lora_bytes),
-        references=References(spec, pipes, attached[0], device, rendezvous),
-    )
+    try:
+        return LoadedModel(
+            spec=spec,
+            options=requested(spec),
+            pipes=pipes,
+            attached=attached,
+            prompts=prompts,
+            previewer=previewer,
+            loras=_shelf(spec, pipe, attached, device, lora_bytes),
+            references=References(spec, pipes, attached[0], device, rendezvous),
+            stamp=stamp,
+        )
+    except Exception:
+        for one in attached:
+            rendezvous.detach(one)
+        raise
 
 
 def _shelf(

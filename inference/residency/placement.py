@@ -15,6 +15,7 @@ from torch import Tensor
 # torch rounds each pinned allocation up to a power of two: tensors are packed into such.
 _SLAB_BYTES = 1 << 28
 _ALIGNED_BYTES = 512
+_RAM = torch.device("cpu")
 
 
 class Weights:
@@ -65,8 +66,10 @@ class Weights:
             self.on_device = True
 
     def to_ram(self) -> None:
-        """Leave the device for the copy in RAM, which must not have been forgotten."""
+        """Leave the device for the copy in RAM, which is made where it was forgotten."""
         if self.on_device and self._has_two_places:
+            if not self._in_ram:
+                self._in_ram = _copies([one.data for one in tensors_of(self.module)], _RAM)
             self._point_at(self._in_ram)
             self.on_device = False
 
@@ -138,10 +141,12 @@ def packed(tensors: list[Tensor], *, pin: bool, slab_bytes: int = _SLAB_BYTES) -
 
 def _copies(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
     """Copies on a device; what is one tensor here is one there."""
+    # into RAM that is not pinned nothing says when the last byte has come
+    later = device != _RAM
     made: dict[Hashable, Tensor] = {}
     for tensor in tensors:
         if _identity(tensor) not in made:
-            made[_identity(tensor)] = tensor.to(device, non_blocking=True, copy=True)
+            made[_identity(tensor)] = tensor.to(device, non_blocking=later, copy=True)
     return [made[_identity(tensor)] for tensor in tensors]
 
 

@@ -285,6 +285,7 @@ class Resident:
             pipes,
             # between two forwards of a part that is one of several, another part may take its place
             helpers=self.offload is not Offload.MODEL,
+            stamp=self._stamp,
         )
 
     def forget_ram(self, others: list[Resident]) -> None:
@@ -296,8 +297,10 @@ class Resident:
 
     def _leave(self, others: list[Resident]) -> None:
         in_use = {id(one) for other in others if other.on_device for one in other.weights}
+        kept = {id(one) for other in others for one in other.weights}
         for one in self.weights:
-            if id(one) not in in_use and one.in_ram:
+            # what is a copy short is dropped with the model, unless another was read ahead with it
+            if id(one) not in in_use and (one.in_ram or id(one) in kept):
                 one.to_ram()
 
     def _let_go(self) -> None:

@@ -11,7 +11,7 @@ import structlog
 
 from inference.catalog import Catalog
 from inference.coalesce import Rendezvous
-from inference.errors import ModelFailed
+from inference.errors import ModelFailed, NoRoom
 from inference.faults import without_tensors
 from inference.job import Job
 from inference.model import LoadedModel
@@ -95,6 +95,8 @@ class Residents:
             one.wanted, one.leaving = False, True
         if action is not ModelAction.LOAD:
             one.pinned = action is ModelAction.PIN
+        if action in (ModelAction.UNLOAD, ModelAction.UNPIN):
+            self._pardon()
         self._changed = True
         self._tell(one)
 
@@ -267,7 +269,7 @@ class Residents:
                 one.wanted = False
                 log.warning("model.not_preloaded", model=name, reason=reason)
             else:
-                self._fail(one, ModelFailed(reason), now)
+                self._fail(one, NoRoom(reason), now)
         for one in self._all.values():
             if one.leaving and not one.is_read and not one.is_busy:
                 one.leaving = False
@@ -306,6 +308,13 @@ class Residents:
         one.drop(self._others(one))
         one.failed_at, one.wanted, self._changed = now, False, True
         self._tell(one)
+
+    def _pardon(self) -> None:
+        """Try again what had no room, since there may be some now."""
+        for one in self._all.values():
+            if isinstance(one.error, NoRoom):
+                one.error = None
+                self._tell(one)
 
     def _others(self, one: Resident) -> list[Resident]:
         return [other for other in self._all.values() if other is not one]

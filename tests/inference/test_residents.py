@@ -24,7 +24,7 @@ from inference.residency.held import HeldParts
 from inference.residency.placement import Weights
 from inference.residency.quiet import QUIET
 from inference.status import ModelAction, ModelState, ModelStatus
-from tests.inference.making import ENTRIES, Bench, catalog_over, job, plain
+from tests.inference.making import ENTRIES, Bench, catalog_over, difference, job, plain
 
 MIB = 1024**2
 
@@ -195,6 +195,48 @@ def test_what_two_models_have_in_common_is_held_once_and_stays_for_the_other(
     assert bench.worker._rendezvous._attached == {}
 
 
+@pytest.mark.usefixtures("posing")
+def test_what_a_model_read_ahead_shares_leaves_the_device_with_the_other(three: Catalog) -> None:
+    """Nobody would count it there; its copy in RAM, given back before, is made again."""
+    twin = three.models["flux"].model_copy(update={"name": "twin"})
+    both = three.model_copy(update={"models": {**three.models, "twin": twin}})
+    bench = Bench(both, ram_bytes=100 * MIB)
+    residents = bench.worker._residents
+    residents.get("flux")
+    first, ahead = residents._all["flux"], residents._all["twin"]
+    first.keeps_ram = False
+    first.forget_ram([])
+    ahead.keeps_ram = True
+    ahead.read()
+    until(bench, lambda: ahead.is_read)
+    shared = [one for one in ahead.weights if one in first.weights]
+    assert len(shared) == 3 and not any(one.in_ram for one in shared)
+    bench.worker.command("flux", ModelAction.UNLOAD)
+    until(bench, lambda: status_of(bench, "flux").state is ModelState.UNLOADED)
+    assert not any(one.on_device for one in ahead.weights)
+    bench.submit(job("j", model="twin"))
+    bench.finish()
+    # another copy may lie at another alignment, for which sums come out otherwise
+    assert difference(bench.seen.picture("j"), plain(twin, job(model="twin"))) <= 1
+
+
+def test_prompts_are_encoded_anew_once_the_files_are_others(three: Catalog, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(three.models["flux"].source, own)
+    bench = Bench(changed(three, flux={"source": str(own)}))
+    bench.submit(job("a"))
+    bench.finish()
+    bench.worker.command("flux", ModelAction.UNLOAD)
+    until(bench, lambda: status_of(bench, "flux").state is ModelState.UNLOADED)
+    shutil.rmtree(own)
+    shutil.copytree(three.models["third"].source, own)
+    bench.submit(job("b"))
+    bench.submit(job("c", model="third"))
+    bench.finish()
+    assert bench.seen.picture("b").tobytes() == bench.seen.picture("c").tobytes()
+    assert bench.seen.picture("b").tobytes() != bench.seen.picture("a").tobytes()
+
+
 def test_what_was_dropped_is_no_longer_in_memory(three: Catalog) -> None:
     bench = small(three)
     model = bench.worker._residents.get("flux")
@@ -240,7 +282,7 @@ def test_files_half_written_fail_that_model_alone(three: Catalog, tmp_path: Path
     assert isinstance(failed, Failed) and isinstance(failed.error, ModelFailed)
 
 
-@pytest.mark.parametrize("where", ["run_selftest", "fit_previewer"])
+@pytest.mark.parametrize("where", ["run_selftest", "fit_previewer", "LoraShelf"])
 def test_what_failed_to_come_is_no_longer_in_memory(
     three: Catalog, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -391,6 +433,21 @@ def test_a_pinned_model_is_loaded_at_the_start_and_stays(three: Catalog) -> None
     bench.worker.command("flux", ModelAction.LOAD)
     until(bench, lambda: status_of(bench, "flux").state is ModelState.READY)
     assert status_of(bench, "third").state is ModelState.UNLOADED
+
+
+def test_what_had_no_room_beside_a_pinned_model_comes_once_that_is_unpinned(
+    three: Catalog,
+) -> None:
+    """At once, and not after the time for which a failure is kept."""
+    bench = small(changed(three, third={"pin": True}))
+    bench.worker.prepare()
+    bench.submit(job("a"))
+    bench.finish()
+    assert isinstance(bench.seen.outcome("a"), Failed)
+    bench.worker.command("third", ModelAction.UNPIN)
+    bench.submit(job("b"))
+    bench.finish()
+    assert bench.seen.picture("b")
 
 
 def test_preloading_stops_where_the_room_ends(three: Catalog) -> None:
