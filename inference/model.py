@@ -30,7 +30,7 @@ class LoadedModel:
 
     `attached` are its denoisers, then the text encoders and VAE decoder that can be shared;
     A step of one picture takes `step_floor_seconds` whatever its size, and `step_slope_seconds`
-    times its pixels over those of the default size. `stamp` is another one once its files are others.
+    times its pixels over those of the default size. `stamp` is another one once its files are.
     """
 
     spec: ModelSpec

@@ -7,8 +7,7 @@ share stay as they are.
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,31 +16,22 @@ from typing import Any
 import diffusers
 import numpy as np
 import structlog
-import torch
 
 from inference import coalesce
-from inference.coalesce import Carrier
+from inference.coalesce import Call, Carrier
 from inference.errors import ModelFailed
 from inference.faults import free_cache, without_tensors
 from inference.loading import denoisers, first_line
-from inference.loras.mix import Mix
 from inference.model import LoadedModel
 from inference.model_spec import ModelSpec
-from inference.options.compiled import Uncompiled, compiled_blocks
+from inference.options import compiled
 from inference.options.quantization import needs_package
 from inference.options.spec import OptionStatus, StepCacheKind, VaeOptions
-from inference.references.image_rows import ImageUse
 from inference.residency.aside import breathe
 from inference.rules import UNKNOWN_MODEL
 from inference.selftest import make_probe, probe_job
 
 log = structlog.get_logger()
-
-# For torch.compile; tests take one that compiles within a second.
-BACKEND = "inductor"
-# Every size that is compiled for itself counts, of all models of a class together; beyond it torch
-# silently goes on uncompiled, and its own limit is 8.
-_MOST_GRAPHS = 64
 
 # Ending or beginning of a backend's name, what is imported, and what is installed.
 _ATTENTION_PACKAGES = (
@@ -61,7 +51,10 @@ class NotNarrowed(ModelFailed):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Option:
-    """One row of the table: `obstacle` says beforehand why not, "" where nothing is known."""
+    """One row of the table: `obstacle` says beforehand why not, "" where nothing is known.
+
+    What `is_new_each_time` has to be probed again by a model that comes back from its files.
+    """
 
     name: str
     off: str
@@ -69,6 +62,7 @@ class _Option:
     switch_on: Callable[[LoadedModel], None]
     switch_off: Callable[[LoadedModel], None]
     probe: Callable[[LoadedModel], None]
+    is_new_each_time: bool = False
 
 
 def settle(
@@ -99,8 +93,11 @@ def settle(
         if option.name not in told:
             continue
         found = (known or {}).get(option.name)
-        told[option.name] = found or _tried(option, model, device)
-        if found is not None and not found.reason:
+        if found is None or (option.is_new_each_time and not found.reason):
+            told[option.name] = _tried(option, model, device)
+            continue
+        told[option.name] = found
+        if not found.reason:
             option.switch_on(model)
 
 
@@ -130,7 +127,12 @@ def _try_narrowed(model: LoadedModel, device: str) -> None:
         raise NotNarrowed(first_line(without_tensors(error))) from None
 
 
-def make_picture(model: LoadedModel, size: tuple[int, int], rows: int = 1) -> None:
+def make_picture(
+    model: LoadedModel,
+    size: tuple[int, int],
+    rows: int = 1,
+    denoise: Callable[[Sequence[Call]], list[Any]] = coalesce.forward,
+) -> None:
     """One step of a picture, the denoisers' forwards with so many equal rows; raises what it does.
 
     A picture that is not made of numbers counts as failed.
@@ -140,8 +142,12 @@ def make_picture(model: LoadedModel, size: tuple[int, int], rows: int = 1) -> No
     carrier.advance()
     while (call := carrier.call) is not None:
         breathe()
-        repeats = model.denoises(call.target) and call.target.rules is not UNKNOWN_MODEL
-        carrier.advance(coalesce.forward([call] * (rows if repeats else 1))[0])
+        calls = [call]
+        if model.denoises(call.target):
+            calls *= rows if call.target.rules is not UNKNOWN_MODEL else 1
+            carrier.advance(denoise(calls)[0])
+        else:
+            carrier.advance(coalesce.forward(calls)[0])
     if carrier.error is not None:
         raise carrier.error
     if not np.isfinite(carrier.result).all():
@@ -158,10 +164,9 @@ def _make_usual(model: LoadedModel) -> None:
 
 def _warm_up(model: LoadedModel) -> None:
     """Have compiled what requests will need: one row and two, and sizes that change."""
-    make_picture(model, model.spec.default_size)
-    make_picture(model, model.spec.default_size, rows=2)
-    make_picture(model, model.spec.smallest_size)
-    make_picture(model, model.spec.smallest_size, rows=2)
+    for size in (model.spec.default_size, model.spec.smallest_size):
+        for rows in (1, 2):
+            make_picture(model, size, rows, compiled.forward)
 
 
 def _denoisers(model: LoadedModel) -> list[Any]:
@@ -245,38 +250,6 @@ def _reset_cache(model: LoadedModel) -> None:
         module.disable_cache()
 
 
-def _compile_obstacle(spec: ModelSpec, device: str) -> str:
-    if device.startswith("cuda"):
-        return needs_package("triton")
-    compilers = [name for name in ("g++", "clang++", "c++") if shutil.which(name)]
-    return "" if compilers or BACKEND != "inductor" else "needs a C++ compiler: install g++"
-
-
-def _set_compile(model: LoadedModel) -> None:
-    _configure()
-    for module in _denoisers(model):
-        module.compile_repeated_blocks(backend=BACKEND)
-    for attached in model.attached:
-        if model.denoises(attached):
-            attached.row_data += [Uncompiled(attached.module, kind) for kind in (Mix, ImageUse)]
-
-
-def _configure() -> None:
-    """Limits of torch's compiler for the whole process."""
-    config: Any = torch._dynamo.config
-    # what is set the usual way holds for the greenlet that sets it alone
-    config._config["recompile_limit"].default = _MOST_GRAPHS
-    # another device's thread may trace meanwhile, which torch tells by a global
-    config._config["error_on_nested_fx_trace"].default = False
-
-
-def _reset_compile(model: LoadedModel) -> None:
-    for attached in model.attached:
-        attached.row_data[:] = [one for one in attached.row_data if type(one) is not Uncompiled]
-    for block in compiled_blocks(*_denoisers(model)):
-        block._compiled_call_impl = None
-
-
 OPTIONS = (
     _Option(
         name="attention",
@@ -305,9 +278,10 @@ OPTIONS = (
     _Option(
         name="compile",
         off="off",
-        obstacle=_compile_obstacle,
-        switch_on=_set_compile,
-        switch_off=_reset_compile,
+        obstacle=compiled.obstacle,
+        switch_on=compiled.switch_on,
+        switch_off=compiled.switch_off,
         probe=_warm_up,
+        is_new_each_time=True,
     ),
 )

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 from greenlet import getcurrent, greenlet
+
+Result = TypeVar("Result")
 
 
 class Aside:
@@ -13,8 +18,9 @@ class Aside:
     def __init__(self, work: Callable[[], None]) -> None:
         self.error: BaseException | None = None
         self.ended = False
+        self.waits_for: Future[Any] | None = None
         self._work = work
-        self._greenlet = _AsideGreenlet(lambda _=None: self._run())
+        self._greenlet = _AsideGreenlet(self)
 
     def go_on(self) -> None:
         """Do the next piece."""
@@ -28,7 +34,8 @@ class Aside:
             self._greenlet.throw(Interrupted())
         self.ended = True
 
-    def _run(self) -> None:
+    def body(self) -> None:
+        """What the greenlet runs: the work, its outcome kept."""
         try:
             self._work()
         except BaseException as error:
@@ -41,7 +48,11 @@ class Interrupted(BaseException):
 
 
 class _AsideGreenlet(greenlet):
-    """Tells `breathe` that it may rest."""
+    """Tells `breathe` that it may rest, and `elsewhere` whose work it is."""
+
+    def __init__(self, aside: Aside) -> None:
+        super().__init__(lambda _=None: aside.body())
+        self.aside = aside
 
 
 def breathe() -> None:
@@ -49,3 +60,36 @@ def breathe() -> None:
     current = getcurrent()
     if isinstance(current, _AsideGreenlet) and current.parent is not None:
         current.parent.switch()
+
+
+def elsewhere(name: str, work: Callable[[], Result]) -> Result:
+    """Within an aside: what `work` returns, made on another thread while others step.
+
+    Elsewhere made at once.
+    """
+    current = getcurrent()
+    if not isinstance(current, _AsideGreenlet):
+        return work()
+    aside, future = current.aside, on_a_thread(name, work)
+    aside.waits_for = future
+    try:
+        while not future.done():
+            breathe()
+    finally:
+        aside.waits_for = None
+    return future.result()
+
+
+def on_a_thread(name: str, work: Callable[[], Result]) -> Future[Result]:
+    """Begin `work` on a thread of its own."""
+    future = Future[Result]()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    # a daemon: a download that hangs must not keep the process from ending
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return future

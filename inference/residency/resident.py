@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import math
-import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
@@ -27,7 +26,7 @@ from inference.model_spec import ModelSpec
 from inference.options import quantization
 from inference.options import trial as options
 from inference.prompts import PromptCache
-from inference.residency.aside import Aside, breathe
+from inference.residency.aside import Aside, breathe, on_a_thread
 from inference.residency.findings import Findings
 from inference.residency.held import ANY_NAME, HeldParts
 from inference.residency.offload import Offload, effective, install, resident_bytes
@@ -106,9 +105,14 @@ class Resident:
         return self.is_read and self.keeps_ram and all(one.in_ram for one in self.weights)
 
     @property
-    def waits_for_reader(self) -> Future[Read] | None:
-        """What is being read for it."""
-        return self._reading
+    def is_reading(self) -> bool:
+        """Whether it is being read, or was and has not been taken up."""
+        return self._reading is not None
+
+    @property
+    def waits_for(self) -> Future[Any] | None:
+        """What is being done for it on another thread: read, compiled."""
+        return self._reading if self._aside is None else self._aside.waits_for
 
     @property
     def own_parts(self) -> Collection[str]:
@@ -138,17 +142,8 @@ class Resident:
 
     def read(self) -> None:
         """Begin to read it into RAM, on a thread of its own."""
-        future = self._reading = Future[Read]()
         self._begun = self.home.clock()
-
-        def fill() -> None:
-            try:
-                future.set_result(self._read())
-            except BaseException as error:
-                future.set_exception(error)
-
-        # a daemon: a download that hangs must not keep the process from ending
-        threading.Thread(target=fill, name=f"load-{self.spec.name}", daemon=True).start()
+        self._reading = on_a_thread(f"load-{self.spec.name}", self._read)
 
     def take_up(self) -> bool:
         """Take what was read, if it has come; raises ModelFailed where it failed."""

@@ -123,12 +123,12 @@ class Residents:
     @property
     def has_pieces(self) -> bool:
         """Whether the device's own thread could do something for a model at once."""
-        return any(one.is_busy and one.waits_for_reader is None for one in self._all.values())
+        return any(one.is_busy and one.waits_for is None for one in self._all.values())
 
     def rest(self, seconds: float) -> bool:
-        """Wait so long for what is being read, if anything is."""
-        reading = [one.waits_for_reader for one in self._all.values()]
-        futures = [future for future in reading if future is not None]
+        """Wait so long for what other threads do, if they do anything."""
+        waits = [one.waits_for for one in self._all.values()]
+        futures = [future for future in waits if future is not None]
         if futures and not self.has_pieces:
             wait(futures, timeout=seconds)
         return bool(futures)
@@ -181,7 +181,7 @@ class Residents:
 
     def _go_on(self, one: Resident, now: float) -> None:
         try:
-            if one.waits_for_reader is not None:
+            if one.is_reading:
                 if one.take_up():
                     self._place(one, now)
             elif one.go_on():

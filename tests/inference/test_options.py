@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from safetensors.torch import save_file
 
 from inference import coalesce, selftest, skeletons, worker
 from inference.catalog import Catalog
+from inference.events import ImageDone
 from inference.job import ImageRole, InputImage, Job, Lora, Mode, ReferenceTag
 from inference.loading import load_pipelines
 from inference.loras.spec import LoraSpec
 from inference.model_spec import ModelSpec
-from inference.options import quantization
+from inference.options import compiled, quantization
 from inference.options import trial as options
 from inference.options.compiled import Uncompiled, compiled_blocks
 from inference.options.spec import ATTENTIONS, OptionStatus, VaeOptions, requested
@@ -27,7 +29,7 @@ from inference.pixels import Pictures
 from inference.references.image_rows import ImageUse
 from inference.residency.held import HeldParts
 from inference.residency.placement import Weights, packed, tensors_of
-from inference.status import Lane, ModelState, ModelStatus
+from inference.status import Lane, ModelAction, ModelState, ModelStatus
 from tests.inference.making import Bench, difference, job, plain
 
 
@@ -35,7 +37,7 @@ from tests.inference.making import Bench, difference, job, plain
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """One call to a forward, and a compiler that only records: the real one takes minutes."""
     monkeypatch.setattr(selftest, "MEASURED_SIZES", 1)
-    monkeypatch.setattr(options, "BACKEND", "eager")
+    monkeypatch.setattr(compiled, "BACKEND", "eager")
     yield
     torch._dynamo.reset()
     torch.set_grad_enabled(True)
@@ -377,7 +379,7 @@ def test_compiled_blocks_are_used_and_adapters_run_the_plain_code(
 
         return run
 
-    monkeypatch.setattr(options, "BACKEND", backend)
+    monkeypatch.setattr(compiled, "BACKEND", backend)
     file = tmp_path / "paint.safetensors"
     paint(file)
     changed = {"loras": {"paint": {"source": str(file)}}}
@@ -387,7 +389,7 @@ def test_compiled_blocks_are_used_and_adapters_run_the_plain_code(
     assert told == OptionStatus(requested="on", effective="on")
     assert status_of(bench).lanes == {Mode.GENERATE: Lane.MERGE}
     assert graphs and ran
-    assert torch._dynamo.config.recompile_limit == options._MOST_GRAPHS
+    assert torch._dynamo.config.recompile_limit == compiled.MOST_GRAPHS
     assert difference(bench.seen.picture("a"), plain(catalog.models["flux"], job())) <= 1
     ran.clear()
     graphs.clear()
@@ -400,6 +402,44 @@ def test_compiled_blocks_are_used_and_adapters_run_the_plain_code(
     bench.submit(job("c"))
     bench.finish()
     assert ran and not graphs, "a request had to wait for the compiler"
+
+
+def test_pictures_of_other_models_go_on_while_one_is_compiled(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+    where: set[str] = set()
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        where.add(threading.current_thread().name)
+        begun.set()
+        assert may_end.wait(30)
+        return graph.forward
+
+    monkeypatch.setattr(compiled, "BACKEND", backend)
+    two = {**with_options(catalog, compile=True).models, "sdxl": catalog.models["sdxl"]}
+    bench = Bench(Catalog(models=two))
+    bench.submit(job("a", model="sdxl"))
+    bench.finish()
+    bench.submit(job("slow"))
+    while not begun.is_set():
+        bench.worker.tick()
+    bench.submit(job("b", model="sdxl"))
+    while not any(one.job_id == "b" for one in bench.seen.events if isinstance(one, ImageDone)):
+        bench.worker.tick()
+    assert not bench.seen.progress("slow") and not may_end.is_set()
+    may_end.set()
+    bench.finish()
+    assert bench.seen.picture("a").tobytes() == bench.seen.picture("b").tobytes()
+    assert status_of(bench).options["compile"].effective == "on"
+    assert where == {"compile"}, "nothing was left to be compiled between the steps of others"
+    bench.worker.command("flux", ModelAction.UNLOAD)
+    while bench.worker.at_work:
+        bench.worker.tick()
+    bench.submit(job("again"))
+    bench.finish()
+    assert difference(bench.seen.picture("again"), bench.seen.picture("slow")) == 0
+    assert where == {"compile"}, "a model that comes back is compiled before its pictures"
 
 
 def test_a_controlnet_works_on_narrowed_and_on_compiled_weights(
@@ -447,7 +487,7 @@ def test_what_cannot_be_compiled_runs_plainly(
     def backend(graph: Any, inputs: Any) -> Any:
         raise RuntimeError("no such instruction")
 
-    monkeypatch.setattr(options, "BACKEND", backend)
+    monkeypatch.setattr(compiled, "BACKEND", backend)
     bench = made(with_options(catalog, compile=True), job())
     told = status_of(bench).options["compile"]
     assert told.effective == "off" and "no such instruction" in told.reason
@@ -457,8 +497,8 @@ def test_what_cannot_be_compiled_runs_plainly(
 def test_without_a_compiler_it_says_what_to_install(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(options, "BACKEND", "inductor")
-    monkeypatch.setattr(options.shutil, "which", lambda name: None)
+    monkeypatch.setattr(compiled, "BACKEND", "inductor")
+    monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
     bench = made(with_options(catalog, compile=True), job())
     assert status_of(bench).options["compile"].reason == "needs a C++ compiler: install g++"
     assert bench.seen.picture("j")
