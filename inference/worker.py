@@ -268,8 +268,10 @@ class Worker:
         if self._is_too_much(batch):
             self._step_halves(batch)
             return
+        kind, one, tokens = kind_of(batch[0]), tokens_of(batch[0]), sum(map(tokens_of, batch))
         error = self._advance(batch)
         if error is None:
+            self._caps.succeed(kind, tokens, one)
             return
         lacks_memory = is_out_of_memory(error)
         if lacks_memory:
@@ -277,7 +279,7 @@ class Worker:
         if len(batch) > 1:
             if lacks_memory:
                 fewer = sum(map(tokens_of, batch[: len(batch) // 2]))
-                self._caps.learn(kind_of(batch[0]), fewer)
+                self._caps.fail(kind, tokens, fewer, one)
             log.warning("step.halved", rows=len(batch), error=type(error).__name__)
             self._step_halves(batch)
         elif lacks_memory and not again:

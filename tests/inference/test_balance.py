@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from inference.balance import COMING_IMAGES, Balance
-from inference.caps import Caps
+from inference.caps import PATIENCE_FORWARDS
 from inference.catalog import Catalog
 from inference.engine import Engine
 from inference.events import Event, ImageDone, Progress
@@ -102,14 +102,6 @@ def test_a_burst_is_spread_over_all_devices(catalog: Catalog) -> None:
         engine.close(10)
 
 
-def test_caps_only_shrink() -> None:
-    caps = Caps()
-    assert caps.of("a", 16) == 16
-    caps.learn("a", 8)
-    caps.learn("a", 12)
-    assert (caps.of("a", 16), caps.of("a", 4), caps.of("b", 16)) == (8, 4, 16)
-
-
 class SmallCard:
     """Stands before a denoiser's forward, and has memory for so many rows."""
 
@@ -190,3 +182,17 @@ def test_another_size_is_not_held_back_and_a_model_that_came_again_is(bench: Ben
     bench.submit(job("d", seeds=(1, 2, 3, 4)))
     bench.finish()
     assert set(again.asked) <= {1, 2}
+
+
+def test_a_shortage_that_passes_is_forgotten(bench: Bench) -> None:
+    card = small(bench, 2)
+    bench.submit(job("a", seeds=(1, 2, 3, 4)))
+    bench.finish()
+    assert card.asked.count(4) == 1
+    card.rows = 16
+    bench.submit(job("b", seeds=(1, 2), num_inference_steps=PATIENCE_FORWARDS))
+    bench.finish()
+    assert max(card.asked[card.asked.index(4) + 1 :]) == 2
+    bench.submit(job("c", seeds=(1, 2, 3, 4)))
+    bench.finish()
+    assert card.asked[-4:] == [4, 4, 4, 4]
