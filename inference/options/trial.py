@@ -51,10 +51,7 @@ class NotNarrowed(ModelFailed):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Option:
-    """One row of the table: `obstacle` says beforehand why not, "" where nothing is known.
-
-    What `is_new_each_time` has to be probed again by a model that comes back from its files.
-    """
+    """One row of the table: `obstacle` says beforehand why not, "" where nothing is known."""
 
     name: str
     off: str
@@ -62,7 +59,6 @@ class _Option:
     switch_on: Callable[[LoadedModel], None]
     switch_off: Callable[[LoadedModel], None]
     probe: Callable[[LoadedModel], None]
-    is_new_each_time: bool = False
 
 
 def settle(
@@ -93,11 +89,8 @@ def settle(
         if option.name not in told:
             continue
         found = (known or {}).get(option.name)
-        if found is None or (option.is_new_each_time and not found.reason):
-            told[option.name] = _tried(option, model, device)
-            continue
-        told[option.name] = found
-        if not found.reason:
+        told[option.name] = found or _tried(option, model, device)
+        if found is not None and not found.reason:
             option.switch_on(model)
 
 
@@ -282,6 +275,5 @@ OPTIONS = (
         switch_on=compiled.switch_on,
         switch_off=compiled.switch_off,
         probe=_warm_up,
-        is_new_each_time=True,
     ),
 )

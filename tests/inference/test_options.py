@@ -439,7 +439,7 @@ def test_pictures_of_other_models_go_on_while_one_is_compiled(
     bench.submit(job("again"))
     bench.finish()
     assert difference(bench.seen.picture("again"), bench.seen.picture("slow")) == 0
-    assert where == {"compile"}, "a model that comes back is compiled before its pictures"
+    assert where == {"compile"}, "a model that comes back is not compiled again"
 
 
 def test_a_controlnet_works_on_narrowed_and_on_compiled_weights(
