@@ -27,7 +27,7 @@ from api.outputs import (
 )
 from api.storage import Storage, output_key
 from api.store import Claim, Store
-from api.tasks import Findings, Output, TaskKind, TaskState, TaskUpdate
+from api.tasks import Failure, Findings, Output, TaskKind, TaskState, TaskUpdate
 from api.watch import Updates
 from inference.errors import JobError, ModelFailed
 from inference.events import Cancelled, Emit, Event, Failed, ImageDone, Progress
@@ -98,11 +98,14 @@ class Run:
         self._shop = workshop
         self._on_room = on_room
         self._made = {output.index for output in claim.task.outputs}
-        self._missing = [n for n in range(len(claim.task.job.seeds)) if n not in self._made]
+        self._failed = {failure.index for failure in claim.task.failures}
+        ended = self._made | self._failed
+        self._missing = [n for n in range(len(claim.task.job.seeds)) if n not in ended]
         self._in_flight = len(self._missing)
         self._cancel_asked = claim.task.cancel_requested
         self._lost = False
-        self._error: JobError | None = None
+        # Why it fails if it does: the first of what went wrong.
+        self._failure = next(iter(claim.task.failures), None)
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._log = log.bind(task_id=self.task.id, attempt=self.task.attempt)
@@ -116,10 +119,8 @@ class Run:
         """Make what is missing and end the task."""
         self._publish(TaskUpdate(task_id=self.task.id, state=TaskState.RUNNING))
         if self._tries > self._max_tries:
-            why = f"gave up after {self._max_tries} attempts"
-            await self._finish(TaskState.FAILED, "gave_up", why)
-            return
-        if self.task.extras.kind is not TaskKind.GENERATE:
+            await self._give_up()
+        elif self.task.extras.kind is not TaskKind.GENERATE:
             await self._look()
         elif self._missing:
             await self._prepare()
@@ -141,6 +142,14 @@ class Run:
         self._shop.engine.cancel(self.task.id)
         await self._insist(lambda: self._shop.store.release([self.holding], counted=counted))
 
+    async def _give_up(self) -> None:
+        """Fail whatever has no end yet; of a task that is to be cancelled that is not recorded."""
+        why = f"gave up after {self._max_tries} attempts"
+        self._failure = Failure(index=0, kind="gave_up", message=why)
+        if self.task.extras.allows_partial and not self._cancel_asked:
+            for index in self._missing:
+                await self._fail(replace(self._failure, index=index))
+
     async def _look(self) -> None:
         """Have the assistants say something of the picture that the task was given."""
         try:
@@ -149,7 +158,7 @@ class Run:
             picture = await self._in_thread(decode, data)
             findings = await looked_at(self.task, picture, self._shop.assistants)
         except AssistantFailed as error:
-            self._error = error
+            self._failure = self._failure_of(0, error)
         else:
             await self._note(self.task.job, findings)
 
@@ -218,17 +227,36 @@ class Run:
                 self.image_seconds = event.seconds
                 await self._keep(event)
             case Failed():
-                self._fail(event.index, event.error)
+                await self._fail(self._failure_of(event.index, event.error))
             case Cancelled():
                 pass
         self._in_flight -= 1
         self._on_room()
 
-    def _fail(self, index: int, error: JobError) -> None:
-        """One lost picture fails the task, so the others need not be made."""
-        self._log.warning("image_failed", index=index, kind=error.kind)
-        self._error = self._error or error
-        self._shop.engine.cancel(self.task.id)
+    async def _fail(self, failure: Failure) -> None:
+        """Record that a picture will not be made; it is final, also for the next claim.
+
+        Where nothing is to be had without it, the others need not be made.
+        """
+        self._log.warning("image_failed", index=failure.index, kind=failure.kind)
+        self._failure = self._failure or failure
+        if not self.task.extras.allows_partial:
+            self._shop.engine.cancel(self.task.id)
+            return
+        if not await self._insist(lambda: self._shop.store.add_failure(self.holding, failure)):
+            self.lose()
+            return
+        self._failed.add(failure.index)
+        self._publish(TaskUpdate(task_id=self.task.id, state=TaskState.RUNNING, failure=failure))
+
+    def _failure_of(self, index: int, error: JobError) -> Failure:
+        """A failure as callers are told of it."""
+        why = str(error)
+        if error.kind == ModelFailed.kind:
+            # The reason names folders of this machine, which are no caller's business.
+            self._log.error("model_failed", reason=why)
+            why = f"the model {self.task.job.model!r} could not be loaded"
+        return Failure(index=index, kind=error.kind, message=_storable(why))
 
     async def _keep(self, event: ImageDone) -> None:
         """Encode and store a picture, deliver its copy, then record it."""
@@ -240,7 +268,7 @@ class Run:
         try:
             copy_url = await self._deliver(index, encoded)
         except DestinationFailed as error:
-            self._fail(index, error)
+            await self._fail(self._failure_of(index, error))
             await self._discard(key)
             return
         output = _output(encoded, index=index, key=key, seed=job.seeds[index], copy_url=copy_url)
@@ -276,26 +304,30 @@ class Run:
     def _is_done(self) -> bool:
         if self.task.extras.kind is not TaskKind.GENERATE:
             return self.task.findings.result is not None
-        return len(self._made) == len(self.task.job.seeds)
+        return bool(self._made) and self._all_ended
+
+    @property
+    def _all_ended(self) -> bool:
+        return len(self._made) + len(self._failed) == len(self.task.job.seeds)
+
+    @property
+    def _has_failed(self) -> bool:
+        return not self.task.extras.allows_partial or self._all_ended
 
     async def _end(self) -> None:
         if self._lost:
             self._log.warning("task_lost")
         elif self._is_done:
             await self._finish(TaskState.SUCCEEDED)
-        elif self._error is not None:
-            await self._finish(TaskState.FAILED, self._error.kind, str(self._error))
+        elif self._failure is not None and self._has_failed:
+            await self._finish(TaskState.FAILED, self._failure)
         elif self._cancel_asked:
             await self._finish(TaskState.CANCELLED)
         else:
             await self.give_back(counted=True)
 
-    async def _finish(self, state: TaskState, kind: str | None = None, why: str = "") -> None:
-        if kind == ModelFailed.kind:
-            # The reason names folders of this machine, which are no caller's business.
-            self._log.error("model_failed", reason=why)
-            why = f"the model {self.task.job.model!r} could not be loaded"
-        message = _storable(why) if kind else None
+    async def _finish(self, state: TaskState, failure: Failure | None = None) -> None:
+        kind, message = (failure.kind, failure.message) if failure else (None, None)
         task = await self._insist(
             lambda: self._shop.store.finish(
                 self.holding, state, error_kind=kind, error_message=message

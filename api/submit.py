@@ -207,6 +207,9 @@ def output_of(task: Task, index: int) -> Output:
         raise NotFound(f"the task has no picture {index}")
     output = next((output for output in task.outputs if output.index == index), None)
     if output is None:
+        for failure in task.failures:
+            if failure.index == index:
+                raise NotReady(f"picture {index} could not be made: {failure.message}")
         raise NotReady(f"picture {index} is not made; the task is {task.state}")
     if task.files_deleted_ms is not None:
         raise Gone(f"picture {index} was deleted when its time was up")

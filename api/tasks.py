@@ -97,7 +97,8 @@ class Extras:
 
     `asked` is the request in its dialect's own words, for replies that repeat it. `magic_prompt`
     and `real_time` have the prompt written out, the latter with what is found on the web. `effort`
-    is for a review. Without `tells_hooks` the account's registered webhooks are not told.
+    is for a review. Without `tells_hooks` the account's registered webhooks are not told. Where it
+    `allows_partial`, a picture that fails leaves the others of its task as they are.
     """
 
     kind: TaskKind = TaskKind.GENERATE
@@ -107,6 +108,7 @@ class Extras:
     real_time: bool = False
     effort: Literal["low", "high"] = "high"
     tells_hooks: bool = True
+    allows_partial: bool = False
 
 
 NO_EXTRAS = Extras()
@@ -163,6 +165,15 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """One picture of a task that will not be made, and why; its others are."""
+
+    index: int
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """One request as the store holds it; times are milliseconds since the epoch.
 
@@ -170,7 +181,7 @@ class Task:
     pictures, `extras` what else was asked and `findings` what came of that. `credits` is the price
     of all, and `key_id` names the key that asked. `attempt` counts claims and is the fence: a
     worker whose attempt is not this one has lost the task. Once `files_deleted_ms` is set, the
-    pictures are gone.
+    pictures are gone. One that succeeded has an output or a failure for each picture.
     """
 
     id: str
@@ -193,11 +204,24 @@ class Task:
     error_message: str | None
     files_deleted_ms: int | None = None
     outputs: tuple[Output, ...]
+    failures: tuple[Failure, ...] = ()
+
+    @property
+    def cost(self) -> int:
+        """What it has cost once it has ended, in credits: the price of what was made of it."""
+        if self.state is not TaskState.SUCCEEDED:
+            return 0
+        return self.credits - len(self.failures) * self.picture_credits
+
+    @property
+    def picture_credits(self) -> int:
+        """The price of one picture."""
+        return self.credits // max(len(self.job.seeds), 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskUpdate:
-    """What a watcher of a task is told; only states and outputs are durable.
+    """What a watcher of a task is told; only states, outputs and failures are durable.
 
     `position` counts the tasks ahead in the queue; `step` of `steps` is for picture `index`;
     `preview` is a small encoded picture.
@@ -212,6 +236,7 @@ class TaskUpdate:
     preview: bytes | None = None
     preview_media_type: str | None = None
     output: Output | None = None
+    failure: Failure | None = None
     error_message: str | None = None
 
 

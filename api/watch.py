@@ -102,8 +102,8 @@ async def follow(
 ) -> AsyncIterator[TaskUpdate]:
     """What happens to a task, from its present state to its end.
 
-    States and outputs are told from the record; what was published since says when to read it
-    again, and carries the progress in between.
+    States, outputs and failures are told from the record; what was published since says when to
+    read it again, and carries the progress in between.
     """
     told = Told()
     while True:
@@ -124,14 +124,19 @@ class Told:
     def __init__(self) -> None:
         self._state: TaskState | None = None
         self._position: int | None = None
-        self._outputs: set[int] = set()
+        self._ended: set[int] = set()
 
     def news(self, task: Task, position: int | None) -> list[TaskUpdate]:
         """The updates that bring the watcher to the present record, in the order of events."""
         news = [
             TaskUpdate(task_id=task.id, state=TaskState.RUNNING, output=output)
             for output in task.outputs
-            if output.index not in self._outputs
+            if output.index not in self._ended
+        ]
+        news += [
+            TaskUpdate(task_id=task.id, state=TaskState.RUNNING, failure=failure)
+            for failure in task.failures
+            if failure.index not in self._ended
         ]
         if (task.state, position) != (self._state, self._position):
             state = TaskUpdate(
@@ -142,5 +147,6 @@ class Told:
             )
             news = [*news, state] if task.state.ended else [state, *news]
         self._state, self._position = task.state, position
-        self._outputs.update(output.index for output in task.outputs)
+        self._ended.update(output.index for output in task.outputs)
+        self._ended.update(failure.index for failure in task.failures)
         return news

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx2
 
-from api.cli.terminal import Failure, UsageError
+from api.cli.terminal import Failure, UsageError, say
 from api.cli.wish import Made, Step, Update, Updates, Waiting, Wish
 from inference.job import ImageRole
 
@@ -84,6 +84,8 @@ class Remote:
                 raise
             for image in task["images"]:
                 yield self._fetch(task, image)
+            for lost in task.get("failures", ()):
+                say(f"darkroom: picture {lost['index'] + 1}: {lost['message']}")
             if task["error"] is not None:
                 raise Failure(task["error"]["message"])
 

@@ -114,7 +114,11 @@ async def abandon(desk: Desk, caller: Caller, task: Task) -> None:
 def made(task: Task) -> Task:
     """The task, if it ended with all its pictures; raises NotMade."""
     if task.state is TaskState.SUCCEEDED:
-        return task
+        if not task.failures:
+            return task
+        first, count = task.failures[0], len(task.job.seeds)
+        message = f"{len(task.failures)} of {count} pictures were not made: {first.message}"
+        raise NotMade(message, reason=first.kind)
     reason = "cancelled" if task.state is TaskState.CANCELLED else task.error_kind or "failed"
     raise NotMade(task.error_message or f"the pictures were not made: {reason}", reason=reason)
 

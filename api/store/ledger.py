@@ -1,14 +1,17 @@
 """Credits: every change of a balance is a line, written in the transaction that causes it.
 
 A task holds its price when it is accepted, is charged when it first runs, and gets the price back
-when it ends any other way than well. Each happens once: the line's task and kind are unique.
+when it ends any other way than well, or that of its pictures that failed when the others were made.
+Each happens once: the line's task and kind are unique.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, case, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.accounts import Key, Period
@@ -53,6 +56,28 @@ async def give_back(connection: AsyncConnection, task_id: str, *, now_ms: int) -
     """Release what a task holds, or refund what it was charged, once."""
     await _follow_up(connection, task_id, {"hold"}, "release", now_ms=now_ms)
     await _follow_up(connection, task_id, {"hold", "charge"}, "refund", now_ms=now_ms)
+
+
+async def refund_part(
+    connection: AsyncConnection, task_id: str, credits: int, *, now_ms: int
+) -> None:
+    """Refund some of what a task was charged, once, and never beside the whole.
+
+    Of a price that was forgiven there is no such line: it would read as a refund of the whole.
+    """
+    lines = await _lines(connection, task_id, {"hold", "charge"})
+    if lines is None or await _is_forgiven(connection, lines[0].account, lines[0].id):
+        return
+    await write_line(
+        connection,
+        account=lines[0].account,
+        key_id=lines[0].key_id,
+        task_id=task_id,
+        kind="refund",
+        amount=credits,
+        note="of pictures that failed",
+        now_ms=now_ms,
+    )
 
 
 async def write_line(
@@ -103,8 +128,10 @@ async def spent(connection: AsyncConnection, key_id: str, since_ms: int) -> int:
     # Few tasks fail: to ask for what came back takes 35 ms of 100,000 tasks, to ask of each
     # whether it did 80 ms.
     hold = ledger.alias()
+    # A line that gives nothing is of what was forgiven: then the whole came back.
+    came_back = case((ledger.c.amount > 0, ledger.c.amount), else_=hold.c.held)
     given_back = (
-        select(func.coalesce(func.sum(hold.c.held), 0))
+        select(func.coalesce(func.sum(came_back), 0))
         .join_from(ledger, hold, and_(hold.c.task_id == ledger.c.task_id, hold.c.kind == "hold"))
         .where(of_key, ledger.c.kind.in_(("release", "refund")), hold.c.created_ms >= since_ms)
     )
@@ -144,10 +171,10 @@ async def _follow_up(
     connection: AsyncConnection, task_id: str, after: set[str], kind: str, *, now_ms: int
 ) -> None:
     """Write a task's next line if its lines so far are exactly those of `after`."""
-    lines = (await connection.execute(select(ledger).where(ledger.c.task_id == task_id))).all()
-    if {line.kind for line in lines} != after:
+    lines = await _lines(connection, task_id, after)
+    if lines is None:
         return
-    first = next(line for line in lines if line.kind == "hold")
+    first = lines[0]
     balance, held = _MOVES[kind]
     if balance and await _is_forgiven(connection, first.account, first.id):
         balance = 0
@@ -161,6 +188,15 @@ async def _follow_up(
         held=held * first.held,
         now_ms=now_ms,
     )
+
+
+async def _lines(
+    connection: AsyncConnection, task_id: str, kinds: set[str]
+) -> Sequence[Row[Any]] | None:
+    """A task's lines, its hold first, if they are exactly those; else None."""
+    query = select(ledger).where(ledger.c.task_id == task_id).order_by(ledger.c.id)
+    lines = (await connection.execute(query)).all()
+    return lines if {line.kind for line in lines} == kinds else None
 
 
 async def _is_forgiven(connection: AsyncConnection, account: str, line_id: int) -> bool:

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from sqlalchemy import Row
 
 from api.errors import BadRequest
-from api.tasks import Delivery, Extras, Findings, Output, Rating, Task, TaskState
+from api.tasks import Delivery, Extras, Failure, Findings, Output, Rating, Task, TaskState
 from inference.job import ImageRequest, load_job
 
 _REQUEST = TypeAdapter(ImageRequest)
@@ -78,6 +78,13 @@ def to_output(row: Row[Any]) -> Output:
     del values["task_id"]
     rating = values.pop("rating")
     return Output(**values, rating=None if rating is None else _RATING.validate_json(rating))
+
+
+def to_failure(row: Row[Any]) -> Failure:
+    """The record in one row of `failures`."""
+    values = dict(row._mapping)
+    del values["task_id"]
+    return Failure(**values)
 
 
 def to_cursor(task: Task) -> str:

@@ -102,6 +102,17 @@ outputs = Table(
     PrimaryKeyConstraint("task_id", "index"),
 )
 
+# Pictures that will not be made, of tasks whose others are.
+failures = Table(
+    "failures",
+    metadata,
+    Column("task_id", String(32), ForeignKey("tasks.id", ondelete="CASCADE"), nullable=False),
+    Column("index", Integer, nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("message", Text, nullable=False),
+    PrimaryKeyConstraint("task_id", "index"),
+)
+
 # `balance` is what can still be spent, `held` what unfinished tasks have set aside: always the sums
 # of the ledger's two columns. An account that is not metered may go below zero.
 accounts = Table(

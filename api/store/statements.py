@@ -15,6 +15,7 @@ from sqlalchemy import (
     Insert,
     Select,
     Subquery,
+    Table,
     Update,
     and_,
     case,
@@ -39,8 +40,8 @@ from api.store.rows import (
     dump_rating,
     dump_request,
 )
-from api.store.schema import QUEUED, RUNNING, UNFINISHED, outputs, tasks
-from api.tasks import Findings, Output, Task, TaskState
+from api.store.schema import QUEUED, RUNNING, UNFINISHED, failures, outputs, tasks
+from api.tasks import Failure, Findings, Output, Task, TaskState
 from inference.job import Job, dump_job
 
 
@@ -143,12 +144,25 @@ def heartbeat(
 
 
 def insert_output(holding: Holding, output: Output) -> Insert:
-    """A stored picture of a task that is still held, unless it is recorded already."""
-    values = {"task_id": holding.task_id, **asdict(output), "rating": dump_rating(output.rating)}
-    same = and_(outputs.c.task_id == holding.task_id, outputs.c.index == output.index)
-    row = select(*(literal(value, outputs.c[name].type) for name, value in values.items()))
-    wanted = row.where(exists().where(held_by(holding)), not_(exists().where(same)))
-    return insert(outputs).from_select(list(values), wanted)
+    """A stored picture of a task that is still held, unless its end is recorded already."""
+    values = {**asdict(output), "rating": dump_rating(output.rating)}
+    return _insert_end(outputs, holding, values)
+
+
+def insert_failure(holding: Holding, failure: Failure) -> Insert:
+    """A failed picture of a task that is still held, unless its end is recorded already."""
+    return _insert_end(failures, holding, asdict(failure))
+
+
+def _insert_end(table: Table, holding: Holding, values: dict[str, Any]) -> Insert:
+    values = {"task_id": holding.task_id, **values}
+    row = select(*(literal(value, table.c[name].type) for name, value in values.items()))
+    recorded = (
+        exists().where(ends.c.task_id == holding.task_id, ends.c.index == values["index"])
+        for ends in (outputs, failures)
+    )
+    wanted = row.where(exists().where(held_by(holding)), *map(not_, recorded))
+    return insert(table).from_select(list(values), wanted)
 
 
 def note(holding: Holding, job: Job, findings: Findings) -> Update:
@@ -162,6 +176,11 @@ def outputs_of(task_ids: Sequence[str]) -> Select[*tuple[Any, ...]]:
     return select(outputs).where(outputs.c.task_id.in_(task_ids)).order_by(outputs.c.index)
 
 
+def failures_of(task_ids: Sequence[str]) -> Select[*tuple[Any, ...]]:
+    """The failed pictures of some tasks, in order."""
+    return select(failures).where(failures.c.task_id.in_(task_ids)).order_by(failures.c.index)
+
+
 def finish(
     holding: Holding,
     state: TaskState,
@@ -170,11 +189,14 @@ def finish(
     error_kind: str | None,
     error_message: str | None,
 ) -> Update:
-    """End a held task; one that lacks a picture cannot succeed."""
+    """End a held task; it succeeds only with an end for each picture, and one that was made."""
     statement = update(tasks).where(held_by(holding))
     if state is TaskState.SUCCEEDED:
-        made = select(func.count()).where(outputs.c.task_id == holding.task_id).scalar_subquery()
-        statement = statement.where(made == tasks.c.images)
+        made, failed = (
+            select(func.count()).where(ends.c.task_id == holding.task_id).scalar_subquery()
+            for ends in (outputs, failures)
+        )
+        statement = statement.where(made + failed == tasks.c.images, or_(failed == 0, made > 0))
     return statement.values(
         state=state,
         finished_ms=now_ms,

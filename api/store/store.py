@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Update, func, select, tuple_
+from sqlalchemy import ColumnElement, Insert, Update, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.clock import wall_clock_ms
@@ -18,9 +19,9 @@ from api.store.database import Database
 from api.store.hooks import hooks_to_tell
 from api.store.outbox import insert_messages
 from api.store.records import Accepted, Bounds, Claim, Counts, Holding, Submission
-from api.store.rows import from_cursor, to_cursor, to_task
+from api.store.rows import from_cursor, to_cursor, to_failure, to_task
 from api.store.schema import QUEUED, tasks
-from api.tasks import Findings, Output, Task, TaskPage, TaskState
+from api.tasks import Failure, Findings, Output, Task, TaskPage, TaskState
 from inference.job import Job
 
 
@@ -159,14 +160,14 @@ class Store:
         A picture that is recorded already stays as it is.
         """
 
-        async def work(connection: AsyncConnection) -> bool:
-            added = await connection.execute(statements.insert_output(holding, output))
-            if added.rowcount:
-                return True
-            fence = select(func.count()).where(statements.held_by(holding))
-            return bool(await connection.scalar(fence))
+        return await self._record(holding, statements.insert_output(holding, output))
 
-        return await self._database.write(work)
+    async def add_failure(self, holding: Holding, failure: Failure) -> bool:
+        """Record a picture that will not be made; False if the task is no longer held.
+
+        A picture whose end is recorded already stays as it is.
+        """
+        return await self._record(holding, statements.insert_failure(holding, failure))
 
     async def note(self, holding: Holding, job: Job, findings: Findings) -> bool:
         """Record what came up while a task runs; False if it is no longer held."""
@@ -180,7 +181,10 @@ class Store:
         error_kind: str | None = None,
         error_message: str | None = None,
     ) -> Task | None:
-        """End a held task; None if it is not held any more, or lacks pictures to have succeeded."""
+        """End a held task; None if it is not held any more, or lacks what it takes to succeed.
+
+        What it was charged for pictures that failed is given back.
+        """
         return await self._change(
             holding.task_id,
             lambda now_ms: statements.finish(
@@ -213,6 +217,15 @@ class Store:
         """Raise Unavailable unless the database takes writes."""
         await self._execute(statements.release((), counted=True))
 
+    async def _record(self, holding: Holding, insertion: Insert) -> bool:
+        async def work(connection: AsyncConnection) -> bool:
+            if (await connection.execute(insertion)).rowcount:
+                return True
+            fence = select(func.count()).where(statements.held_by(holding))
+            return bool(await connection.scalar(fence))
+
+        return await self._database.write(work)
+
     async def _execute(self, statement: Update) -> int:
         async def work(connection: AsyncConnection) -> int:
             return (await connection.execute(statement)).rowcount
@@ -237,13 +250,26 @@ class Store:
 async def _load(
     connection: AsyncConnection, *wanted: ColumnElement[bool], limit: int | None = None
 ) -> list[Task]:
-    """Tasks with their outputs, newest first."""
+    """Tasks with their outputs and failures, newest first."""
     query = select(tasks).where(*wanted).order_by(tasks.c.created_ms.desc(), tasks.c.id.desc())
     rows = (await connection.execute(query.limit(limit))).all()
     made: dict[str, list[Any]] = {row.id: [] for row in rows}
     for output in await connection.execute(statements.outputs_of(list(made))):
         made[output.task_id].append(output)
-    return [to_task(row, made[row.id]) for row in rows]
+    return await _with_failures(connection, [to_task(row, made[row.id]) for row in rows])
+
+
+async def _with_failures(connection: AsyncConnection, found: list[Task]) -> list[Task]:
+    failed: dict[str, list[Failure]] = {
+        task.id: []
+        for task in found
+        if task.extras.allows_partial and task.attempt and len(task.outputs) < len(task.job.seeds)
+    }
+    if not failed:
+        return found
+    for row in await connection.execute(statements.failures_of(list(failed))):
+        failed[row.task_id].append(to_failure(row))
+    return [replace(task, failures=tuple(failed.get(task.id, ()))) for task in found]
 
 
 async def _earlier(
@@ -285,6 +311,8 @@ async def _conclude(connection: AsyncConnection, task: Task, now_ms: int) -> Non
     """What else happens, in the same transaction, when a task ends."""
     if task.state is not TaskState.SUCCEEDED:
         await ledger.give_back(connection, task.id, now_ms=now_ms)
+    elif unused := task.credits - task.cost:
+        await ledger.refund_part(connection, task.id, unused, now_ms=now_ms)
     urls, hooks = task.delivery.webhooks, await hooks_to_tell(connection, task)
     if urls or hooks:
         told = insert_messages(task.id, task.account, task.dialect, urls, now_ms, hooks=hooks)

@@ -196,7 +196,7 @@ def to_task(task: Task, link: PictureLink) -> dict[str, Any]:
         "taskId": task.id,
         "state": state,
         "modelType": "TEXT_TO_IMAGE" if task.job.mode is Mode.GENERATE else "IMAGE_TO_IMAGE",
-        "credits": 0 if state == "failed" else task.credits,
+        "credits": task.cost if task.state.ended else task.credits,
         "createTime": task.created_ms,
     }
     if task.state.ended:

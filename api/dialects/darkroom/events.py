@@ -44,6 +44,9 @@ async def to_events(update: TaskUpdate, body: Body) -> list[tuple[str, dict[str,
     if update.output is not None:
         images = (await body())["images"]
         return [("image", one) for one in images if one["index"] == update.output.index]
+    if update.failure is not None:
+        failures = (await body())["failures"]
+        return [("image_failed", one) for one in failures if one["index"] == update.failure.index]
     if update.state is TaskState.QUEUED:
         return [("queued", {"position": update.position})]
     if update.step is None:

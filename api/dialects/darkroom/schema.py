@@ -149,6 +149,15 @@ class TaskError(BaseModel):
     message: str
 
 
+class PictureFailure(BaseModel):
+    """A picture that could not be made, of a generation whose others are."""
+
+    index: int
+    seed: int
+    kind: str
+    message: str
+
+
 class TaskLinks(BaseModel):
     """Where a generation is read, watched and cancelled."""
 
@@ -178,7 +187,10 @@ class Generation(BaseModel):
     downsizing_mp: float | None
     sampler: Annotated[str | None, Field(description="null: the model's own")]
     mask_blur: int | None
-    credits: int
+    credits: Annotated[int, Field(description="the price of all pictures")]
+    cost: Annotated[
+        int | None, Field(description="the price of those that were made; null until it has ended")
+    ]
     attempt: int
     created_at: str
     started_at: str | None
@@ -186,6 +198,10 @@ class Generation(BaseModel):
     cancel_requested: bool
     error: TaskError | None
     images: list[Picture]
+    failures: Annotated[
+        list[PictureFailure],
+        Field(description="of a generation that succeeded, what has no image is here"),
+    ]
     links: TaskLinks
 
 

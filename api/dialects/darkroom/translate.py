@@ -15,7 +15,7 @@ from api.idempotency import Reply
 from api.links import PictureLink, pictures_at
 from api.orders import Order, Remote, Upload, picture_of
 from api.submit import QueueStatus
-from api.tasks import Delivery, ImageFormat, Output, Task
+from api.tasks import Delivery, Extras, Failure, ImageFormat, Output, Task
 from inference.catalog import Catalog
 from inference.errors import EngineError
 from inference.job import ImageRequest, ImageRole, Lora, Mode, ReferenceTag
@@ -78,6 +78,7 @@ def to_order(wire: GenerationRequest, files: Sequence[FilePart], base_url: str) 
             webhooks=(wire.webhook,) if wire.webhook else (),
             base_url=base_url,
         ),
+        extras=Extras(allows_partial=True),
         priority=wire.priority,
     )
 
@@ -167,6 +168,7 @@ def to_body(task: Task, link: PictureLink) -> dict[str, Any]:
         "sampler": job.sampler,
         "mask_blur": job.mask_blur if job.mode is Mode.INPAINT else None,
         "credits": task.credits,
+        "cost": task.cost if task.state.ended else None,
         "attempt": task.attempt,
         "created_at": to_time(task.created_ms),
         "started_at": to_time(task.started_ms),
@@ -174,6 +176,7 @@ def to_body(task: Task, link: PictureLink) -> dict[str, Any]:
         "cancel_requested": task.cancel_requested,
         "error": error if failed else None,
         "images": [to_picture(task, output, link) for output in task.outputs],
+        "failures": [to_failure(task, failure) for failure in task.failures],
         "links": {"self": here, "events": f"{here}/events", "cancel": f"{here}/cancel"},
     }
 
@@ -193,6 +196,11 @@ def to_picture(task: Task, output: Output, link: PictureLink) -> dict[str, Any]:
         "sha256": output.sha256,
         "destination_url": output.destination_url,
     }
+
+
+def to_failure(task: Task, failure: Failure) -> dict[str, Any]:
+    """A `PictureFailure`."""
+    return asdict(failure) | {"seed": task.job.seeds[failure.index]}
 
 
 def file_path(task_id: str, output: Output) -> str:

@@ -160,7 +160,7 @@ def to_body(task: Task, link: PictureLink) -> dict[str, Any]:
         "id": PREFIX + task.id,
         "status": STATUSES[task.state],
         "model": task.request.model,
-        "credits_used": task.credits if is_completed else 0,
+        "credits_used": task.cost,
         "duration_ms": max(ended_ms - task.created_ms, 0),
         "outputs": [_output(task, one, link) for one in task.outputs] if is_completed else [],
     }

@@ -116,12 +116,19 @@ def to_body(task: Task, sign: Callable[[str], str]) -> dict[str, Any]:
     }
     if not task.state.ended:
         return common | {"creditsCharged": task.credits, "createdAt": task.created_ms}
-    common["completedAt"] = task.finished_ms or task.created_ms
+    common |= {"completedAt": task.finished_ms or task.created_ms, "creditsUsed": task.cost}
     if task.state is TaskState.SUCCEEDED:
-        url = to_url(task.id, task.outputs[0], sign)
-        return common | {"outputUrl": url, "creditsUsed": task.credits}
+        return common | _picture(task, sign)
     reason = "cancelled" if task.state is TaskState.CANCELLED else "the generation failed"
-    return common | {"errorMessage": task.error_message or reason, "creditsUsed": 0}
+    return common | {"errorMessage": task.error_message or reason}
+
+
+def _picture(task: Task, sign: Callable[[str], str]) -> dict[str, Any]:
+    """The first picture, which is all there is here of a task that another API was asked for."""
+    for failure in task.failures:
+        if failure.index == 0:
+            return {"status": "failed", "errorMessage": failure.message}
+    return {"outputUrl": to_url(task.id, task.outputs[0], sign)}
 
 
 def to_url(task_id: str, output: Output, sign: Callable[[str], str]) -> str:

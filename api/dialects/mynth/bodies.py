@@ -10,7 +10,7 @@ from api.dialects.mynth.replies import Status
 from api.dialects.mynth.translate import PREFIX
 from api.idempotency import Reply
 from api.links import PictureLink
-from api.tasks import ImageFormat, Output, Rating, Task, TaskKind, TaskState
+from api.tasks import Failure, ImageFormat, Output, Rating, Task, TaskKind, TaskState
 
 LOCAL_USER = "local"
 AUTO = "auto"
@@ -98,9 +98,9 @@ def to_task(task: Task, link: PictureLink, credit_usd: Decimal) -> dict[str, Any
 
 
 def to_line(task: Task, credit_usd: Decimal) -> dict[str, Any]:
-    """A `TaskLine`; a task that has failed costs nothing."""
+    """A `TaskLine`; what has failed costs nothing."""
     ended_ms = task.finished_ms or task.started_ms or task.created_ms
-    cost = money(task.credits if task.state is TaskState.SUCCEEDED else 0, credit_usd)
+    cost = money(task.cost, credit_usd)
     times = {"createdAt": iso(task.created_ms), "updatedAt": iso(ended_ms)}
     return _short(task) | {"cost": cost if task.state.ended else None} | times
 
@@ -111,10 +111,12 @@ def to_result(task: Task, link: PictureLink, credit_usd: Decimal) -> dict[str, A
         return None
     if task.extras.kind is not TaskKind.GENERATE:
         return {"url": (task.extras.asked or {}).get("url", "")} | _look(task)
-    cost = money(task.credits // len(task.job.seeds), credit_usd)
+    cost = money(task.picture_credits, credit_usd)
+    images = {one.index: to_image(task, one, link, cost) for one in task.outputs}
+    images |= {one.index: to_failed_image(one) for one in task.failures}
     result: dict[str, Any] = {
         "model": task.job.model if task.request.model == AUTO else task.request.model,
-        "images": [to_image(task, one, link, cost) for one in task.outputs],
+        "images": [images[index] for index in sorted(images)],
     }
     if (enhanced := task.findings.enhanced) is not None:
         result["magic_prompt"] = {"positive": enhanced.prompt}
@@ -151,6 +153,12 @@ def to_image(task: Task, output: Output, link: PictureLink, cost: str) -> dict[s
     if output.rating is not None:
         image["rating"] = _rating(output.rating)
     return image
+
+
+def to_failed_image(failure: Failure) -> dict[str, Any]:
+    """An `ImageFailed`."""
+    error = {"code": FAILURES[TaskKind.GENERATE], "message": failure.message}
+    return {"status": "failed", "error": error}
 
 
 def picture_path(task_id: str, output: Output) -> str:

@@ -61,6 +61,8 @@ def to_old_images(result: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _old_image(image: Mapping[str, Any]) -> dict[str, Any]:
+    if image["status"] == "failed":
+        return dict(image)
     told = {
         "status": "succeeded",
         "id": image["id"],

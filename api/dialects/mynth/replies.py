@@ -83,6 +83,13 @@ class ImageMade(BaseModel):
     destination: DestinationMade | None = None
 
 
+class ImageFailed(BaseModel):
+    """A picture that could not be made; the others of its task are as they would be without it."""
+
+    status: Literal["failed"]
+    error: Fault
+
+
 class MagicPrompt(BaseModel):
     """The prompt that the pictures were made from."""
 
@@ -91,10 +98,10 @@ class MagicPrompt(BaseModel):
 
 
 class GenerateResult(BaseModel):
-    """What a generation made."""
+    """What a generation made: of its pictures one at least."""
 
     model: str
-    images: list[ImageMade]
+    images: list[ImageMade | ImageFailed]
     magic_prompt: MagicPrompt | None = None
 
 

@@ -133,6 +133,7 @@ def to_order(wire: GenerateRequest, body: Body, base_url: str) -> Order:
             rating=to_rating(wire.rating),
             magic_prompt=wire.magic_prompt,
             tells_hooks=wire.webhook.dashboard,
+            allows_partial=True,
         ),
         webhook_field="webhook.custom",
         new_id=new_id,

@@ -14,7 +14,7 @@ from api.errors import ApiError, BadRequest, field_of, kind_of
 from api.limits import Allowance
 from api.links import pictures_at
 from api.orders import Order, Upload
-from api.tasks import Delivery, ImageFormat, Output, Task
+from api.tasks import Delivery, Extras, ImageFormat, Output, Task
 from api.uploads import KeptUpload
 from inference.catalog import Catalog
 from inference.errors import EngineError, Refused, UnknownModel, Unsupported
@@ -92,6 +92,8 @@ def to_order(wire: GenerationRequest, uploads: Sequence[Upload]) -> Order:
         dialect="openai",
         uploads=uploads,
         delivery=to_delivery(wire),
+        # A stream tells of each picture by itself; a list of fewer than n could not say why.
+        extras=Extras(allows_partial=wire.stream),
     )
 
 
