@@ -23,7 +23,7 @@ from api.errors import NoCredits
 from api.store import Accepted, Claim, Store, migrate_sqlite, sqlite_database
 from api.store.accounts import AccountStore
 from api.store.ledger import bounds_of
-from api.tasks import TaskState
+from api.tasks import Extras, Failure, TaskState
 from tests.api.making import AMPLE, Clock, output_of, submission
 
 LEASE_MS = 1_000
@@ -50,19 +50,34 @@ class Till:
         )
         return made
 
-    async def accept(self, name: str, key: Key | None = None, *, credits: int = 3) -> Accepted:
+    async def accept(
+        self, name: str, key: Key | None = None, *, credits: int = 3, count: int = 1
+    ) -> Accepted:
         caller = Caller(key.account, key) if key is not None else Caller("team")
-        given = submission(name, account="team")
-        return await self.store.accept(replace(given, credits=credits, caller=caller), AMPLE)
+        given = submission(name, count=count, account="team")
+        extras = Extras(allows_partial=True)
+        given = replace(given, credits=credits, caller=caller, extras=extras)
+        return await self.store.accept(given, AMPLE)
 
     async def claim(self) -> Claim:
         claimed = await self.store.claim("a", lease_ms=LEASE_MS)
         assert claimed is not None
         return claimed
 
+    async def fail(self, claim: Claim, *indexes: int) -> None:
+        for index in indexes:
+            failure = Failure(index=index, kind="pipeline_failed", message="it broke")
+            assert await self.store.add_failure(claim.holding, failure)
+
     async def end(self, claim: Claim, state: TaskState) -> None:
-        if state is TaskState.SUCCEEDED:
-            output = output_of(claim.task.id, 0, claim.holding.attempt)
+        await self.end_partly(claim, state, made=int(state is TaskState.SUCCEEDED))
+
+    async def end_partly(
+        self, claim: Claim, state: TaskState = TaskState.SUCCEEDED, *, made: int
+    ) -> None:
+        """End a task when the first pictures of it were made."""
+        for index in range(made):
+            output = output_of(claim.task.id, index, claim.holding.attempt)
             assert await self.store.add_output(claim.holding, output)
         assert await self.store.finish(claim.holding, state)
 
@@ -111,6 +126,63 @@ async def test_what_failed_is_refunded_once(till: Till, state: TaskState) -> Non
     assert await till.store.request_cancel("one") is None
     assert stands(await till.account()) == (10, 0)
     assert await till.kinds("one") == ["hold", "charge", "refund"]
+
+
+async def test_what_failed_of_a_task_is_refunded_once(till: Till) -> None:
+    await till.accept("one", await till.key(credits=20), credits=12, count=4)
+    claim = await till.claim()
+    await till.fail(claim, 1, 2, 3)
+    await till.fail(claim, 1)
+    assert stands(await till.account()) == (8, 0), "nothing before the end"
+
+    await till.end(claim, TaskState.SUCCEEDED)
+
+    assert stands(await till.account()) == (17, 0)
+    assert await till.store.finish(claim.holding, TaskState.SUCCEEDED) is None
+    assert await till.store.finish(claim.holding, TaskState.FAILED) is None
+    assert stands(await till.account()) == (17, 0)
+    assert await till.kinds("one") == ["hold", "charge", "refund"]
+    (line,) = [one for one in await till.accounts.entries("team") if one.kind == "refund"]
+    assert (line.amount, line.held, line.note) == (9, 0, "of pictures that failed")
+
+
+@pytest.mark.parametrize("state", [TaskState.FAILED, TaskState.CANCELLED])
+async def test_the_whole_is_refunded_where_some_had_failed(till: Till, state: TaskState) -> None:
+    await till.accept("one", await till.key(credits=20), credits=12, count=4)
+    claim = await till.claim()
+    await till.fail(claim, 1, 2)
+    await till.end(claim, state)
+    assert stands(await till.account()) == (20, 0)
+    assert await till.kinds("one") == ["hold", "charge", "refund"]
+
+
+async def test_the_next_claim_refunds_what_the_last_one_saw_fail(till: Till) -> None:
+    await till.accept("one", await till.key(credits=20), credits=12, count=3)
+    first = await till.claim()
+    await till.fail(first, 0, 2)
+    till.clock.ms += LEASE_MS + 1
+    second = await till.claim()
+    assert [one.index for one in second.task.failures] == [0, 2]
+    late = Failure(index=1, kind="pipeline_failed", message="it broke")
+    assert not await till.store.add_failure(first.holding, late)
+    assert await till.store.finish(first.holding, TaskState.SUCCEEDED) is None
+
+    output = output_of("one", 1, second.holding.attempt)
+    assert await till.store.add_output(second.holding, output)
+    done = await till.store.finish(second.holding, TaskState.SUCCEEDED)
+
+    assert done is not None
+    assert (done.credits, done.cost) == (12, 4)
+    assert stands(await till.account()) == (16, 0)
+
+
+async def test_without_any_picture_a_task_has_not_succeeded(till: Till) -> None:
+    await till.accept("one", await till.key(credits=20), credits=12, count=2)
+    claim = await till.claim()
+    await till.fail(claim, 0, 1)
+    assert await till.store.finish(claim.holding, TaskState.SUCCEEDED) is None
+    assert await till.store.finish(claim.holding, TaskState.FAILED)
+    assert stands(await till.account()) == (20, 0)
 
 
 async def test_what_never_ran_is_released_once(till: Till) -> None:
@@ -232,6 +304,17 @@ async def test_what_was_forgiven_is_not_given_back_as_well(till: Till, is_runnin
     assert stands(await till.account()) == (10, 0)
 
 
+async def test_a_part_of_what_was_forgiven_is_not_given_back_either(till: Till) -> None:
+    key = await till.key(spend_limit=100)
+    await till.accept("one", key, credits=12, count=4)
+    claim = await till.claim()
+    await till.accounts.grant("team", 10)
+    await till.fail(claim, 1, 2, 3)
+    await till.end(claim, TaskState.SUCCEEDED)
+    assert stands(await till.account()) == (10, 0)
+    assert (await till.accounts.spent(key)).credits == 12
+
+
 async def test_credits_outlive_the_meter(till: Till) -> None:
     await till.key(credits=100)
     assert (await till.accounts.unmeter("team")).metered is False
@@ -304,6 +387,33 @@ async def test_what_comes_back_may_be_spent_again(till: Till) -> None:
         await till.accept("four", key)
 
 
+async def test_of_a_part_that_comes_back_only_that_may_be_spent_again(till: Till) -> None:
+    key = await till.key(spend_limit=12)
+    await till.accept("one", key, credits=12, count=4)
+    claim = await till.claim()
+    await till.fail(claim, 2, 3)
+    await till.end_partly(claim, made=2)
+    assert (await till.accounts.spent(key)).credits == 6
+    with pytest.raises(NoCredits, match="6 are left"):
+        await till.accept("two", key, credits=7)
+    await till.accept("three", key, credits=6)
+    with pytest.raises(NoCredits, match="0 are left"):
+        await till.accept("four", key, credits=1)
+
+
+async def test_a_part_that_comes_back_next_month_adds_nothing_to_it(till: Till) -> None:
+    key = await till.key(spend_limit=12)
+    await till.accept("one", key, credits=12, count=4)
+    claim = await till.claim()
+    await till.fail(claim, 1, 2, 3)
+    till.clock.ms += DAY_MS
+    await till.end(claim, TaskState.SUCCEEDED)
+    assert (await till.accounts.spent(key)).credits == 0
+    await till.accept("two", key, credits=12)
+    with pytest.raises(NoCredits, match="0 are left"):
+        await till.accept("three", key, credits=1)
+
+
 async def test_what_comes_back_next_month_adds_nothing_to_it(till: Till) -> None:
     key = await till.key(spend_limit=3)
     await till.accept("one", key)
@@ -347,9 +457,19 @@ class Owed:
     """What must be true of one task's price."""
 
     price: int
+    count: int = 1
     state: str = "held"
     claim: Claim | None = None
     is_forgiven: bool = False
+    failed: set[int] = field(default_factory=set)
+
+    @property
+    def owing(self) -> int:
+        """What is held or was charged of it, and not given back."""
+        if self.is_forgiven or self.state == "back":
+            return 0
+        lost = len(self.failed) if self.state == "made" else 0
+        return self.price * (self.count - lost)
 
 
 class Tills(RuleBasedStateMachine):
@@ -377,19 +497,18 @@ class Tills(RuleBasedStateMachine):
         self.folder.cleanup()
 
     def balance(self) -> int:
-        owing = (one for one in self.owed.values() if not one.is_forgiven)
-        return self.granted - sum(one.price for one in owing if one.state != "back")
+        return self.granted - sum(one.owing for one in self.owed.values())
 
-    @rule(price=st.integers(0, 5))
-    def accept(self, price: int) -> None:
-        name, before = next(self.names), self.balance()
+    @rule(price=st.integers(0, 5), count=st.integers(1, 3))
+    def accept(self, price: int, count: int) -> None:
+        name, before, credits = next(self.names), self.balance(), price * count
         try:
-            self.do(self.till.accept(name, self.key, credits=price))
+            self.do(self.till.accept(name, self.key, credits=credits, count=count))
         except NoCredits:
-            assert self.metered and before < price
+            assert self.metered and before < credits
         else:
-            assert not self.metered or before >= price
-            self.owed[name] = Owed(price)
+            assert not self.metered or before >= credits
+            self.owed[name] = Owed(price, count)
         self.till.clock.ms += 1
 
     @rule(target=claims)
@@ -400,17 +519,27 @@ class Tills(RuleBasedStateMachine):
             owed.state, owed.claim = "charged", claimed
         return claimed
 
+    @rule(claim=claims, index=st.integers(0, 2))
+    def fail(self, claim: Claim | None, index: int) -> None:
+        """A picture fails, but the first never does, so that any task may succeed."""
+        if claim is None or not 0 < index < len(claim.task.job.seeds):
+            return
+        failure = Failure(index=index, kind="pipeline_failed", message="it broke")
+        if self.do(self.till.store.add_failure(claim.holding, failure)):
+            self.owed[claim.task.id].failed.add(index)
+
     @rule(claim=claims, state=st.sampled_from(["succeeded", "failed", "cancelled"]))
     def finish(self, claim: Claim | None, state: str) -> None:
         if claim is None:
             return
+        owed = self.owed[claim.task.id]
         if state == "succeeded":
-            output = output_of(claim.task.id, 0, claim.holding.attempt)
-            self.do(self.till.store.add_output(claim.holding, output))
+            for index in set(range(owed.count)) - owed.failed:
+                output = output_of(claim.task.id, index, claim.holding.attempt)
+                self.do(self.till.store.add_output(claim.holding, output))
         if self.do(self.till.store.finish(claim.holding, TaskState(state))) is not None:
-            owed = self.owed[claim.task.id]
             assert owed.claim == claim
-            owed.state = "charged" if state == "succeeded" else "back"
+            owed.state = "made" if state == "succeeded" else "back"
 
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
@@ -458,7 +587,7 @@ class Tills(RuleBasedStateMachine):
         account: Account = self.do(self.till.account())
         entries: list[Entry] = self.do(self.till.accounts.entries("team", limit=100_000))
         assert account.balance == sum(one.amount for one in entries) == self.balance()
-        held = sum(one.price for one in self.owed.values() if one.state == "held")
+        held = sum(one.price * one.count for one in self.owed.values() if one.state == "held")
         assert account.held == sum(one.held for one in entries) == held
         assert account.metered == self.metered
         assert not self.metered or account.balance >= 0

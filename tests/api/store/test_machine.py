@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import tempfile
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from api.store import Claim, Holding
-from api.tasks import Task, TaskState
+from api.tasks import Extras, Failure, Task, TaskState
 from tests.api.making import AMPLE, Clock, inserted, open_store, output_of, submission
 
 LEASE_MS = 1_000
@@ -33,6 +33,7 @@ class Expected:
     releases: int = 0
     cancel: bool = False
     outputs: set[int] = field(default_factory=set)
+    failures: set[int] = field(default_factory=set)
 
 
 class Queue(RuleBasedStateMachine):
@@ -64,7 +65,8 @@ class Queue(RuleBasedStateMachine):
     @rule(count=st.integers(1, 3))
     def submit(self, count: int) -> None:
         name = next(self.names)
-        self.do(inserted(self.store, submission(name, count=count), AMPLE))
+        given = replace(submission(name, count=count), extras=Extras(allows_partial=True))
+        self.do(inserted(self.store, given, AMPLE))
         self.tasks[name] = Expected(count)
         self.clock.ms += 1
 
@@ -104,15 +106,28 @@ class Queue(RuleBasedStateMachine):
         output = output_of(claim.task.id, index, claim.holding.attempt)
         held = self.holds(claim.holding)
         assert self.do(self.store.add_output(claim.holding, output)) == held
-        if held:
-            self.tasks[claim.task.id].outputs.add(index)
+        expected = self.tasks[claim.task.id]
+        if held and index not in expected.failures:
+            expected.outputs.add(index)
+
+    @rule(claim=claims, index=st.integers(0, 2))
+    def add_failure(self, claim: Claim | None, index: int) -> None:
+        if claim is None or index >= len(claim.task.job.seeds):
+            return
+        failure = Failure(index=index, kind="pipeline_failed", message="it broke")
+        held = self.holds(claim.holding)
+        assert self.do(self.store.add_failure(claim.holding, failure)) == held
+        expected = self.tasks[claim.task.id]
+        if held and index not in expected.outputs:
+            expected.failures.add(index)
 
     @rule(claim=claims, end=st.sampled_from(["succeeded", "failed", "cancelled"]))
     def finish(self, claim: Claim | None, end: str) -> None:
         if claim is None:
             return
         state, expected = TaskState(end), self.tasks[claim.task.id]
-        complete = len(expected.outputs) == expected.count
+        ends = len(expected.outputs) + len(expected.failures)
+        complete = ends == expected.count and bool(expected.outputs)
         allowed = self.holds(claim.holding) and (complete or end != "succeeded")
         ended: Task | None = self.do(self.store.finish(claim.holding, state))
         assert (ended is not None) == allowed
@@ -162,6 +177,7 @@ class Queue(RuleBasedStateMachine):
             assert task.cancel_requested == expected.cancel
             assert {output.index for output in task.outputs} == expected.outputs
             assert len(task.outputs) == len(expected.outputs)
+            assert [one.index for one in task.failures] == sorted(expected.failures)
             assert (task.finished_ms is not None) == task.state.ended
             assert (task.started_ms is None) == (task.attempt == 0)
 
