@@ -14,9 +14,13 @@ import transformers
 
 from inference import processors
 from inference.demo.derived import base_of, own_parts
-from inference.errors import ModelFailed
+from inference.errors import HubFailed, ModelFailed
+from inference.hub import cache
 from inference.hub.checkpoint import cached_folder
-from inference.hub.repository import why
+from inference.hub.download import Download
+from inference.hub.fetch import bring
+from inference.hub.files import Kind, Wanted, is_hub_id, weights_of
+from inference.hub.repository import NO_SUCH_PLACE, why
 from inference.job import Mode
 from inference.model_spec import ModelSpec
 from inference.options import quantization
@@ -24,7 +28,8 @@ from inference.residency.quiet import loading
 from inference.schedulers import check_samplers
 
 # While a model is built, accelerate and diffusers patch torch.nn for the whole process, so two
-# threads that build at once can leave weights on the meta device.
+# threads that build at once can leave weights on the meta device. Nothing is fetched within: what
+# lies on the hub has come before.
 LOAD_LOCK = threading.Lock()
 
 _BUILTIN = "builtin:"
@@ -43,10 +48,17 @@ def load_pipelines(spec: ModelSpec, device: str) -> Mapping[Mode, Any]:
 
 
 def read_pipelines(
-    spec: ModelSpec, device: str, find_held: FindHeld | None = None
+    spec: ModelSpec,
+    device: str,
+    find_held: FindHeld | None = None,
+    download: Download | None = None,
 ) -> Mapping[Mode, Any]:
-    """The same in RAM, in the dtype that they have on the device, for any thread but a worker's."""
+    """The same in RAM, in the dtype that they have on the device, for any thread but a worker's.
+
+    What of it is not on this machine is fetched first, while others load.
+    """
     try:
+        fetch(spec, download)
         with LOAD_LOCK, loading(), torch.no_grad(), quantization.placing(spec, device):
             return _load(spec, device, find_held)
     except ModelFailed:
@@ -55,6 +67,36 @@ def read_pipelines(
         # whatever a checkpoint can be wrong about ends here: this model fails, the others serve
         reason = why(error, spec.source, spec.revision) or first_line(error)
         raise ModelFailed(f"{spec.source}: {reason}") from error
+
+
+def is_here(spec: ModelSpec) -> bool:
+    """Whether nothing has to be fetched to read the model; asks no hub."""
+    return all(
+        not is_hub_id(one.repository) or cache.find(one) is not None for one in weights_of(spec)
+    )
+
+
+def fetch(spec: ModelSpec, download: Download | None = None) -> None:
+    """Bring what the model is read from to this machine; raises ModelFailed."""
+    try:
+        for one in weights_of(spec):
+            if is_hub_id(one.repository):
+                bring(one, download)
+    except HubFailed as error:
+        raise ModelFailed(str(error)) from error
+
+
+def place_of(one: Wanted) -> str:
+    """Where something is read from; what lies on the hub is fetched, so not under the load lock.
+
+    Raises HubFailed or ModelFailed.
+    """
+    if is_hub_id(one.repository):
+        return str(bring(one))
+    place = locate(one.repository)
+    if not Path(place).exists():
+        raise ModelFailed(f"{one.repository}: {NO_SUCH_PLACE}")
+    return place
 
 
 def locate(source: str) -> str:
@@ -97,17 +139,20 @@ def folders_of(spec: ModelSpec) -> list[Path]:
 
 
 def _load(spec: ModelSpec, device: str, find_held: FindHeld | None) -> Mapping[Mode, Any]:
-    folder = Path(locate(spec.source))
-    base = base_of(folder)
-    if base.exists() and not (base / "model_index.json").is_file():
+    folders = folders_of(spec)
+    if not folders:
+        raise ModelFailed(f"{spec.source}: {NO_SUCH_PLACE}")
+    base = folders[0]
+    if not (base / "model_index.json").is_file():
         raise ModelFailed(f"{spec.source}: no model_index.json in that folder")
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     first, *others = spec.modes
     dtype = pick_dtype(spec, device)
-    held = find_held(folders_of(spec), dtype) if find_held is not None else {}
+    held = find_held(folders, dtype) if find_held is not None else {}
+    own = own_parts(folders[-1], dtype) if folders[1:] else {}
     single = quantization.single_file(spec, base.as_posix(), dtype)
-    pipe = _open(spec, base, {**own_parts(folder, dtype), **held, **single}, device)
+    pipe = _open(spec, base, {**own, **held, **single}, device)
     quantization.check(spec, pipe)
     pipe.set_progress_bar_config(disable=True)
     pipes = {first: pipe}
@@ -128,13 +173,12 @@ def _open(spec: ModelSpec, base: Path, parts: Mapping[str, Any], device: str) ->
         **dict.fromkeys(own),  # None: left out, diffusers would ask for torchvision
         **parts,
         **quantization.arguments(spec, dtype),
-        revision=spec.revision,
         dtype=dtype,
         use_safetensors=True,
     )
     for part, name in own.items():
         reader = getattr(processors, name)
-        pipe.register_modules(**{part: reader.read(source, part, spec.revision)})
+        pipe.register_modules(**{part: reader.read(source, part)})
         reader.prepare(pipe.text_encoder)
     return pipe
 
@@ -215,14 +259,21 @@ def sibling(pipe: Any, wanted: type[Any], **own: Any) -> Any:
     return wanted(**shared | own, **kept)
 
 
-def read_part(kind: Any, source: str, dtype: torch.dtype, **place: Any) -> Any:
+def read_part(
+    kind: Any, source: str, dtype: torch.dtype, revision: str | None = None, subfolder: str = ""
+) -> Any:
     """What stands beside a model's own weights, in RAM; for any thread but a worker's.
 
-    Raises whatever diffusers raises.
+    Fetched first where it is not here. Raises HubFailed, and whatever diffusers raises.
     """
-    options = {key: value for key, value in place.items() if value}
+    is_pipeline = issubclass(kind, diffusers.DiffusionPipeline)
+    what = Kind.PIPELINE if is_pipeline else Kind.PART
+    folder = place_of(
+        Wanted(owner="", repository=source, revision=revision, kind=what, path=subfolder)
+    )
+    inside = {"subfolder": subfolder} if subfolder else {}
     with LOAD_LOCK, loading(), torch.no_grad():
-        return kind.from_pretrained(locate(source), dtype=dtype, use_safetensors=True, **options)
+        return kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, **inside)
 
 
 def first_line(error: Exception) -> str:

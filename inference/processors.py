@@ -25,11 +25,10 @@ class QwenPrompts:
         self.tokenizer = tokenizer
 
     @classmethod
-    def read(cls, source: str, subfolder: str, revision: str | None) -> QwenPrompts:
-        """From the files of a checkpoint's own processor: a folder, or a hub id."""
-        place: Any = {"subfolder": subfolder, "revision": revision}
-        image_processor = Qwen2VLImageProcessorPil.from_pretrained(source, **place)
-        return cls(image_processor, AutoTokenizer.from_pretrained(source, **place))
+    def read(cls, folder: str, subfolder: str) -> QwenPrompts:
+        """From the files of a checkpoint's own processor."""
+        image_processor = Qwen2VLImageProcessorPil.from_pretrained(folder, subfolder=subfolder)
+        return cls(image_processor, AutoTokenizer.from_pretrained(folder, subfolder=subfolder))
 
     @staticmethod
     def prepare(encoder: Any) -> None:
@@ -89,9 +88,9 @@ class MistralPrompts:
         self.tokenizer = tokenizer
 
     @classmethod
-    def read(cls, source: str, subfolder: str, revision: str | None) -> MistralPrompts:
-        """From the files of a checkpoint's own processor: a folder, or a hub id."""
-        return cls(AutoTokenizer.from_pretrained(source, subfolder=subfolder, revision=revision))
+    def read(cls, folder: str, subfolder: str) -> MistralPrompts:
+        """From the files of a checkpoint's own processor."""
+        return cls(AutoTokenizer.from_pretrained(folder, subfolder=subfolder))
 
     @staticmethod
     def prepare(encoder: Any) -> None:

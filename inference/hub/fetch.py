@@ -8,42 +8,31 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
+import os
 import shutil
 import threading
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, Self
+from typing import Any, BinaryIO, Self
 
-from huggingface_hub import (
-    constants,
-    get_hf_file_metadata,
-    hf_hub_download,
-    hf_hub_url,
-    try_to_load_from_cache,
-)
-from huggingface_hub.file_download import http_get, repo_folder_name
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub.errors import RevisionNotFoundError
+from huggingface_hub.file_download import http_get
 from huggingface_hub.utils._headers import build_hf_headers
 
 from inference.errors import HubFailed
+from inference.hub import cache
+from inference.hub.download import Download, Progress
 from inference.hub.files import Wanted, needed
 from inference.hub.repository import HubFile, Repository, first_line, look_up, why
 
 _AT_ONCE = 4
 _READ_BYTES = 1 << 22
-
-
-class Progress(Protocol):
-    """Is told, on any thread, how far a download is."""
-
-    def expect(self, size_bytes: int) -> None:
-        """So much will be there in the end, together with what is there already."""
-
-    def advance(self, size_bytes: int) -> None:
-        """So much more is there; less than nothing where it had to begin anew."""
+# Another process, or another model's load, is fetching the same file.
+_LOOK_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,36 +44,54 @@ class Fetched:
     new_bytes: int
 
 
-class Fetcher:
-    """Downloads into the hub's cache, or one of another folder.
+@dataclass(frozen=True, slots=True)
+class _Errand:
+    """Files of one repository on their way; what fails of one gives up the others."""
 
-    What comes of a file that is broken off stays for the next time.
+    place: Repository
+    progress: Progress | None
+    failed: list[BaseException] = field(default_factory=list)
+    given_up: threading.Event = field(default_factory=threading.Event)
+
+
+class Fetcher:
+    """Downloads into the hub's cache, or one of another folder, until it is `stopped`.
+
+    What comes of a file that is broken off stays for the next time. One that `trusts_cache` takes
+    what is here as it is: files are not compared again, and a branch that has moved since is
+    followed only where its old commit is gone.
     """
 
-    def __init__(self, cache_dir: Path | None = None) -> None:
-        self.cache_dir = Path(cache_dir or constants.HF_HUB_CACHE).expanduser().resolve()
-        self._is_stopped = threading.Event()
+    def __init__(
+        self,
+        cache_dir: Path | None = None,
+        *,
+        trusts_cache: bool = False,
+        stopped: threading.Event | None = None,
+    ) -> None:
+        self.cache_dir = cache.cache_folder(cache_dir)
+        self._trusts_cache = trusts_cache
+        self._stopped = stopped or threading.Event()
         self._repositories: dict[tuple[str, str | None], Repository] = {}
 
     def look_up(self, one: Wanted) -> Repository:
         """What the hub lists of a repository, asked once; raises HubFailed."""
         key = (one.repository, one.revision)
         if key not in self._repositories:
-            cache = self.cache_dir.as_posix()
-            self._repositories[key] = look_up(one.repository, one.revision, cache)
+            self._repositories[key] = self._ask(one)
         return self._repositories[key]
 
     def needed(self, one: Wanted) -> dict[str, HubFile]:
         """The files that are needed, after fetching the small ones that say so."""
         place = self.look_up(one)
+        errand = _Errand(place, None)
 
-        def read(name: str) -> Mapping[str, Any]:
-            path = self._fetch(place, name, None)
+        def read(name: str) -> Any:
+            self._fetch(errand, name)
             try:
-                told: Mapping[str, Any] = json.loads(path.read_bytes())
-            except ValueError:
-                raise HubFailed(f"{place.name}: {name} is no JSON") from None
-            return told
+                return cache.read_json(self.folder_of(place), name)
+            except HubFailed as error:
+                raise HubFailed(f"{place.name}: {error}") from None
 
         try:
             names = needed(one, list(place.files), read)
@@ -94,133 +101,227 @@ class Fetcher:
 
     def fetch(self, one: Wanted, progress: Progress) -> Fetched:
         """Bring all of it here, and see that it is whole; raises HubFailed."""
-        files = self.needed(one)
         place = self.look_up(one)
-        here = {name for name in files if self._cached(place, name) is not None}
+        cache.note_listing(place.name, place.commit, place.files, self.cache_dir)
+        files = self.needed(one)
+        missing = [file for name, file in files.items() if not self._is_here(place, name)]
         size = sum(file.size_bytes for file in files.values())
-        missing = sum(file.size_bytes for name, file in files.items() if name not in here)
         self._check_space(place, missing)
         progress.expect(size)
         self.fetch_all(place, files, progress)
-        return Fetched(len(files), size, missing)
+        # not before: what came last stays in use until this is whole
+        cache.note_commit(place.name, one.revision, place.commit, self.cache_dir)
+        return Fetched(len(files), size, sum(file.size_bytes for file in missing))
 
     def fetch_all(self, place: Repository, names: Iterable[str], progress: Progress | None) -> None:
         """Bring files here, several at a time; raises HubFailed."""
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            coming = [pool.submit(self._fetch, place, name, progress) for name in names]
-            try:
-                for one in coming:
-                    one.result()
-            except BaseException:
-                self._is_stopped.set()
-                pool.shutdown(cancel_futures=True)
-                self._is_stopped.clear()
-                raise
+        errand, waiting = _Errand(place, progress), deque(names)
+
+        def work() -> None:
+            while waiting and not self._is_over(errand):
+                try:
+                    self._fetch(errand, waiting.popleft())
+                except IndexError:
+                    return
+                except BaseException as error:
+                    errand.failed.append(error)
+                    errand.given_up.set()
+
+        # daemons: a download that hangs must not keep the process from ending
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(_AT_ONCE)]
+        for one in threads:
+            one.start()
+        try:
+            for one in threads:
+                one.join()
+        except BaseException:
+            errand.given_up.set()
+            for one in threads:
+                one.join()
+            raise
+        if errand.failed:
+            raise errand.failed[0]
+        self._see_to_go_on(errand)
 
     def folder_of(self, place: Repository) -> Path:
         """Where a repository's files lie by their names, those that came."""
-        folder = repo_folder_name(repo_id=place.name, repo_type="model")
-        return self.cache_dir / folder / "snapshots" / place.revision.resolved
+        return cache.snapshot(place.name, place.commit, self.cache_dir)
 
-    def _fetch(self, place: Repository, name: str, progress: Progress | None) -> Path:
+    def _ask(self, one: Wanted) -> Repository:
+        known = None
+        if self._trusts_cache:
+            known = cache.commit_of(one.repository, one.revision, self.cache_dir)
         try:
-            return self._bring(place, name, progress)
+            return look_up(one.repository, known or one.revision)
+        except HubFailed as error:
+            if known is None or not isinstance(error.__cause__, RevisionNotFoundError):
+                raise
+        return look_up(one.repository, one.revision)
+
+    def _fetch(self, errand: _Errand, name: str) -> None:
+        place = errand.place
+        try:
+            self._bring(errand, name, _Meter(errand.progress))
         except HubFailed:
             raise
         except Exception as error:
             reason = why(error, place.name) or first_line(error)
             raise HubFailed(f"{place.name}: {reason}") from error
 
-    def _bring(self, place: Repository, name: str, progress: Progress | None) -> Path:
-        file = place.files[name]
-        if (cached := self._cached(place, name)) is not None:
-            if _is_whole(cached, file):
-                if progress is not None:
-                    progress.advance(file.size_bytes)
-                return cached
-            # what the pointer leads to first, or it would be taken for whole again
-            cached.resolve().unlink()
-            cached.unlink(missing_ok=True)
-        url = hf_hub_url(place.name, name, revision=place.revision.resolved)
-        etag = get_hf_file_metadata(url).etag
-        if etag != file.digest:
-            raise HubFailed(f"{place.name}: the hub tells of two contents of {name}")
-        self._download(url, self._blob(place, file), name, file, progress)
-        path = hf_hub_download(place.name, name, revision=place.revision, cache_dir=self.cache_dir)
-        return Path(path)
-
-    def _download(
-        self, url: str, blob: Path, name: str, file: HubFile, progress: Progress | None
-    ) -> None:
-        blob.parent.mkdir(parents=True, exist_ok=True)
-        part = blob.with_name(f"{blob.name}.part")
-        with part.open("ab") as stream:
-            # of two processes that fetch the same, the second finds it done
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            if blob.exists():
+    def _bring(self, errand: _Errand, name: str, meter: _Meter) -> None:
+        place, file = errand.place, errand.place.files[name]
+        pointer, blob = self.folder_of(place) / name, self._blob(place, file)
+        for here in (pointer, blob):
+            if here.exists() and not (self._trusts_cache or _is_whole(here, file)):
+                # what the pointer leads to first, or it would be taken for whole again
+                here.resolve().unlink(missing_ok=True)
+                here.unlink(missing_ok=True)
+            if here is pointer and here.exists():
+                meter.at(file.size_bytes)
                 return
-            self._stream(url, stream, file, progress)
-        if not _is_whole(part, file):
-            part.unlink()
-            raise HubFailed(f"{name} came damaged, and was thrown away; try again")
-        part.replace(blob)
+        url = hf_hub_url(place.name, name, revision=place.commit)
+        if get_hf_file_metadata(url).etag != file.digest:
+            raise HubFailed(f"{place.name}: the hub tells of two contents of {name}")
+        self._download(errand, url, name, meter)
+        hf_hub_download(place.name, name, revision=place.commit, cache_dir=self.cache_dir)
 
-    def _stream(self, url: str, stream: BinaryIO, file: HubFile, progress: Progress | None) -> None:
-        begun = stream.tell()
-        if begun > file.size_bytes:
-            stream.truncate(0)
-            begun = 0
-        if progress is not None:
-            progress.advance(begun)
+    def _download(self, errand: _Errand, url: str, name: str, meter: _Meter) -> None:
+        file = errand.place.files[name]
+        blob = self._blob(errand.place, file)
+        part = _part_of(blob)
+        part.parent.mkdir(parents=True, exist_ok=True)
+        while not blob.exists():
+            self._see_to_go_on(errand)
+            with part.open("ab") as stream:
+                if not _is_locked(stream):
+                    # by another, who may be stopped; what comes there is ours too
+                    meter.at(stream.tell())
+                    errand.given_up.wait(_LOOK_SECONDS)
+                elif blob.exists():
+                    part.unlink(missing_ok=True)
+                elif _is_at(stream, part):
+                    self._stream(errand, url, stream, file, meter)
+                    self._accept(errand.place, part, blob, name, file)
+        meter.at(file.size_bytes)
+
+    def _stream(
+        self, errand: _Errand, url: str, stream: BinaryIO, file: HubFile, meter: _Meter
+    ) -> None:
+        # who held it before may have written more since it was opened
+        if (begun := stream.seek(0, os.SEEK_END)) > file.size_bytes:
+            begun = stream.truncate(0)
+        meter.at(begun)
         if begun == file.size_bytes:
             return
-        bar: Any = partial(_Bar, progress, self._is_stopped)
-        http_get(
-            url,
-            stream,
-            resume_size=begun,
-            headers={**build_hf_headers(), "Accept-Encoding": "identity"},
-            tqdm_class=bar,
-        )
 
-    def _cached(self, place: Repository, name: str) -> Path | None:
-        found = try_to_load_from_cache(
-            place.name, name, cache_dir=self.cache_dir, revision=place.revision.resolved
-        )
-        return Path(found) if isinstance(found, str) else None
+        def advance(size_bytes: int) -> None:
+            self._see_to_go_on(errand)
+            meter.at(meter.size_bytes + size_bytes)
+
+        bar: Any = partial(_Bar, advance)
+        headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
+        http_get(url, stream, resume_size=begun, headers=headers, tqdm_class=bar)
+        stream.flush()
+
+    def _accept(self, place: Repository, part: Path, blob: Path, name: str, file: HubFile) -> None:
+        """While it is locked, so that nobody else has moved or thrown it away."""
+        if not _is_whole(part, file):
+            part.unlink()
+            message = f"{name} came damaged, and was thrown away; try again"
+            raise HubFailed(f"{place.name}: {message}")
+        part.replace(blob)
+
+    def _is_over(self, errand: _Errand) -> bool:
+        return errand.given_up.is_set() or self._stopped.is_set()
+
+    def _see_to_go_on(self, errand: _Errand) -> None:
+        if self._is_over(errand):
+            raise HubFailed(f"{errand.place.name}: stopped; what came of it stays")
+
+    def _is_here(self, place: Repository, name: str) -> bool:
+        blob = self._blob(place, place.files[name])
+        return blob.exists() or (self.folder_of(place) / name).exists()
 
     def _blob(self, place: Repository, file: HubFile) -> Path:
-        folder = repo_folder_name(repo_id=place.name, repo_type="model")
-        return self.cache_dir / folder / "blobs" / file.digest
+        return cache.repository_folder(place.name, self.cache_dir) / "blobs" / file.digest
 
-    def _check_space(self, place: Repository, size_bytes: int) -> None:
+    def _check_space(self, place: Repository, missing: Iterable[HubFile]) -> None:
+        parts = [(_part_of(self._blob(place, file)), file.size_bytes) for file in missing]
+        size = sum(whole - (part.stat().st_size if part.exists() else 0) for part, whole in parts)
         self.cache_dir.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.cache_dir).free
-        if size_bytes > free:
+        if size > free:
             raise HubFailed(
-                f"{place.name} is {size_bytes / 1e9:.1f} GB more, and {self.cache_dir} has "
+                f"{place.name} is {size / 1e9:.1f} GB more, and {self.cache_dir} has "
                 f"{free / 1e9:.1f} GB left"
             )
+
+
+def bring(one: Wanted, download: Download | None = None) -> Path:
+    """The folder of the hub's cache with all that is needed, fetched first where it is not here.
+
+    The hub is not asked where it is. Raises HubFailed.
+    """
+    if (found := cache.find(one)) is not None:
+        return found
+    download = download or Download()
+    fetcher = Fetcher(trusts_cache=True, stopped=download.stopped)
+    try:
+        fetcher.fetch(one, download)
+    except HubFailed:
+        if (found := cache.find(one, is_hub_away=True)) is None:
+            raise
+        return found
+    return fetcher.folder_of(fetcher.look_up(one))
+
+
+class _Meter:
+    """How much of one file is here, told as it changes."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.size_bytes = 0
+        self._progress = progress
+
+    def at(self, size_bytes: int) -> None:
+        """So much of it is here by now."""
+        if self._progress is not None and size_bytes != self.size_bytes:
+            self._progress.advance(size_bytes - self.size_bytes)
+        self.size_bytes = size_bytes
 
 
 class _Bar:
     """What the hub's client takes for a progress bar."""
 
-    def __init__(self, progress: Progress | None, is_stopped: threading.Event, **_: object) -> None:
-        self._progress = progress
-        self._is_stopped = is_stopped
-
-    def update(self, size_bytes: int) -> None:
-        if self._is_stopped.is_set():
-            raise HubFailed("stopped")
-        if self._progress is not None:
-            self._progress.advance(size_bytes)
+    def __init__(self, advance: Any, **_: object) -> None:
+        self.update = advance
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         pass
+
+
+def _part_of(blob: Path) -> Path:
+    return blob.with_name(f"{blob.name}.part")
+
+
+def _is_locked(stream: BinaryIO) -> bool:
+    """Whether it is ours from now on, until it is closed."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at(stream: BinaryIO, path: Path) -> bool:
+    """Whether a file that was open when another renamed or deleted it still has its name."""
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(stream.fileno()), there)
 
 
 def _is_whole(path: Path, file: HubFile) -> bool:

@@ -75,34 +75,42 @@ def needed(one: Wanted, names: Sequence[str], read: ReadJson) -> list[str]:
             return [_file(one, names)]
 
 
-def sources_of(spec: ModelSpec) -> Iterator[Wanted]:
-    """All that an entry names, on the hub and elsewhere; its own source comes first."""
+def weights_of(spec: ModelSpec) -> Iterator[Wanted]:
+    """What a model is read from, on the hub and elsewhere; its own source comes first."""
     gguf = spec.quantization if spec.quantization and spec.quantization.file else None
     replaced = spec.rules.denoisers[:1] if gguf is not None else ()
     yield Wanted(owner=spec.name, repository=spec.source, revision=spec.revision, without=replaced)
     if gguf is not None:
         whose = f"{spec.name}, quantization"
-        yield _one_file(whose, gguf.source or gguf.file, gguf.revision, gguf.file)
+        yield one_file(whose, gguf.source or gguf.file, gguf.revision, gguf.file)
+
+
+def sources_of(spec: ModelSpec) -> Iterator[Wanted]:
+    """All that an entry names: what it is read from, then what its requests may need beside."""
+    yield from weights_of(spec)
     for name, lora in spec.loras.items():
-        yield _one_file(f"{spec.name}, LoRA {name}", lora.source, lora.revision, lora.file)
+        yield one_file(f"{spec.name}, LoRA {name}", lora.source, lora.revision, lora.file)
     for tag, entry in spec.references.items():
-        yield from _of_reference(f"{spec.name}, {tag}", entry)
+        yield from of_reference(f"{spec.name}, {tag}", entry)
 
 
-def _one_file(owner: str, source: str, revision: str | None, path: str) -> Wanted:
+def one_file(owner: str, source: str, revision: str | None, path: str) -> Wanted:
+    """A file of a repository; without a path the only one of safetensors at its top."""
     return Wanted(owner=owner, repository=source, revision=revision, kind=Kind.FILE, path=path)
 
 
-def _of_reference(owner: str, entry: ReferenceSpec) -> Iterator[Wanted]:
+def of_reference(owner: str, entry: ReferenceSpec) -> list[Wanted]:
+    """What one tag is taken by: of an IP-Adapter its file, then its image encoder."""
     whole = Wanted(owner=owner, repository=entry.source, revision=entry.revision)
     match entry.by:
         case Way.REDUX:
-            yield whole
+            return [whole]
         case Way.CONTROLNET:
-            yield replace(whole, kind=Kind.PART, path=entry.subfolder)
+            return [replace(whole, kind=Kind.PART, path=entry.subfolder)]
         case Way.IP_ADAPTER:
-            yield replace(whole, kind=Kind.FILE, path=_joined(entry.subfolder, entry.file))
-            yield _image_encoder(whole, entry)
+            file = replace(whole, kind=Kind.FILE, path=_joined(entry.subfolder, entry.file))
+            return [file, _image_encoder(whole, entry)]
+    return []
 
 
 def _image_encoder(whole: Wanted, entry: ReferenceSpec) -> Wanted:

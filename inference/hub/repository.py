@@ -6,7 +6,7 @@ import errno
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from huggingface_hub import HfApi, RepoFile, ResolvedRevision, constants, get_token
+from huggingface_hub import HfApi, RepoFile, constants, get_token
 from huggingface_hub.errors import (
     DisabledRepoError,
     GatedRepoError,
@@ -19,6 +19,8 @@ from huggingface_hub.errors import (
 )
 
 from inference.errors import HubFailed
+
+NO_SUCH_PLACE = "neither a folder that is there nor an id of the hub, such as owner/name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +39,19 @@ class Repository:
     """What the hub lists of one at one commit."""
 
     name: str
-    revision: ResolvedRevision
+    commit: str
     files: Mapping[str, HubFile]
 
 
-def look_up(name: str, revision: str | None, cache_dir: str | None = None) -> Repository:
+def look_up(name: str, revision: str | None) -> Repository:
     """Ask the hub what it has; raises HubFailed."""
     api = HfApi()
     try:
-        resolved = api.resolve_revision(name, revision=revision, cache_dir=cache_dir)
-        tree = api.list_repo_tree(name, recursive=True, revision=resolved.resolved)
+        # not by `resolve_revision`, which notes a commit before anything of it is here
+        commit = api.model_info(name, revision=revision).sha
+        if commit is None:
+            raise HubFailed("the hub tells no commit")
+        tree = api.list_repo_tree(name, recursive=True, revision=commit)
         files = {
             one.path: HubFile(one.size, one.lfs.sha256 if one.lfs is not None else one.blob_id)
             for one in tree
@@ -54,7 +59,7 @@ def look_up(name: str, revision: str | None, cache_dir: str | None = None) -> Re
         }
     except Exception as error:
         raise HubFailed(f"{name}: {why(error, name, revision) or first_line(error)}") from error
-    return Repository(name, resolved, files)
+    return Repository(name, commit, files)
 
 
 def why(error: BaseException, repository: str, revision: str | None = None) -> str:
@@ -87,7 +92,7 @@ def _reason(error: BaseException, repository: str, revision: str | None) -> str 
         case OfflineModeIsEnabled():
             return "not all of it is on this machine, and HF_HUB_OFFLINE keeps the hub away"
         case HFValidationError():
-            return "neither a folder that is there nor an id of the hub, such as owner/name"
+            return NO_SUCH_PLACE
         case HfHubHTTPError():
             return f"the hub at {constants.ENDPOINT} answered {error.response.status_code}"
         case OSError(errno=errno.ENOSPC):

@@ -6,19 +6,18 @@ cache looks as it did.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from inference.demo.derived import base_of
 from inference.errors import HubFailed, ModelFailed
-from inference.hub.checkpoint import cached_folder
+from inference.hub import cache
 from inference.hub.fetch import Fetcher
-from inference.hub.files import Kind, Wanted, is_hub_id, needed, sources_of
+from inference.hub.files import Wanted, is_hub_id, needed, sources_of
 from inference.loading import locate
 from inference.model_spec import ModelSpec
 
@@ -64,14 +63,9 @@ class Sources:
         """Where it is; raises HubFailed or ModelFailed where it is not, or not whole."""
         if not is_hub_id(wanted.repository):
             return self._on_this_machine(wanted)
-        cached = _cached(wanted)
+        cached = cache.find(wanted)
         if cached is not None:
-            try:
-                _see(wanted, cached)
-                return Place(where="in the hub's cache", folders=[cached], replaced=wanted.without)
-            except HubFailed:
-                # broken off, maybe; the hub tells what is to come
-                pass
+            return Place(where="in the hub's cache", folders=[cached], replaced=wanted.without)
         return self._on_the_hub(wanted)
 
     def _on_this_machine(self, wanted: Wanted) -> Place:
@@ -107,35 +101,11 @@ class Sources:
         )
 
 
-def _cached(wanted: Wanted) -> Path | None:
-    """The folder of a repository in the hub's cache, if something of it is there."""
-    if wanted.kind is Kind.PIPELINE:
-        return cached_folder(wanted.repository, wanted.revision)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        found = snapshot_download(
-            wanted.repository, revision=wanted.revision, local_files_only=True
-        )
-    except (OSError, HFValidationError):
-        return None
-    return Path(found)
-
-
 def _see(wanted: Wanted, folder: Path) -> None:
     """That all that is read of a folder is in it; raises HubFailed."""
 
-    def read(name: str) -> Mapping[str, Any]:
-        try:
-            told: Mapping[str, Any] = json.loads((folder / name).read_bytes())
-        except (OSError, ValueError) as error:
-            raise HubFailed(f"{wanted.repository}: {name}: {error}") from None
-        return told
-
-    # a cache has pointers to its files; one to a file that has gone is none
     names = [one.relative_to(folder).as_posix() for one in folder.rglob("*") if one.is_file()]
     try:
-        needed(wanted, names, read)
+        needed(wanted, names, lambda name: cache.read_json(folder, name))
     except (KeyError, TypeError, AttributeError):
         raise HubFailed(f"{wanted.repository}: its indexes are not those of a model") from None

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from inference.errors import LoraFailed, ModelFailed
-from inference.hub.repository import why
+from inference.errors import HubFailed, LoraFailed, ModelFailed
+from inference.hub.fetch import bring
+from inference.hub.files import one_file
 from inference.loading import locate
 from inference.loras.spec import HUB, folders_of
 from inference.model_spec import ModelSpec
@@ -105,17 +105,11 @@ def _one_of(folder: Path, file: str) -> Path:
 
 
 def _from_hub(repository: str, file: str, revision: str | None) -> Path:
-    """The repository's folder in the hub's cache, downloaded if it is not there."""
-    wanted = [file or "*.safetensors"]
-    skipped = None if file else ["*/*"]
+    """The repository's folder in the hub's cache, fetched if the file is not there."""
     try:
-        folder = snapshot_download(
-            repository, revision=revision, allow_patterns=wanted, ignore_patterns=skipped
-        )
-    except Exception as error:
-        what = why(error, repository, revision) or f"{type(error).__name__}: {first_line(error)}"
-        raise LoraFailed(f"{repository} cannot be had from the hub: {what}") from None
-    return Path(folder)
+        return bring(one_file("", repository, revision, file))
+    except HubFailed as error:
+        raise LoraFailed(f"it cannot be had from the hub: {error}") from None
 
 
 def first_line(error: Exception) -> str:

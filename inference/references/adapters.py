@@ -6,6 +6,7 @@ All is read into RAM, on any thread but a worker's, and leaves the model as it i
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -14,7 +15,8 @@ from diffusers.models.embeddings import MultiIPAdapterImageProjection
 from transformers import CLIPVisionModelWithProjection
 
 from inference.errors import ReferenceFailed
-from inference.loading import LOAD_LOCK, locate, read_part
+from inference.hub.files import of_reference
+from inference.loading import LOAD_LOCK, place_of, read_part
 from inference.references.image_rows import ImageAdapter
 from inference.references.spec import ReferenceSpec
 from inference.residency.quiet import loading
@@ -29,12 +31,11 @@ _SHARED_SHAPE = (
 def load_controlnet(entry: ReferenceSpec, kind: str, denoiser: Any) -> Any:
     """A ControlNet of the class `kind` for that denoiser; raises with the reason against it."""
     wanted = getattr(diffusers, kind)
-    place = {"subfolder": entry.subfolder, "revision": entry.revision}
-    given = {key: value for key, value in place.items() if value}
-    held = wanted.load_config(locate(entry.source), **given).get("_class_name", kind)
+    folder = Path(place_of(of_reference("", entry)[0]), entry.subfolder)
+    held = wanted.load_config(folder).get("_class_name", kind)
     if held != kind:
         raise ReferenceFailed(f"{entry.source} holds a {held}, not a {kind}")
-    net = read_part(wanted, entry.source, denoiser.dtype, **place)
+    net = read_part(wanted, entry.source, denoiser.dtype, entry.revision, entry.subfolder)
     for name in _SHARED_SHAPE:
         ours, its = denoiser.config.get(name), net.config.get(name)
         if None not in (ours, its) and _plain(ours) != _plain(its):
@@ -55,7 +56,7 @@ def _plain(value: Any) -> Any:
 def load_redux(entry: ReferenceSpec, denoiser: Any) -> Any:
     """The encoder and embedder of FLUX.1 Redux, as the pipeline they come in."""
     kind = diffusers.FluxPriorReduxPipeline
-    prior = read_part(kind, entry.source, denoiser.dtype, revision=entry.revision)
+    prior = read_part(kind, entry.source, denoiser.dtype, entry.revision)
     prior.set_progress_bar_config(disable=True)
     return prior
 
@@ -63,17 +64,20 @@ def load_redux(entry: ReferenceSpec, denoiser: Any) -> Any:
 def load_image_adapter(entry: ReferenceSpec, pipe: Any, component: str) -> ImageAdapter:
     """An IP-Adapter for the denoiser that the pipeline has under `component`."""
     denoiser = getattr(pipe, component)
-    encoder = _image_encoder(entry, denoiser.dtype)
+    file, encoder_place = of_reference("", entry)
+    folder = place_of(file)
+    encoder = read_part(
+        CLIPVisionModelWithProjection,
+        encoder_place.repository,
+        denoiser.dtype,
+        encoder_place.revision,
+        encoder_place.path,
+    )
     eyes, catcher = copy.copy(pipe), _Catcher(denoiser)
     eyes.__dict__ |= {"image_encoder": encoder, "feature_extractor": None, component: catcher}
     with LOAD_LOCK, loading(), torch.no_grad():
         # diffusers knows the layouts, and hands what it has read to the denoiser
-        eyes.load_ip_adapter(
-            locate(entry.source),
-            subfolder=entry.subfolder,
-            weight_name=entry.file,
-            revision=entry.revision,
-        )
+        eyes.load_ip_adapter(folder, subfolder=entry.subfolder, weight_name=entry.file)
         (weights,) = catcher.caught
         _check_plain(weights, entry)
         kind = type(denoiser)
@@ -95,17 +99,6 @@ def load_image_adapter(entry: ReferenceSpec, pipe: Any, component: str) -> Image
         image_encoder=encoder,
         feature_extractor=eyes.feature_extractor,
     )
-
-
-def _image_encoder(entry: ReferenceSpec, dtype: torch.dtype) -> Any:
-    """From a place of its own, or beside the adapter's file."""
-    subfolder, revision = entry.image_encoder_subfolder, None
-    if not entry.image_encoder:
-        subfolder = subfolder or "/".join(filter(None, (entry.subfolder, "image_encoder")))
-        revision = entry.revision
-    source = entry.image_encoder or entry.source
-    kind = CLIPVisionModelWithProjection
-    return read_part(kind, source, dtype, subfolder=subfolder, revision=revision)
 
 
 class _Catcher:

@@ -16,7 +16,6 @@ import structlog
 
 from inference.coalesce import Attached, Rendezvous
 from inference.errors import ReferenceFailed
-from inference.hub.repository import why
 from inference.job import ReferenceTag
 from inference.loading import first_line
 from inference.model_spec import ModelSpec
@@ -76,8 +75,7 @@ class ReferenceShelf:
                 self._kept[key] = self._placed(self._coming.pop(key).result(), entry.by)
             except Exception as error:
                 # whatever a checkpoint can be wrong about
-                told = why(error, entry.source, entry.revision)
-                reason = f"{entry.source}: {told}" if told else first_line(error)
+                reason = first_line(error)
                 self._failed.setdefault(key, (reason, time.monotonic() + _RETRY_SECONDS))
                 raise ReferenceFailed(f"reference {tag.value!r}: {reason}"[:500]) from None
             log.info("reference.loaded", model=self._spec.name, tag=tag.value)

@@ -375,7 +375,7 @@ class TestWhere:
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
         reason = refusal(models["flux"], "some/lora")
-        assert "some/lora cannot be had from the hub" in reason
+        assert "cannot be had from the hub: some/lora: not all of it is on this machine" in reason
 
     def test_the_hubs_cache_is_enough(
         self, models: Any, good: Weights, monkeypatch: Any, tmp_path: Path

@@ -17,7 +17,7 @@ def conversation(*texts: str) -> list[list[dict[str, Any]]]:
 
 def test_every_conversation_is_padded_to_the_length_asked_for(tmp_path: Path) -> None:
     mistral_prompts().save(tmp_path / "tokenizer")
-    prompts = MistralPrompts.read(str(tmp_path), "tokenizer", None)
+    prompts = MistralPrompts.read(str(tmp_path), "tokenizer")
     inputs = prompts.apply_chat_template(
         conversation("ab", "a longer one"),
         add_generation_prompt=False,

@@ -119,7 +119,7 @@ class TestPrompts:
     def test_it_is_read_back_as_it_was_saved(self, tmp_path: Path) -> None:
         prompts = qwen_prompts()
         prompts.save(tmp_path / "processor")
-        read = QwenPrompts.read(str(tmp_path), "processor", None)
+        read = QwenPrompts.read(str(tmp_path), "processor")
         picture = Image.linear_gradient("L").convert("RGB")
         before, after = (each(text=["<|image_pad|>"], images=[picture]) for each in (prompts, read))
         assert all(torch.equal(before[name], after[name]) for name in before)
