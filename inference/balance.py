@@ -10,15 +10,16 @@ from inference.status import DeviceStatus, ModelState
 # What a model that has to come first costs, in pictures: a device that is idle but for its coming
 # is chosen once the others have so many more to make.
 COMING_IMAGES = 8
-# Where it failed lately, or nobody works, it fails again: only where there is no other.
+# Where it failed lately, or nobody works, only where there is no other.
 _HOPELESS_IMAGES = 1e9
 
 
 class Balance:
     """Unfinished pictures by device and model, from their handing over on; for any thread."""
 
-    def __init__(self, devices: int) -> None:
+    def __init__(self, devices: int, silence_seconds: float) -> None:
         self._unfinished: list[Counter[str]] = [Counter() for _ in range(devices)]
+        self._silence_seconds = silence_seconds
         self._lock = threading.Lock()
 
     def hand(self, device: int, model: str, images: int) -> None:
@@ -37,7 +38,8 @@ class Balance:
             images, own = self._unfinished[device].total(), self._unfinished[device][model]
         states = {one.name: one.state for one in status.models}
         state = states.get(model, ModelState.UNLOADED)
-        if not status.alive or state is ModelState.FAILED:
+        hangs = status.idle_seconds > self._silence_seconds
+        if not status.alive or hangs or state is ModelState.FAILED:
             return images + _HOPELESS_IMAGES
         is_coming = own > 0 or state in (ModelState.READY, ModelState.LOADING)
         return images + (0 if is_coming else COMING_IMAGES)

@@ -5,19 +5,21 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
 from inference.balance import Balance
 from inference.catalog import Catalog
-from inference.errors import EngineClosed, UnknownModel
-from inference.events import Emit, Event, Progress
+from inference.errors import EngineClosed, ModelFailed, UnknownModel
+from inference.events import Emit, Event, Failed, Progress
+from inference.homes import Homes
 from inference.hosts.base import Cancel, Close, Host, Manage, Submit
 from inference.hosts.thread import ThreadHost
 from inference.job import Job
 from inference.running import nobody_looks
 from inference.settings import EngineSettings
-from inference.status import EngineStatus, ModelAction
+from inference.status import EngineStatus, ModelAction, ModelState, ModelStatus
 from inference.worker import Worker
 
 
@@ -26,12 +28,18 @@ class Engine:
 
     def __init__(self, catalog: Catalog, settings: EngineSettings | None = None) -> None:
         settings = settings or EngineSettings()
+        devices = settings.devices or all_devices()
+        self._homes = Homes(catalog, devices)
         self._hosts: list[Host] = [
-            ThreadHost(Worker(device, catalog, settings))
-            for device in settings.devices or all_devices()
+            ThreadHost(Worker(device, self._homes.catalog_of(number), settings))
+            for number, device in enumerate(devices)
         ]
-        self._balance = Balance(len(self._hosts))
+        self._balance = Balance(len(self._hosts), settings.worker_silence_seconds)
         self._names = frozenset(catalog.models)
+        self._homeless = tuple(
+            ModelStatus(name=name, state=ModelState.FAILED, reason=reason)
+            for name, reason in self._homes.homeless().items()
+        )
         self._closed = False
         # Keeps a job from slipping in behind the Close command, where nobody would answer it.
         self._door = threading.Lock()
@@ -53,39 +61,55 @@ class Engine:
 
         `pictures` holds the encoded bytes of each input image by its key. `previews` is asked at
         each step, on the engine's thread, whether one is wanted. Every index ends in exactly one
-        of ImageDone, Failed, Cancelled, passed to `emit` on the engine's thread.
-        Raises EngineClosed after `close`.
+        of ImageDone, Failed, Cancelled, passed to `emit` on the engine's thread, or on this one
+        where no device could have the model. They are cancelled if their device stops.
+        Raises EngineClosed after `close`, and once every device has stopped.
         """
         wanted = range(len(job.seeds)) if indexes is None else indexes
         with self._door:
             if self._closed:
                 raise EngineClosed("the engine is closing and takes no more work")
+            if all(host.ended for host in self._hosts):
+                raise EngineClosed("every device has stopped")
             device = self._choose(job)
-            self._balance.hand(device, job.model, len(wanted))
-            passed = self._counted(device, job, emit)
-            self._hosts[device].send(Submit(job, pictures, passed, tuple(wanted), previews))
+            if device is not None:
+                self._balance.hand(device, job.model, len(wanted))
+                passed = self._counted(device, job, emit)
+                self._hosts[device].send(Submit(job, pictures, passed, tuple(wanted), previews))
+                return
+        reason = self._homes.homeless().get(job.model, f"every device of {job.model} has stopped")
+        for index in wanted:
+            emit(Failed(job_id=job.id, index=index, error=ModelFailed(reason)))
 
     def cancel(self, job_id: str) -> None:
         """Give up every unfinished picture of a job, at its next step; unknown ids are ignored."""
         for host in self._hosts:
             host.send(Cancel(lambda job: job.id == job_id))
 
-    def manage(self, model: str, action: ModelAction) -> None:
-        """Load, unload, pin or unpin a model on every device; taken up at once, done in time.
+    def manage(self, model: str, action: ModelAction, device: str | None = None) -> None:
+        """Load, unload, pin or unpin a model on every device it may be on, or on the one named.
 
-        Raises UnknownModel, and EngineClosed after `close`.
+        Taken up at once, done in time. Raises UnknownModel, Unsupported where it may not be there,
+        and EngineClosed after `close`.
         """
         if model not in self._names:
             raise UnknownModel("model", f"no model {model!r} here")
+        homes = self._homes.named(model, device)
         with self._door:
             if self._closed:
                 raise EngineClosed("the engine is closing")
-            for host in self._hosts:
-                host.send(Manage(model, action))
+            for home in homes:
+                self._hosts[home].send(Manage(model, action))
 
     def status(self) -> EngineStatus:
-        """Devices, models and how much is running and waiting."""
-        return EngineStatus(devices=tuple(host.status() for host in self._hosts))
+        """Devices, their models, and how much is running and waiting.
+
+        A model that no device may have is failed on all.
+        """
+        found = [host.status() for host in self._hosts]
+        return EngineStatus(
+            devices=tuple(replace(one, models=one.models + self._homeless) for one in found)
+        )
 
     def close(self, timeout_seconds: float = 30.0) -> None:
         """Take no more, finish what is running within the time, cancel the rest, stop threads."""
@@ -98,11 +122,12 @@ class Engine:
             # a step or a load that is under way cannot be interrupted, hence the grace
             host.join(max(0.0, deadline - time.monotonic()) + 5.0)
 
-    def _choose(self, job: Job) -> int:
+    def _choose(self, job: Job) -> int | None:
         """The number of the device that has the least to do before it could make the job."""
-        devices = range(len(self._hosts))
         return min(
-            devices, key=lambda one: self._balance.burden(one, self._hosts[one].status(), job.model)
+            (one for one in self._homes.of(job.model) if not self._hosts[one].ended),
+            key=lambda one: self._balance.burden(one, self._hosts[one].status(), job.model),
+            default=None,
         )
 
     def _counted(self, device: int, job: Job, emit: Emit) -> Emit:

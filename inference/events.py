@@ -51,7 +51,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancelled:
-    """Picture number `index` was given up on request, or because the engine closed."""
+    """Picture number `index` was given up on request, or because its device stopped."""
 
     job_id: str
     index: int

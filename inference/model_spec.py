@@ -42,6 +42,8 @@ PositiveInt = Annotated[int, Field(gt=0, strict=True)]
 Guidance = Annotated[float, Field(ge=0, le=100, strict=True)]
 Strength = Annotated[float, Field(ge=0.01, le=1, strict=True)]
 Megapixels = Annotated[float, Field(gt=0, strict=True)]
+# As torch calls it; whether the server has it is seen when its engine starts.
+DeviceName = Annotated[str, Field(pattern=r"^[a-z]+(:[0-9]+)?$")]
 LoraLimit = Annotated[float, Field(gt=0, le=100, strict=True)]
 
 
@@ -103,6 +105,7 @@ class ModelSpec(Strict):
     vae: VaeOptions = VaeOptions()
     cache: AnyStepCache | None = None
     offload: Literal["none", "model", "sequential", "group"] = "none"
+    devices: tuple[DeviceName, ...] = ()
     preload: bool = False
     pin: bool = False
     guidance_field: str = ""

@@ -22,6 +22,8 @@ class EngineSettings:
     and not within `model_stay_seconds` of its coming.
     What models are compiled to is kept in `compiled_folder`, else in the system's temporary one.
     `retry_load_seconds` must pass before a model that failed to load is tried again.
+    A device that shows no sign of life for `worker_silence_seconds` gets no more work while another
+    does.
     """
 
     devices: tuple[str, ...] = ()
@@ -32,6 +34,7 @@ class EngineSettings:
     lora_bytes: int = 2 * 1024**3
     max_loras_per_forward: int = 8
     retry_load_seconds: float = 30.0
+    worker_silence_seconds: float = 60.0
     device_memory_bytes: int | None = None
     ram_bytes: int | None = None
     model_wait_seconds: float = 60.0

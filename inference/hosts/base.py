@@ -56,6 +56,10 @@ class Host(Protocol):
     def send(self, command: Command) -> None:
         """Hand a command in, from any thread; it is taken up between two steps."""
 
+    @property
+    def ended(self) -> bool:
+        """Whether it runs no more, for whatever reason; what it is still sent is cancelled."""
+
     def status(self) -> DeviceStatus:
         """What the worker is doing, from any thread."""
 

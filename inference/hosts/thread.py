@@ -5,10 +5,12 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from contextlib import suppress
 
 import structlog
 import torch
 
+from inference.events import Cancelled
 from inference.hosts.base import Cancel, Close, Command, Manage, Submit
 from inference.status import DeviceStatus
 from inference.worker import Worker
@@ -29,6 +31,12 @@ class ThreadHost:
             target=self._run, name=f"engine-{worker.device}", daemon=True
         )
         self._deadline: float | None = None
+        self._ended = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether it runs no more, for whatever reason; what it is still sent is cancelled."""
+        return self._ended
 
     def start(self) -> None:
         """Begin to run; models load behind it."""
@@ -37,6 +45,9 @@ class ThreadHost:
     def send(self, command: Command) -> None:
         """Hand a command in, from any thread; it is taken up between two steps."""
         self._inbox.put(command)
+        if self._ended:
+            # what came in behind the last look, too
+            self._refuse_all()
 
     def status(self) -> DeviceStatus:
         """What the worker is doing, from any thread."""
@@ -48,6 +59,33 @@ class ThreadHost:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        except BaseException:
+            # a panic of a compiled library, or a device that is not there
+            log.exception("worker.ended", device=self._worker.device)
+        finally:
+            self._ended = True
+            self._answer_all()
+
+    def _answer_all(self) -> None:
+        """Leave nobody waiting for a device that has stopped."""
+        try:
+            self._worker.cancel(lambda job: True)
+        except BaseException:
+            log.exception("worker.fault", device=self._worker.device)
+        self._refuse_all()
+
+    def _refuse_all(self) -> None:
+        """Cancel the pictures that nobody will take up."""
+        with suppress(queue.Empty):
+            while True:
+                command = self._inbox.get_nowait()
+                if isinstance(command, Submit):
+                    for index in command.indexes:
+                        command.emit(Cancelled(job_id=command.job.id, index=index))
+
+    def _serve(self) -> None:
         # Both are per thread, and every carrier must find them alike when it is resumed.
         torch.set_grad_enabled(False)
         if self._worker.device.startswith("cuda"):

@@ -20,12 +20,14 @@ from inference.status import DeviceStatus, ModelState, ModelStatus
 from tests.inference.making import Bench, Recorder, difference, job, plain
 
 
-def device(state: ModelState = ModelState.UNLOADED, alive: bool = True) -> DeviceStatus:
+def device(
+    state: ModelState = ModelState.UNLOADED, alive: bool = True, idle_seconds: float = 0.0
+) -> DeviceStatus:
     return DeviceStatus(
         device="cpu",
         name="cpu",
         alive=alive,
-        idle_seconds=0.0,
+        idle_seconds=idle_seconds,
         running_images=0,
         waiting_images=0,
         models=(ModelStatus(name="a", state=state), ModelStatus(name="b", state=state)),
@@ -33,7 +35,7 @@ def device(state: ModelState = ModelState.UNLOADED, alive: bool = True) -> Devic
 
 
 def test_what_was_handed_over_counts_at_once_and_until_it_ends() -> None:
-    balance, ready = Balance(2), device(ModelState.READY)
+    balance, ready = Balance(2, 60), device(ModelState.READY)
     balance.hand(0, "a", 3)
     assert [balance.burden(one, ready, "a") for one in (0, 1)] == [3, 0]
     for _ in range(3):
@@ -51,19 +53,21 @@ def test_what_was_handed_over_counts_at_once_and_until_it_ends() -> None:
     ],
 )
 def test_a_model_that_would_have_to_come_costs(state: ModelState, cost: int) -> None:
-    balance = Balance(1)
+    balance = Balance(1, 60)
     assert balance.burden(0, device(state), "a") == cost
     balance.hand(0, "a", 1)
     assert balance.burden(0, device(state), "a") == 1, "it comes for that one already"
     assert balance.burden(0, device(state), "b") == 1 + cost
 
 
-def test_where_it_fails_is_the_last_choice() -> None:
-    balance = Balance(1)
+def test_where_it_fails_or_nobody_works_is_the_last_choice() -> None:
+    balance = Balance(1, 60)
     balance.hand(0, "b", 1000)
     busy = balance.burden(0, device(), "a")
     assert busy < balance.burden(0, device(ModelState.FAILED), "a")
     assert busy < balance.burden(0, device(alive=False), "a")
+    assert busy < balance.burden(0, device(idle_seconds=61), "a")
+    assert busy == balance.burden(0, device(idle_seconds=59), "a")
 
 
 class Held(Recorder):
