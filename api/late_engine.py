@@ -50,11 +50,11 @@ class LateEngine:
         if self._engine is not None:
             self._engine.cancel(job_id)
 
-    def manage(self, model: str, action: ModelAction) -> None:
+    def manage(self, model: str, action: ModelAction, device: str | None = None) -> None:
         """As the engine does; raises EngineClosed before `start`."""
         if self._engine is None:
             raise EngineClosed("the engine has not started")
-        self._engine.manage(model, action)
+        self._engine.manage(model, action, device)
 
     def status(self) -> EngineStatus:
         """As the engine does; no devices before `start`."""

@@ -53,12 +53,14 @@ def find(
         return None
 
 
-def manage(url: str, key: str | None, name: str, action: str) -> Iterator[str]:
-    """What becomes of a model on a server's devices; raises UsageError or Failure."""
+def manage(
+    url: str, key: str | None, name: str, action: str, device: str | None = None
+) -> Iterator[str]:
+    """What becomes of a model on a server's devices, or on one; raises UsageError or Failure."""
     found = find(url, key, greet_seconds=ANSWER_SECONDS)
     if found is None:
         raise Failure(f"no Darkroom answers at {url}")
-    yield from found.manage(name, action)
+    yield from found.manage(name, action, device)
 
 
 class Remote:
@@ -89,31 +91,24 @@ class Remote:
             if task["error"] is not None:
                 raise Failure(task["error"]["message"])
 
-    def manage(self, name: str, action: str) -> Iterator[str]:
+    def manage(self, name: str, action: str, device: str | None) -> Iterator[str]:
         """Ask for it, and tell each device's state until it is as was asked."""
         with closing(self._client):
             try:
                 path = f"/darkroom/admin/models/{quote(name)}/{action}"
-                reply = self._client.post(path, timeout=ANSWER_SECONDS)
+                only = {} if device is None else {"device": device}
+                reply = self._client.post(path, params=only, timeout=ANSWER_SECONDS)
                 if reply.status_code != 202:
                     raise _refusal(reply)
-                yield from self._watch(name, action)
+                yield from self._watch(name, action, device)
             except httpx2.HTTPError as error:
                 raise Failure(f"lost the server: {error}") from None
 
-    def _watch(self, name: str, action: str) -> Iterator[str]:
+    def _watch(self, name: str, action: str, only: str | None) -> Iterator[str]:
         told: dict[str, str] = {}
         begin, has_moved = time.monotonic(), False
         while True:
-            devices = _json(self._client.get("/darkroom/devices", timeout=ANSWER_SECONDS))[
-                "devices"
-            ]
-            states = {
-                device["device"]: model
-                for device in devices
-                for model in device["models"]
-                if model["name"] == name
-            }
+            states = self._states(name, only)
             for device, model in states.items():
                 line = f"{device}: {model['state']}" + (", pinned" if model["pinned"] else "")
                 if told.get(device) != line:
@@ -128,6 +123,19 @@ class Remote:
                     yield from _lacking(device, model)
                 return
             time.sleep(LOOK_SECONDS)
+
+    def _states(self, name: str, only: str | None) -> dict[str, Mapping[str, Any]]:
+        """A model on each device that works, or on one."""
+        reply = _json(self._client.get("/darkroom/devices", timeout=ANSWER_SECONDS))
+        states = {
+            device["device"]: model
+            for device in reply["devices"]
+            for model in device["models"]
+            if model["name"] == name and device["alive"] and only in (None, device["device"])
+        }
+        if not states:
+            raise Failure(f"no device that {name} may be on works any more")
+        return states
 
     def _choose(self, wish: Wish) -> Wish:
         """The server's own choice where it has one, else the first model it serves."""

@@ -28,6 +28,9 @@ Key = Annotated[
     str | None,
     typer.Option(help="A key that may manage the server; DARKROOM_API_KEY shows less."),
 ]
+Device = Annotated[
+    str | None, typer.Option(help="One device alone, like cuda:1. (default: all it may be on)")
+]
 LOCAL = "http://127.0.0.1:8000"
 
 
@@ -84,27 +87,27 @@ def schema() -> None:
 
 
 @app.command()
-def load(name: Name, server: Server = LOCAL, key: Key = None) -> None:
-    """Bring a model to every device of a running server, and wait until it is there."""
-    _manage(name, "load", server, key)
+def load(name: Name, device: Device = None, server: Server = LOCAL, key: Key = None) -> None:
+    """Bring a model to the devices of a running server, and wait until it is there."""
+    _manage(name, "load", device, server, key)
 
 
 @app.command()
-def unload(name: Name, server: Server = LOCAL, key: Key = None) -> None:
+def unload(name: Name, device: Device = None, server: Server = LOCAL, key: Key = None) -> None:
     """Send a model away once its pictures are finished; the next request loads it again."""
-    _manage(name, "unload", server, key)
+    _manage(name, "unload", device, server, key)
 
 
 @app.command()
-def pin(name: Name, server: Server = LOCAL, key: Key = None) -> None:
-    """Bring a model to every device, and keep it there whatever others are asked for."""
-    _manage(name, "pin", server, key)
+def pin(name: Name, device: Device = None, server: Server = LOCAL, key: Key = None) -> None:
+    """Bring a model to the devices, and keep it there whatever others are asked for."""
+    _manage(name, "pin", device, server, key)
 
 
 @app.command()
-def unpin(name: Name, server: Server = LOCAL, key: Key = None) -> None:
+def unpin(name: Name, device: Device = None, server: Server = LOCAL, key: Key = None) -> None:
     """Let a model be moved out for others again."""
-    _manage(name, "unpin", server, key)
+    _manage(name, "unpin", device, server, key)
 
 
 def _show(models: Path | None) -> None:
@@ -121,14 +124,14 @@ def _show(models: Path | None) -> None:
     out().print(str(settings.models), markup=False, style="dim")
 
 
-def _manage(name: str, action: str, server: str, key: str | None) -> None:
+def _manage(name: str, action: str, device: str | None, server: str, key: str | None) -> None:
     from api.cli.remote import manage
 
     api_key = settings_of(api_key=key).api_key
     secret = api_key.get_secret_value() if api_key is not None else None
 
     def work() -> None:
-        for line in manage(server, secret, name, action):
+        for line in manage(server, secret, name, action, device):
             out().print(line, markup=False)
 
     _run(work)

@@ -139,7 +139,7 @@ class Desk:
     hooks: Hooks
     catalog: Catalog
     engine_status: Callable[[], EngineStatus]
-    manage_model: Callable[[str, ModelAction], None]
+    manage_model: Callable[[str, ModelAction, str | None], None]
     links: Links
     tokens: Tokens
     presign: Presign

@@ -42,7 +42,7 @@ class ScriptedEngine:
         self.orders: list[tuple[str, tuple[int, ...]]] = []
         self.pictures: dict[str, bytes] = {}
         self.models = {"tiny-flux", "tiny-flux-fill", "tiny-flux-kontext"}
-        self.managed: list[tuple[str, ModelAction]] = []
+        self.managed: list[tuple[str, ModelAction, str | None]] = []
         self.idle_seconds = 0.0
         self._picture_seconds = picture_seconds
         self._cancelled: set[str] = set()
@@ -77,10 +77,10 @@ class ScriptedEngine:
     def was_cancelled(self, job_id: str) -> bool:
         return job_id in self._cancelled
 
-    def manage(self, model: str, action: ModelAction) -> None:
+    def manage(self, model: str, action: ModelAction, device: str | None = None) -> None:
         if model not in self.models:
             raise UnknownModel("model", f"no model {model!r} here")
-        self.managed.append((model, action))
+        self.managed.append((model, action, device))
 
     def status(self) -> EngineStatus:
         device = DeviceStatus(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query
 
 from api.dialects.base import DeskOf
 from api.dialects.callers import AdminOf
@@ -14,6 +14,9 @@ from inference.status import ModelAction
 
 # a name in models.yaml may hold slashes, as a hub's do
 Name = Annotated[str, Path(min_length=1, max_length=200)]
+DeviceName = Annotated[
+    str | None, Query(max_length=100, description="one device alone, such as cuda:1")
+]
 
 router = APIRouter()
 
@@ -21,8 +24,10 @@ router = APIRouter()
 @router.post(
     "/admin/models/{name:path}/{action}", status_code=202, response_model=schema.ManagedModel
 )
-async def manage(name: Name, action: ModelAction, desk: DeskOf, _: AdminOf) -> dict[str, Any]:
-    """Load a model on every device, unload it, pin it there or unpin it.
+async def manage(
+    name: Name, action: ModelAction, desk: DeskOf, _: AdminOf, device: DeviceName = None
+) -> dict[str, Any]:
+    """Load a model on every device it may be on, or on one, unload it, pin it there or unpin it.
 
     Answers at once, with how it stands. Loading takes room from models that nobody asks for;
     unloading waits for pictures in the making, and the next request loads the model again.
@@ -31,5 +36,5 @@ async def manage(name: Name, action: ModelAction, desk: DeskOf, _: AdminOf) -> d
         known = ", ".join(desk.catalog.models)
         what = f"{name!r} is an alias" if name in desk.catalog.aliases else f"no model {name!r}"
         raise NotFound(f"{what}; the models served here are: {known}")
-    desk.manage_model(name, action)
+    desk.manage_model(name, action, device)
     return translate.to_managed(name, desk.engine_status())

@@ -96,7 +96,8 @@ def test_only_who_manages_the_server_may(tmp_path: Path) -> None:
     with serving(tmp_path) as served:
         for key, status in ((guest, 403), (boss, 202)):
             headers = {"Authorization": f"Bearer {key}"}
-            reply = served.client.post(f"{HERE}/tiny-flux/unload", headers=headers)
+            there = f"{HERE}/tiny-flux/unload?device=cuda:1"
+            reply = served.client.post(there, headers=headers)
             assert reply.status_code == status, reply.text
         assert served.client.post(f"{HERE}/tiny-flux/unload").status_code == 401
-        assert served.script.managed == [("tiny-flux", ModelAction.UNLOAD)]
+        assert served.script.managed == [("tiny-flux", ModelAction.UNLOAD, "cuda:1")]
