@@ -86,13 +86,13 @@ def fetch(spec: ModelSpec, download: Download | None = None) -> None:
         raise ModelFailed(str(error)) from error
 
 
-def place_of(one: Wanted) -> str:
+def place_of(one: Wanted, download: Download | None = None) -> str:
     """Where something is read from; what lies on the hub is fetched, so not under the load lock.
 
     Raises HubFailed or ModelFailed.
     """
     if is_hub_id(one.repository):
-        return str(bring(one))
+        return str(bring(one, download))
     place = locate(one.repository)
     if not Path(place).exists():
         raise ModelFailed(f"{one.repository}: {NO_SUCH_PLACE}")

@@ -14,6 +14,7 @@ from api.assistants import AssistantFailed
 from api.tasks import RatingWish
 from inference.assistants.spec import EnhancerSpec, RaterSpec, ViewerSpec
 from inference.errors import ModelFailed
+from inference.hub.download import Download
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,9 +29,10 @@ T = TypeVar("T")
 
 
 class OwnThread:
-    """Runs the calls to one local model, one after another."""
+    """Runs the calls to one local model, one after another; `download` is what it is fetched by."""
 
     def __init__(self, name: str) -> None:
+        self.download = Download()
         self._name = name
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
 
@@ -47,7 +49,8 @@ class OwnThread:
             raise self.failed(f"failed ({type(error).__name__})") from error
 
     async def close(self) -> None:
-        """Take no more; what runs is left behind."""
+        """Take no more; what runs is left behind, and what is being fetched ends."""
+        self.download.stop()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def failed(self, why: str) -> AssistantFailed:
@@ -72,7 +75,7 @@ class OwnRater:
         if self._rater is None:
             from inference.assistants.rater import LocalRater
 
-            self._rater = LocalRater(self._spec)
+            self._rater = LocalRater(self._spec, self._thread.download)
         return self._rater
 
 
@@ -97,8 +100,10 @@ class OwnChat:
         if self._chat is None:
             from inference.assistants.enhancer import LocalChat
 
-            assert self._spec.folder is not None
-            self._chat = LocalChat(self._spec.folder, self._spec.revision, self._spec.device)
+            spec = self._spec
+            assert spec.folder is not None
+            place = (spec.folder, spec.revision, spec.device)
+            self._chat = LocalChat(*place, self._thread.download)
         return self._chat
 
 
@@ -125,5 +130,6 @@ class OwnCaptioner:
 
             spec = self._spec
             assert spec.captioner is not None
-            self._captioner = LocalCaptioner(spec.captioner, spec.revision, spec.device)
+            place = (spec.captioner, spec.revision, spec.device)
+            self._captioner = LocalCaptioner(*place, self._thread.download)
         return self._captioner

@@ -17,6 +17,7 @@ from inference.errors import CatalogError
 
 if TYPE_CHECKING:
     from api.settings import Settings
+    from inference.check.assistants import AssistantReport
     from inference.check.entries import ModelReport, PictureReport, Report
 
 _UNITS = {"": 1, "MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30}
@@ -25,7 +26,7 @@ _ANY_CARD = "cuda"
 
 
 def run(names: Sequence[str], memory: str | None, as_json: bool, models: Path | None) -> None:
-    """Tell of the named models, or all; raises UsageError, or Failure if one cannot be served."""
+    """Tell of the named entries, or all; raises UsageError, or Failure if one cannot be served."""
     settings = settings_of(models=models)
     try:
         catalog = load_catalog(settings.models)
@@ -36,19 +37,21 @@ def run(names: Sequence[str], memory: str | None, as_json: bool, models: Path | 
     report = _check(catalog, todo, settings, memory)
     if as_json:
         told = asdict(report)
-        for one, model in zip(told["models"], report.models, strict=True):
-            one["servable"] = model.is_servable
+        for kind in ("models", "assistants"):
+            for one, entry in zip(told[kind], getattr(report, kind), strict=True):
+                one["servable"] = entry.is_servable
         out().print(json.dumps(told, indent=2), markup=False)
     else:
         for line in _lines(report):
             out().print(line, markup=False)
     bad = [one.name for one in report.models if not one.is_servable]
+    bad += [one.name for one in report.assistants if not one.is_servable]
     if bad:
-        raise Failure(f"cannot be served: {', '.join(bad)}")
+        raise Failure(f"cannot be served: {'; '.join(bad)}")
 
 
 def _check(
-    catalog: Catalog, names: Sequence[str], settings: Settings, memory: str | None
+    catalog: Catalog, chosen: tuple[list[str], list[str]], settings: Settings, memory: str | None
 ) -> Report:
     from inference.check.entries import check, machine
     from inference.hub.sources import Sources
@@ -58,7 +61,8 @@ def _check(
     else:
         device, size = machine(settings.devices, settings.device_memory_bytes)
     with Sources() as sources:
-        return check(catalog, names, device, size, sources)
+        models, assistants = chosen
+        return check(catalog, models, device, size, sources, assistants)
 
 
 def size_of(text: str) -> int:
@@ -76,6 +80,9 @@ def _lines(report: Report) -> Iterator[str]:
     for one in report.models:
         yield ""
         yield from _model(one)
+    for assistant in report.assistants:
+        yield ""
+        yield from _assistant(assistant)
     if not report.weight_bytes:
         # no model could be read, so nothing can be said of all
         return
@@ -85,13 +92,23 @@ def _lines(report: Report) -> Iterator[str]:
     yield f"weights of all, shared parts once: {_size(report.weight_bytes)}; {turns}"
 
 
-def _model(one: ModelReport) -> Iterator[str]:
-    verdict = "can be served" if one.is_servable else "CANNOT BE SERVED"
-    yield f"{one.name}: {verdict}"
+def _assistant(one: AssistantReport) -> Iterator[str]:
+    yield f"{one.name}: {'can be used' if one.is_servable else 'CANNOT BE USED'}"
+    yield from _found(one)
+    if one.weight_bytes:
+        yield f"  weights  {_size(one.weight_bytes)} on {one.device}"
+
+
+def _found(one: ModelReport | AssistantReport) -> Iterator[str]:
     missing = f", {_size(one.missing_bytes)} to be fetched" if one.missing_bytes else ""
     yield f"  source   {one.source}{', ' + one.where if one.where else ''}{missing}"
     for problem in one.problems:
         yield f"  problem  {problem}"
+
+
+def _model(one: ModelReport) -> Iterator[str]:
+    yield f"{one.name}: {'can be served' if one.is_servable else 'CANNOT BE SERVED'}"
+    yield from _found(one)
     for note in one.notes:
         yield f"  note     {note}"
     if one.parts:

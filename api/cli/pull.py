@@ -21,13 +21,15 @@ from api.cli.terminal import Failure, UsageError, notes, out, say
 from inference.catalog import Catalog, load_catalog
 from inference.errors import CatalogError
 
+ASSISTANTS = ("rater", "enhancer", "viewer")
+
 if TYPE_CHECKING:
     from inference.hub.fetch import Fetcher
     from inference.hub.files import Wanted
 
 
 def run(names: Sequence[str], models: Path | None) -> None:
-    """Fetch what the named models need, or all; raises UsageError, or Failure at the end."""
+    """Fetch what the named entries need, or all; raises UsageError, or Failure at the end."""
     from inference.hub.fetch import Fetcher
     from inference.hub.files import wanted
 
@@ -36,7 +38,7 @@ def run(names: Sequence[str], models: Path | None) -> None:
         catalog = load_catalog(path)
     except CatalogError as error:
         raise UsageError(str(error)) from None
-    todo = wanted(catalog, chosen(catalog, names, path))
+    todo = wanted(catalog, *chosen(catalog, names, path))
     if not todo:
         say("nothing of it lies on the hub")
         return
@@ -49,13 +51,16 @@ def run(names: Sequence[str], models: Path | None) -> None:
         raise Failure(f"{failed} of {len(todo)} could not be had{others}")
 
 
-def chosen(catalog: Catalog, names: Sequence[str], path: Path) -> list[str]:
-    """The models of the file named, all of them if none is; raises UsageError."""
+def chosen(catalog: Catalog, names: Sequence[str], path: Path) -> tuple[list[str], list[str]]:
+    """The models and assistants of the file named, all of them if none is; raises UsageError."""
+    helping = [key for key in ASSISTANTS if getattr(catalog, key) is not None]
     for name in names:
-        if name not in catalog.models:
-            served = ", ".join(catalog.models)
+        if name not in catalog.models and name not in helping:
+            served = ", ".join([*catalog.models, *helping])
             raise UsageError(f"no model {name!r} in {path}, only {served}")
-    return list(names or catalog.models)
+    models = [name for name in names or catalog.models if name in catalog.models]
+    # a model may have an assistant's name, and is meant then
+    return models, [name for name in names or helping if not names or name not in models]
 
 
 def _fetch(fetcher: Fetcher, one: Wanted, bars: Progress) -> bool:

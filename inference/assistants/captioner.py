@@ -8,6 +8,7 @@ import torch
 from PIL.Image import Image
 
 from inference.assistants.late import Late, load_part, load_weights
+from inference.hub.download import Download
 
 MOST_TOKENS = 80
 
@@ -15,10 +16,12 @@ MOST_TOKENS = 80
 class LocalCaptioner:
     """Says what is on a picture in one sentence; used by one thread."""
 
-    def __init__(self, source: str, revision: str | None, device: str) -> None:
+    def __init__(
+        self, source: str, revision: str | None, device: str, download: Download | None = None
+    ) -> None:
         self._place = (source, revision)
         self._device = device
-        self._loaded: Late[tuple[Any, Any, Any]] = Late(self._load)
+        self._loaded: Late[tuple[Any, Any, Any]] = Late(self._load, [self._place], download)
 
     def describe(self, picture: Image, max_seconds: float) -> str:
         """The caption, as far as it gets in time; raises ModelFailed."""

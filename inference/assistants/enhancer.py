@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from inference.assistants.late import Late, load_part, load_weights
+from inference.hub.download import Download
 
 MOST_TOKENS = 600
 
@@ -20,10 +21,12 @@ class LocalChat:
     Used by one thread.
     """
 
-    def __init__(self, folder: str, revision: str | None, device: str) -> None:
+    def __init__(
+        self, folder: str, revision: str | None, device: str, download: Download | None = None
+    ) -> None:
         self._place = (folder, revision)
         self._device = device
-        self._loaded: Late[tuple[Any, Any]] = Late(self._load)
+        self._loaded: Late[tuple[Any, Any]] = Late(self._load, [self._place], download)
 
     def reply(self, messages: Messages, max_seconds: float) -> str:
         """The answer, as far as it gets in time; raises ModelFailed."""

@@ -12,6 +12,7 @@ from PIL.Image import Image
 from inference.assistants.late import Late, load_part, load_weights
 from inference.assistants.spec import RaterSpec
 from inference.errors import PipelineFailed
+from inference.hub.download import Download
 
 SFW, NSFW = "sfw", "nsfw"
 # What a CLIP compares a picture with where nobody describes the levels.
@@ -38,10 +39,13 @@ class _Eye:
 class LocalRater:
     """Rates by the models that `rater` of models.yaml names; used by one thread."""
 
-    def __init__(self, spec: RaterSpec) -> None:
+    def __init__(self, spec: RaterSpec, download: Download | None = None) -> None:
         self._spec = spec
-        self._classifier = Late(self._load_classifier)
-        self._clip = Late(self._load_clip)
+        classifier, clip = spec.classifier, spec.clip
+        places = [(classifier, spec.classifier_revision)] if classifier is not None else []
+        self._classifier = Late(self._load_classifier, places, download)
+        places = [(clip, spec.clip_revision)] if clip is not None else []
+        self._clip = Late(self._load_clip, places, download)
 
     def rate(self, picture: Image, levels: Mapping[str, str]) -> str:
         """One of `levels`, each with its description; of none given, "sfw" or "nsfw".

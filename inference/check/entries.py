@@ -14,6 +14,7 @@ import torch
 
 from inference import loading
 from inference.catalog import Catalog
+from inference.check.assistants import AssistantReport, check_assistants
 from inference.check.blueprint import Blueprint, build, misfits, size_bytes
 from inference.check.fits import Need, Sizes, remedies
 from inference.check.shapes import Picture, pictures_of, working_bytes
@@ -79,12 +80,18 @@ class Report:
     memory_bytes: int
     weight_bytes: int
     models: tuple[ModelReport, ...]
+    assistants: tuple[AssistantReport, ...] = ()
 
 
 def check(
-    catalog: Catalog, names: Sequence[str], device: str, memory_bytes: int, sources: Sources
+    catalog: Catalog,
+    names: Sequence[str],
+    device: str,
+    memory_bytes: int,
+    sources: Sources,
+    assistants: Sequence[str] = (),
 ) -> Report:
-    """Every named entry, against a device of so much memory for models."""
+    """Every named entry, the models against a device of so much memory for them."""
     checks = [_Check(catalog.models[name], device, memory_bytes, sources) for name in names]
     for one in checks:
         one.run()
@@ -96,6 +103,7 @@ def check(
         memory_bytes=memory_bytes,
         weight_bytes=sum(sizes.values()),
         models=tuple(one.report for one in checks),
+        assistants=check_assistants(catalog, assistants, sources),
     )
 
 

@@ -53,12 +53,19 @@ def is_hub_id(source: str) -> bool:
     return not is_place and _HUB_ID.fullmatch(source) is not None
 
 
-def wanted(catalog: Catalog, models: Iterable[str]) -> list[Wanted]:
-    """All that the models' entries name of the hub, each once."""
+def wanted(catalog: Catalog, models: Iterable[str], assistants: Iterable[str] = ()) -> list[Wanted]:
+    """All that the entries of models and assistants name of the hub, each once."""
+    chosen = set(assistants)
     named = [one for name in models for one in sources_of(catalog.models[name])]
+    named += [one for one in assistants_of(catalog) if assistant_of(one) in chosen]
     found = [one for one in named if is_hub_id(one.repository)]
     places = [(one.repository, one.revision, one.kind, one.path, one.without) for one in found]
     return [one for number, one in enumerate(found) if places.index(places[number]) == number]
+
+
+def assistant_of(one: Wanted) -> str:
+    """The key of models.yaml that names it."""
+    return one.owner.partition(",")[0]
 
 
 def needed(one: Wanted, names: Sequence[str], read: ReadJson) -> list[str]:
@@ -73,6 +80,19 @@ def needed(one: Wanted, names: Sequence[str], read: ReadJson) -> list[str]:
             return [*_texts(names, one.path), *_weights_or_fail(one, names, one.path, read)]
         case Kind.FILE:
             return [_file(one, names)]
+
+
+def assistants_of(catalog: Catalog) -> Iterator[Wanted]:
+    """What the models are read from that help around the pictures, on the hub and elsewhere."""
+    rater, enhancer, viewer = catalog.rater, catalog.enhancer, catalog.viewer
+    if rater is not None and rater.classifier is not None:
+        yield whole_model("rater, classifier", rater.classifier, rater.classifier_revision)
+    if rater is not None and rater.clip is not None:
+        yield whole_model("rater, clip", rater.clip, rater.clip_revision)
+    if enhancer is not None and enhancer.folder is not None:
+        yield whole_model("enhancer", enhancer.folder, enhancer.revision)
+    if viewer is not None and viewer.captioner is not None:
+        yield whole_model("viewer", viewer.captioner, viewer.revision)
 
 
 def weights_of(spec: ModelSpec) -> Iterator[Wanted]:
@@ -92,6 +112,11 @@ def sources_of(spec: ModelSpec) -> Iterator[Wanted]:
         yield one_file(f"{spec.name}, LoRA {name}", lora.source, lora.revision, lora.file)
     for tag, entry in spec.references.items():
         yield from of_reference(f"{spec.name}, {tag}", entry)
+
+
+def whole_model(owner: str, source: str, revision: str | None) -> Wanted:
+    """A model of transformers, which has a repository for itself."""
+    return Wanted(owner=owner, repository=source, revision=revision, kind=Kind.PART)
 
 
 def one_file(owner: str, source: str, revision: str | None, path: str) -> Wanted:
