@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.configs import REAL, write
 from inference import skeletons
 from inference.catalog import Catalog
 from inference.check.blueprint import build, size_bytes
@@ -27,7 +28,6 @@ from inference.model_spec import ModelSpec
 from inference.prompts import PromptCache
 from inference.residency.placement import modules_of
 from inference.selftest import run_selftest
-from tests.inference.real_configs import REAL, write
 from tests.inference.shipped import commented, real_models
 
 PLENTY = 10**12

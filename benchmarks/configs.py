@@ -117,6 +117,10 @@ def vae(latent_channels: int = 16, **more: Any) -> Part:
     )
 
 
+def flux_vae() -> Part:
+    return vae(use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.1159)
+
+
 def flux(**transformer: Any) -> dict[str, Part]:
     return {
         "text_encoder": clip_large(),
@@ -124,7 +128,7 @@ def flux(**transformer: Any) -> dict[str, Part]:
         "transformer": diffusers(
             "FluxTransformer2DModel", **{"guidance_embeds": True, **transformer}
         ),
-        "vae": vae(use_quant_conv=False, use_post_quant_conv=False),
+        "vae": flux_vae(),
     }
 
 
@@ -185,7 +189,7 @@ def sd35_large() -> dict[str, Part]:
         "text_encoder_2": clip_giant(),
         "text_encoder_3": t5_xxl(),
         "transformer": transformer,
-        "vae": vae(use_quant_conv=False, use_post_quant_conv=False),
+        "vae": flux_vae(),
     }
 
 
@@ -201,7 +205,7 @@ def z_image() -> dict[str, Part]:
     return {
         "text_encoder": qwen3("Qwen3Model"),
         "transformer": diffusers("ZImageTransformer2DModel"),
-        "vae": vae(use_quant_conv=False, use_post_quant_conv=False),
+        "vae": flux_vae(),
     }
 
 
