@@ -31,15 +31,16 @@ from api.reception import Reception
 from api.run import EnginePort, Workshop
 from api.settings import Settings, SettingsError
 from api.storage import Storage, storage_of
-from api.store import MigrationError, Store, migrate_sqlite, sqlite_database
+from api.store import Database, DriverMissing, MigrationError, Store, open_database
 from api.store.accounts import AccountStore
+from api.store.company import CANCELLING
 from api.store.destinations import DestinationStore
 from api.store.hooks import HookStore
 from api.store.housekeeping import HousekeepingStore
 from api.store.outbox import Outbox
 from api.store.uploads import UploadStore
 from api.submit import Darkroom
-from api.tasks import Task
+from api.tasks import Task, TaskState, TaskUpdate
 from api.tokens import Tokens, load_tokens
 from api.uploads import Uploads
 from api.watch import Updates
@@ -69,8 +70,10 @@ class Services:
     links: Links
     tokens: Tokens
     presign: Presign
+    database: Database
     store: Store
     storage: Storage
+    updates: Updates
     dispatcher: Dispatcher
     darkroom: Darkroom
     accounts: Accounts
@@ -86,33 +89,43 @@ class Services:
     staff: Staff
 
     async def start(self) -> None:
-        """Lock and migrate the data folder, start the engine behind, begin to dispatch.
+        """Lock the data folder, migrate the database, start the engine behind, begin to dispatch.
 
-        Raises SettingsError if the folder is in use or was written by a newer version.
+        Raises SettingsError if the folder is in use or the database was made by a newer version.
         """
         try:
-            self.folder.lock()
-            await asyncio.to_thread(migrate_sqlite, self.folder.database)
+            self.folder.lock(shared=self.database.is_shared)
+            await self.database.migrate()
         except (FolderInUse, MigrationError) as error:
             self.folder.unlock()
             raise SettingsError(str(error)) from None
         if not self.settings.is_loopback and not await self.accounts.any_keys():
             await self._undo()
             raise SettingsError(NO_KEYS.format(host=self.settings.host, data_dir=self.folder.path))
-        # The lock says that every lease in the database belongs to a process that is no more.
-        taken_over = await self.store.expire_leases()
-        # Nor is there anybody left who waited for a reply.
-        given_up = await self.store.give_up_unread()
-        log.info(
-            "started",
-            data_dir=str(self.folder.path),
-            tasks_taken_over=taken_over,
-            tasks_given_up=given_up,
-        )
+        if not self.database.is_shared:
+            await self._take_over()
+        log.info("started", data_dir=str(self.folder.path), shared=self.database.is_shared)
+        await self.database.listen(self._hear)
         self.dispatcher.start()
         self.courier.start()
         self.housekeeper.start()
         await self._look_at_storage()
+
+    async def _take_over(self) -> None:
+        # The lock says that every lease in the database belongs to a process that is no more.
+        taken_over = await self.store.expire_leases()
+        # Nor is there anybody left who waited for a reply.
+        given_up = await self.store.give_up_unread()
+        log.info("taken_over", tasks=taken_over, tasks_given_up=given_up)
+
+    def _hear(self, task_id: str, word: str) -> None:
+        """What a server says of a task: this one, or another on the same database."""
+        if word == CANCELLING:
+            self.dispatcher.cancel(task_id)
+        elif word == TaskState.QUEUED:
+            self.dispatcher.wake()
+        elif word in list(TaskState):
+            self.updates.publish(TaskUpdate(task_id=task_id, state=TaskState(word)))
 
     async def _look_at_storage(self) -> None:
         """Tell early of a storage that fails; no start is refused for it, pictures can wait."""
@@ -160,22 +173,24 @@ def build(
     except (OSError, ValueError) as error:
         raise SettingsError(f"storage cannot be used: {error}") from None
     engine = engine or build_engine(catalog, settings)
-    database = sqlite_database(folder.database)
-    store, accounts = Store(database), Accounts(AccountStore(database))
-    outbound, outbox = _outbound(settings), Outbox(database)
+    database = _database(settings, folder)
+    clock = database.now_ms
+    store, accounts = Store(database, clock), Accounts(AccountStore(database, clock))
+    outbound, outbox = _outbound(settings), Outbox(database, clock)
     network = GuardedNetwork(outbound.addresses_of)
-    destinations = Destinations(DestinationStore(database), outbound.check_host, network=network)
+    places = DestinationStore(database, clock)
+    destinations = Destinations(places, outbound.check_host, network=network)
     presign = _presign(settings, storage)
-    hooks = HookStore(database)
+    hooks = HookStore(database, clock)
     courier = _courier(
-        outbox, outbound, store, accounts, hooks, links, presign, settings.credit_usd
+        outbox, outbound, store, accounts, hooks, links, presign, settings.credit_usd, database
     )
     updates = Updates(on_end=courier.wake)
     staff = _hire(catalog) if assistants is None else Staff(assistants)
     pixels = ThreadPoolExecutor(PIXEL_THREADS, thread_name_prefix="pixels")
     uploads = Uploads(
         settings=settings,
-        store=UploadStore(database),
+        store=UploadStore(database, clock),
         storage=storage,
         links=links,
         pixels=pixels,
@@ -236,8 +251,10 @@ def build(
         links=links,
         tokens=tokens,
         presign=presign,
+        database=database,
         store=store,
         storage=storage,
+        updates=updates,
         dispatcher=dispatcher,
         darkroom=darkroom,
         accounts=accounts,
@@ -248,12 +265,23 @@ def build(
         uploads=uploads,
         hooks=Hooks(hooks, outbound),
         housekeeper=Housekeeper(
-            HousekeepingStore(database), storage, retention_hours=settings.output_retention_hours
+            HousekeepingStore(database, clock),
+            storage,
+            retention_hours=settings.output_retention_hours,
+            leads=database.leads,
+            now_ms=clock,
         ),
         folder=folder,
         pixels=pixels,
         staff=staff,
     )
+
+
+def _database(settings: Settings, folder: DataFolder) -> Database:
+    try:
+        return open_database(folder.database, settings.postgres_url)
+    except DriverMissing as error:
+        raise SettingsError(f"DARKROOM_DATABASE_URL: {error}") from None
 
 
 def _hire(catalog: Catalog) -> Staff:
@@ -278,6 +306,7 @@ def _courier(
     links: Links,
     presign: Presign,
     credit_usd: Decimal,
+    database: Database,
 ) -> Courier:
     link_seconds = {one.name: one.link_seconds for one in DIALECTS}
 
@@ -294,6 +323,8 @@ def _courier(
         hook_of=hooks.enabled,
         link_for=link_for,
         credit_usd=credit_usd,
+        takes_over=not database.is_shared,
+        now_ms=database.now_ms,
     )
 
 
@@ -326,5 +357,6 @@ def _engine_settings(settings: Settings) -> EngineSettings:
         ram_bytes=settings.ram_bytes,
         model_wait_seconds=settings.model_wait_seconds,
         model_stay_seconds=settings.model_stay_seconds,
+        worker_silence_seconds=settings.worker_silence_seconds,
         compiled_folder=settings.data_dir / "compiled",
     )

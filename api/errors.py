@@ -17,6 +17,7 @@ ApiError
 ├── QueueFull            too much of one account waits already
 ├── Overloaded           too much of all accounts waits already
 └── Unavailable          starting, draining, or the disk is full
+    └── Unsure           nobody can say whether it was done
 
 The engine's `Refused` errors pass through beside these: `kind_of`, `field_of` read either.
 """
@@ -135,6 +136,10 @@ class Unavailable(ApiError):
     """The service cannot take work now: draining, or out of disk."""
 
     kind = "unavailable"
+
+
+class Unsure(Unavailable):
+    """The database went away before it said whether what was asked is kept."""
 
 
 STATUS: dict[str, int] = {

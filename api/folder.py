@@ -1,4 +1,4 @@
-"""The data folder: private to one user, used by one process at a time."""
+"""The data folder: private to one user; with its database in it, to one process at a time."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ class DataFolder:
         if self.path.stat().st_uid == os.getuid():
             self.path.chmod(0o700)
 
-    def lock(self) -> None:
-        """Take the folder for this process; raises FolderInUse.
+    def lock(self, *, shared: bool = False) -> None:
+        """Take the folder for this process, or for all that take it `shared`; raises FolderInUse.
 
-        The system drops the lock when the process dies, however it dies: whoever holds it knows
-        that no other worker lives.
+        The system drops the lock when the process dies, however it dies: whoever holds it alone
+        knows that no other worker lives.
         """
         handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(handle)
             raise FolderInUse(f"{self.path}: another darkroom serves from this folder") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import structlog
@@ -32,8 +32,15 @@ ROWS = 100
 KEYS = 200
 
 
+async def _always() -> bool:
+    return True
+
+
 class Housekeeper:
-    """Sweeps now and again, or when told; `retention_hours` None keeps pictures for ever."""
+    """Sweeps now and again, or when told; `retention_hours` None keeps pictures for ever.
+
+    Of several servers on one database only that which `leads` sweeps of its own accord.
+    """
 
     # A picture is first marked as deleted and then deleted. A crash between the two leaves bytes
     # that nobody is promised any more, and the next list of pictures finds them. The other way
@@ -46,12 +53,14 @@ class Housekeeper:
         *,
         retention_hours: float | None,
         every_seconds: float = SWEEP_EVERY_SECONDS,
+        leads: Callable[[], Awaitable[bool]] = _always,
         now_ms: Callable[[], int] = wall_clock_ms,
     ) -> None:
         self._store = store
         self._storage = storage
         self._retention_hours = retention_hours
         self._every_seconds = every_seconds
+        self._leads = leads
         self._now_ms = now_ms
         self._list_pictures_ms = 0
         self._loop: asyncio.Task[None] | None = None
@@ -89,7 +98,11 @@ class Housekeeper:
 
     async def _sweep_for_ever(self) -> None:
         while True:
-            await self.sweep()
+            try:
+                if await self._leads():
+                    await self.sweep()
+            except Unavailable as error:
+                log.warning("housekeeping_waits", reason=str(error))
             await asyncio.sleep(self._every_seconds)
 
     async def _pictures(self, done: Counter[str]) -> None:

@@ -18,7 +18,7 @@ from api.assistants import NO_ASSISTANTS, Assistants
 from api.checks import free_bytes
 from api.copies import check_path
 from api.destination_fields import blaming
-from api.errors import BadRequest, NotFound, Overloaded, QueueFull, Unavailable
+from api.errors import BadRequest, NotFound, Overloaded, QueueFull, Unavailable, Unsure
 from api.idempotency import Once, Reply
 from api.inputs import PictureLimits, rewrite, size_of
 from api.orders import Order, Quote, Remote, Upload
@@ -189,6 +189,9 @@ class Reception:
             if accepted.is_replay:
                 await self._forget(kept)
             return accepted
+        except Unsure:
+            # The task may be there and need them; of a task that is not, the housekeeper has them.
+            raise
         except BaseException:
             await self._forget(kept)
             raise

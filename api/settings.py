@@ -40,7 +40,8 @@ class Settings(BaseSettings):
     `devices` are torch names ("cuda:0,cuda:1", "cpu"); empty means every CUDA device, else the CPU.
     `allowed_targets` are networks ("10.0.0.0/8") and host names that requests may make the server
     connect to although they are not public. `storage` is "local" or "s3://bucket/prefix".
-    `api_key` is what a command sends to a server.
+    `database_url` names a PostgreSQL database; without one it is SQLite in `data_dir`. `api_key` is
+    what a command sends to a server.
     """
 
     model_config = SettingsConfigDict(
@@ -51,6 +52,7 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     public_url: str | None = None
     data_dir: Path = Path("data")
+    database_url: SecretStr | None = None
     models: Path = Path("models.yaml")
     devices: Annotated[tuple[str, ...], NoDecode] = ()
     device_memory_bytes: PositiveInt | None = None
@@ -117,6 +119,11 @@ class Settings(BaseSettings):
         except ValueError:
             return self.host.lower() == "localhost"
 
+    @property
+    def postgres_url(self) -> str | None:
+        """Where the database is, unless it is in the data folder; holds a password."""
+        return self.database_url.get_secret_value() if self.database_url is not None else None
+
     @field_validator("devices", "allowed_targets", "apimodels_sync_models", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
@@ -136,6 +143,14 @@ class Settings(BaseSettings):
         if value is not None and not value.startswith(("http://", "https://")):
             raise ValueError("must start with http:// or https://")
         return value.rstrip("/") if value is not None else None
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgres(cls, value: SecretStr | None) -> SecretStr | None:
+        schemes = ("postgresql://", "postgres://")
+        if value is not None and not value.get_secret_value().startswith(schemes):
+            raise ValueError("must start with postgresql://; SQLite needs no address")
+        return value
 
     @model_validator(mode="after")
     def _lease_outlives_heartbeats(self) -> Settings:
@@ -175,5 +190,10 @@ def _explain(problem: Any) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if not problem["loc"]:
         return str(message)
-    name = PREFIX + str(problem["loc"][0]).upper()
+    field = str(problem["loc"][0])
+    name = PREFIX + field.upper()
+    if field in Settings.model_fields and "SecretStr" in str(
+        Settings.model_fields[field].annotation
+    ):
+        return f"{name}: {message}"
     return f"{name}={problem['input']!r}: {message}"

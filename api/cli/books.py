@@ -30,12 +30,13 @@ def on_books(
 
     Only what `begins` something makes a data folder that is not there yet.
     """
-    folder = settings_of(data_dir=data_dir).data_dir
-    is_new = not (folder / "darkroom.db").exists()
+    settings = settings_of(data_dir=data_dir)
+    folder, url = settings.data_dir, settings.postgres_url
+    is_new = url is None and not (folder / "darkroom.db").exists()
     if is_new and not begins:
         stop(UsageError(f"{folder} holds no database of a server", "data_dir"))
     try:
-        done = asyncio.run(_run(folder, work))
+        done = asyncio.run(_run(folder, url, work))
     except UsageError as error:
         stop(error)
     except Failure as error:
@@ -58,19 +59,23 @@ def moment(epoch_ms: int | None) -> str:
     return f"{datetime.fromtimestamp(epoch_ms / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
-async def _run(path: Path, work: Callable[[Accounts], Awaitable[T]]) -> T:
+async def _run(path: Path, url: str | None, work: Callable[[Accounts], Awaitable[T]]) -> T:
     from api.errors import ApiError, Unavailable, field_of
     from api.folder import DataFolder
-    from api.store import MigrationError
+    from api.store import DriverMissing, MigrationError
     from api.store.accounts import accounts_in
 
     folder = DataFolder(path)
     try:
-        folder.make()
-        async with accounts_in(folder) as accounts:
+        if url is None:
+            folder.make()
+        async with accounts_in(folder.database, url) as accounts:
             return await work(accounts)
+    except DriverMissing as error:
+        raise UsageError(str(error), "database_url") from None
     except (OSError, MigrationError) as error:
-        raise UsageError(f"{path} cannot be used: {error}", "data_dir") from None
+        what = f"{path} cannot be used: {error}" if url is None else str(error)
+        raise UsageError(what, "data_dir" if url is None else "database_url") from None
     except Unavailable as error:
         raise Failure(str(error)) from None
     except ApiError as error:

@@ -149,7 +149,8 @@ async def _places(settings: Settings) -> AsyncIterator[Destinations]:
     except ValueError as error:
         raise UsageError(f"DARKROOM_ALLOWED_TARGETS: {error}") from None
     try:
-        async with destinations_in(DataFolder(settings.data_dir)) as store:
+        path = DataFolder(settings.data_dir).database
+        async with destinations_in(path, settings.postgres_url) as store:
             network = GuardedNetwork(outbound.addresses_of)
             yield Destinations(store, outbound.check_host, network=network)
     finally:

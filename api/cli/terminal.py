@@ -28,6 +28,7 @@ FLAGS = {
     "scopes": "--scope",
     "rate_per_minute": "--rate",
     "max_unfinished": "--concurrent",
+    "database_url": "DARKROOM_DATABASE_URL",
 }
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, func, insert, select, update
@@ -21,13 +21,13 @@ from api.accounts import (
 )
 from api.clock import wall_clock_ms
 from api.errors import NoCredits, NotFound
-from api.folder import DataFolder
 from api.idempotency import Once
 from api.keys import new_key_id, new_webhook_secret
 from api.store import once as idempotency
-from api.store.database import Database, sqlite_database
+from api.store.company import hold_account
+from api.store.database import Database
 from api.store.ledger import bounds_of, spent, write_line
-from api.store.migrate import migrate_sqlite
+from api.store.opening import open_database
 from api.store.schema import accounts, keys, ledger
 
 
@@ -69,6 +69,7 @@ class AccountStore:
         async def work(connection: AsyncConnection) -> Key:
             now_ms = self._now_ms()
             await self._open(connection, key.account, now_ms)
+            await hold_account(connection, key.account)
             if credits is not None:
                 await _grant(connection, key.account, credits, "with a new key", now_ms)
             added = insert(keys).values(
@@ -135,6 +136,7 @@ class AccountStore:
 
         async def work(connection: AsyncConnection) -> Account:
             now_ms = self._now_ms()
+            await hold_account(connection, name)
             if once is not None:
                 if await idempotency.find(connection, name, once, now_ms=now_ms) is not None:
                     return await _read(connection, name)
@@ -213,15 +215,15 @@ class AccountStore:
 
 
 @asynccontextmanager
-async def accounts_in(folder: DataFolder) -> AsyncIterator[Accounts]:
-    """The accounts of a data folder, for who needs no service; one may run on it meanwhile.
+async def accounts_in(path: Path, url: str | None) -> AsyncIterator[Accounts]:
+    """The accounts of a database, for who needs no service; one may run on it meanwhile.
 
-    Raises MigrationError for a database that cannot be used.
+    Raises MigrationError for a database that cannot be used, and DriverMissing.
     """
-    await asyncio.to_thread(migrate_sqlite, folder.database)
-    database = sqlite_database(folder.database)
+    database = open_database(path, url)
     try:
-        yield Accounts(AccountStore(database))
+        await database.migrate()
+        yield Accounts(AccountStore(database, database.now_ms))
     finally:
         await database.close()
 

@@ -1,234 +1,58 @@
-"""Connections: one that writes, one that reads; no caller cuts a transaction short."""
+"""What the stores need of a database: units of work, each whole or not at all."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar, cast
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine
+from typing import Any, ClassVar, TypeVar
 
-from sqlalchemy import URL, Connection, CursorResult, Engine, Executable, create_engine, event
-from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.pool import StaticPool
 
-from api.errors import ApiError, Unavailable
-from api.uncut import Uncut
-from inference.errors import EngineError
+from api.clock import wall_clock_ms
 
 T = TypeVar("T")
 Work = Callable[[AsyncConnection], Coroutine[Any, Any, T]]
-
-BUSY_SECONDS = 5
-# A write that waited this long for those before it is refused rather than done.
-LONGEST_QUEUE_SECONDS = 2 * BUSY_SECONDS
-MAX_GROUP = 64
+# Told of a task, by its id and a word of `api.store.company`.
+Hear = Callable[[str, str], None]
 
 
-class Inline:
-    """What a unit of work uses of an AsyncConnection, without any waiting behind it.
+class Database(ABC):
+    """Runs units of work; every method raises Unavailable while the database cannot be used.
 
-    For SQLite: a statement takes some 50 µs, and handing each to a thread and back was measured at
-    1.2 ms of CPU for one poll, with the engine competing for the interpreter at each turn.
+    `is_shared` says whether other servers may run on it at the same time.
     """
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    is_shared: ClassVar[bool]
 
-    async def execute(self, statement: Executable) -> CursorResult[Any]:
-        return self._connection.execute(statement)
+    @abstractmethod
+    async def migrate(self) -> None:
+        """Bring it to the tables this version knows; raises MigrationError."""
 
-    async def scalar(self, statement: Executable) -> Any:
-        return self._connection.scalar(statement)
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """A write that waits for its turn, until `latest` on the monotonic clock."""
-
-    work: Work[Any]
-    done: asyncio.Future[Any]
-    latest: float
-
-
-# What became of a unit: its value, or what it raised.
-Outcome = tuple[Any, Exception | None]
-
-
-class Database:
-    """Runs units of work, each whole or not at all.
-
-    A read runs on the event loop itself: in WAL mode it waits for nobody. Writes run on a thread of
-    their own, where they may wait for the disk; those that come meanwhile share the next commit.
-    Raises Unavailable while the database is locked, full or out of reach.
-    """
-
-    def __init__(self, writer: Engine, reader: Engine) -> None:
-        self._writer = writer
-        self._reader = reader
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="database")
-        self._waiting: deque[Unit] = deque()
-        self._writing: asyncio.Task[None] | None = None
-        # A client that hangs up cancels its handler; what it began to write is written.
-        self._uncut = Uncut()
-        self._closed = False
-
-    async def write(self, work: Work[T]) -> T:
+    @abstractmethod
+    async def write(self, work: Work[T], *, in_turn: bool = False) -> T:
         """The result of `work` once it is committed; nothing of it is kept if it raises.
 
-        It may be run a second time, if it failed in the company of others.
+        Work that is done `in_turn` meets no other such work of any server: what it counts stays so
+        until it is committed, and times go up in the order of commits. It may be run more than
+        once, if others got in its way. Whoever waits may be cancelled; what was begun goes on.
         """
-        self._check_open()
-        return await self._uncut.run(self._enqueue(work))
 
+    @abstractmethod
     async def read(self, work: Work[T]) -> T:
-        """The result of `work` on one consistent state."""
-        self._check_open()
-        return _transact(self._reader, work)
+        """The result of `work` on one consistent state; it may be run more than once."""
 
+    @abstractmethod
     async def close(self) -> None:
         """Let what runs end, then close every connection; later work raises Unavailable."""
-        self._closed = True
-        await self._uncut.settle()
-        # where it was opened: connections are used on one thread only
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._writer.dispose)
-        self._thread.shutdown()
-        self._reader.dispose()
 
-    async def _enqueue(self, work: Work[T]) -> T:
-        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.append(Unit(work, done, time.monotonic() + LONGEST_QUEUE_SECONDS))
-        if self._writing is None:
-            self._writing = asyncio.create_task(self._write_all())
-        return await done
+    def now_ms(self) -> int:
+        """Milliseconds since the epoch, by a clock that all servers on this database share."""
+        return wall_clock_ms()
 
-    async def _write_all(self) -> None:
-        """Commit what waits, group after group, until nothing does."""
-        loop = asyncio.get_running_loop()
-        try:
-            while self._waiting:
-                group = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_GROUP))]
-                outcomes = await loop.run_in_executor(self._thread, self._commit, group)
-                for unit, outcome in zip(group, outcomes, strict=True):
-                    _tell(unit.done, outcome)
-        finally:
-            # Whatever ended this, the next write begins anew.
-            self._writing = None
+    async def leads(self) -> bool:
+        """Whether this server is the one, of all on this database, that does what one should."""
+        return True
 
-    def _commit(self, group: Sequence[Unit]) -> list[Outcome]:
-        if len(group) > 1 and time.monotonic() <= group[0].latest:
-            try:
-                return _together(self._writer, group)
-            except Exception:
-                # Whose fault it was shows when each goes alone.
-                pass
-        return [_alone(self._writer, unit) for unit in group]
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise Unavailable("the service has stopped")
-
-
-def _tell(done: asyncio.Future[Any], outcome: Outcome) -> None:
-    value, error = outcome
-    if done.done():
-        # nobody waits any more: the loop is being shut down
+    async def listen(self, hear: Hear) -> None:
+        """From now on, tell what servers announce of tasks: a hint, nothing may rest on it."""
         return
-    if error is None:
-        done.set_result(value)
-    else:
-        done.set_exception(error)
-
-
-def _together(engine: Engine, group: Sequence[Unit]) -> list[Outcome]:
-    """Every unit in one transaction; one that is refused is taken back alone."""
-    outcomes: list[Outcome] = []
-    with engine.begin() as connection:
-        for unit in group:
-            before = connection.begin_nested()
-            try:
-                outcomes.append((_run(unit.work(_inline(connection))), None))
-                before.commit()
-            except (ApiError, EngineError) as refusal:
-                before.rollback()
-                outcomes.append((None, refusal))
-    return outcomes
-
-
-def _alone(engine: Engine, unit: Unit) -> Outcome:
-    if time.monotonic() > unit.latest:
-        return None, Unavailable("the database is busy", retry_after_seconds=BUSY_SECONDS)
-    try:
-        return _transact(engine, unit.work), None
-    except Exception as error:
-        return None, error
-
-
-def _transact(engine: Engine, work: Work[T]) -> T:
-    with _explaining(), engine.begin() as connection:
-        return _run(work(_inline(connection)))
-
-
-def _inline(connection: Connection) -> AsyncConnection:
-    return cast(AsyncConnection, Inline(connection))
-
-
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine that waits for nothing but an `Inline` connection."""
-    try:
-        work.send(None)
-    except StopIteration as ended:
-        return cast(T, ended.value)
-    work.close()
-    raise RuntimeError("a unit of work waited for something else than its connection")
-
-
-@contextmanager
-def _explaining() -> Iterator[None]:
-    try:
-        yield
-    except IntegrityError:
-        raise
-    except DBAPIError as error:
-        raise Unavailable(
-            f"the database cannot be used now: {error.orig}", retry_after_seconds=BUSY_SECONDS
-        ) from error
-
-
-def sqlite_database(path: Path) -> Database:
-    """The database in one file, which exists and has every table."""
-    url = URL.create("sqlite", database=str(path))
-    # One writing connection: eight of them under busy_timeout were measured to starve one another
-    # for seconds, and one is enough for 300 durable transactions a second.
-    # A statement that fails ends up in the log, and its parameters are prompts and secrets.
-    writer, reader = (
-        create_engine(url, poolclass=StaticPool, pool_reset_on_return=None, hide_parameters=True)
-        for _ in range(2)
-    )
-    _prepare(writer, begin="BEGIN IMMEDIATE", query_only=False)
-    _prepare(reader, begin="BEGIN", query_only=True)
-    return Database(writer, reader)
-
-
-def _prepare(engine: Engine, *, begin: str, query_only: bool) -> None:
-    @event.listens_for(engine, "connect")
-    def connect(connection: Any, _record: Any) -> None:
-        # The driver would otherwise open transactions of its own, at moments of its own.
-        connection.isolation_level = None
-        cursor = connection.cursor()
-        cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
-        cursor.execute("PRAGMA journal_mode = WAL")
-        # FULL: with NORMAL the last commits before a power cut may be lost, and they were promised.
-        cursor.execute("PRAGMA synchronous = FULL")
-        cursor.execute("PRAGMA foreign_keys = ON")
-        cursor.execute(f"PRAGMA query_only = {'ON' if query_only else 'OFF'}")
-        cursor.close()
-
-    @event.listens_for(engine, "begin")
-    def start(connection: Any) -> None:
-        connection.exec_driver_sql(begin)

@@ -6,7 +6,8 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Row, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -14,12 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.clock import wall_clock_ms
 from api.errors import Conflict
-from api.store.database import Database, sqlite_database
+from api.store.database import Database
+from api.store.opening import open_database
 from api.store.schema import destinations
-
-if TYPE_CHECKING:
-    from api.folder import DataFolder
-
 
 T = TypeVar("T")
 
@@ -146,9 +144,9 @@ class DestinationStore:
 
 
 @asynccontextmanager
-async def destinations_in(folder: DataFolder) -> AsyncIterator[DestinationStore]:
-    """The destinations of a data folder whose database is there; a service may run on it."""
-    database = sqlite_database(folder.database)
+async def destinations_in(path: Path, url: str | None) -> AsyncIterator[DestinationStore]:
+    """The destinations of a database that is there; a service may run on it meanwhile."""
+    database = open_database(path, url)
     try:
         yield DestinationStore(database)
     finally:

@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Row, and_, case, delete, func, insert, sel
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.clock import wall_clock_ms
+from api.store.company import hold_account
 from api.store.database import Database
 from api.store.schema import hooks, outbox
 from api.tasks import Task, TaskState
@@ -94,6 +95,7 @@ class HookStore:
         count = select(func.count()).where(_of(hook.account, hook.dialect))
 
         async def work(connection: AsyncConnection) -> Hook | None:
+            await hold_account(connection, hook.account)
             if (await connection.scalar(count) or 0) >= most:
                 return None
             return _to_hook((await connection.execute(row.returning(*hooks.c))).one())

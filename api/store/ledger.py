@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.accounts import Key, Period
 from api.errors import NoCredits
+from api.store.company import hold_account
 from api.store.schema import accounts, ledger
 
 
@@ -136,7 +137,8 @@ async def spent(connection: AsyncConnection, key_id: str, since_ms: int) -> int:
         .where(of_key, ledger.c.kind.in_(("release", "refund")), hold.c.created_ms >= since_ms)
     )
     back = await connection.scalar(given_back)
-    return (await connection.scalar(held) or 0) - (back or 0)
+    # PostgreSQL sums big integers to a decimal.
+    return int((await connection.scalar(held) or 0) - (back or 0))
 
 
 def bounds_of(period: Period, now_ms: int) -> tuple[int, int]:
@@ -201,6 +203,7 @@ async def _lines(
 
 async def _is_forgiven(connection: AsyncConnection, account: str, line_id: int) -> bool:
     """Whether what a line took has been given back already, when the account got its meter."""
+    await hold_account(connection, account)
     query = select(ledger.c.id).where(
         ledger.c.account == account, ledger.c.id > line_id, ledger.c.kind == "forgiven"
     )

@@ -51,6 +51,6 @@ def upgrade(connection: Connection, *, where: str) -> None:
     if current is not None and current not in known:
         raise MigrationError(
             f"{where}: written by a newer Darkroom (revision {current}; this one knows up to "
-            f"{scripts.get_current_head()}); upgrade Darkroom or use another data_dir"
+            f"{scripts.get_current_head()}); upgrade Darkroom or use another database"
         )
     command.upgrade(config, "head")

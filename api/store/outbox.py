@@ -100,7 +100,7 @@ def insert_messages(
 class Outbox:
     """Messages in a database; every method raises Unavailable while that cannot be used.
 
-    Made for one delivering process: what is claimed is out until it is settled or its lease ends.
+    What is claimed is out until it is settled or its lease ends; nobody else gets it meanwhile.
     """
 
     def __init__(self, database: Database, now_ms: Callable[[], int] = wall_clock_ms) -> None:
@@ -129,6 +129,7 @@ class Outbox:
             due = [outbox.c.next_ms <= now_ms, outbox.c.id.not_in(excluding)]
             due += [not_(outbox.c.url.startswith(one + "/", autoescape=True)) for one in full]
             query = select(outbox.c.id, outbox.c.url).where(*due).limit(limit)
+            query = query.with_for_update(skip_locked=True)
             rows = await connection.execute(query.order_by(outbox.c.next_ms, outbox.c.id))
             chosen = []
             for row in rows:
@@ -250,8 +251,7 @@ class Outbox:
 async def _take(
     connection: AsyncConnection, ids: Sequence[str], now_ms: int, lease_ms: int
 ) -> list[Message]:
-    # Still due: on PostgreSQL somebody may have taken them since they were chosen.
-    taken = update(outbox).where(outbox.c.id.in_(ids), outbox.c.next_ms <= now_ms)
+    taken = update(outbox).where(outbox.c.id.in_(ids))
     taken = taken.values(
         attempts=outbox.c.attempts + 1, next_ms=now_ms + lease_ms, last_error=UNDER_WAY
     )

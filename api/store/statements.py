@@ -116,7 +116,9 @@ def claim(
 def _next(wanted: ColumnElement[bool]) -> Subquery:
     columns = tasks.c.priority, tasks.c.created_ms, tasks.c.id
     query = select(*columns).where(wanted).limit(1)
-    return query.order_by(tasks.c.priority.desc(), tasks.c.created_ms, tasks.c.id).subquery()
+    query = query.order_by(tasks.c.priority.desc(), tasks.c.created_ms, tasks.c.id)
+    # Whoever claims at the same time gets another; SQLite is not told, there one claims at a time.
+    return query.with_for_update(skip_locked=True).subquery()
 
 
 def held_by(holding: Holding) -> ColumnElement[bool]:
@@ -161,8 +163,9 @@ def _insert_end(table: Table, holding: Holding, values: dict[str, Any]) -> Inser
         exists().where(ends.c.task_id == holding.task_id, ends.c.index == values["index"])
         for ends in (outputs, failures)
     )
-    wanted = row.where(exists().where(held_by(holding)), *map(not_, recorded))
-    return insert(table).from_select(list(values), wanted)
+    # Locked, so that the task is not claimed by another before this is kept.
+    held = row.select_from(tasks).where(held_by(holding), *map(not_, recorded)).with_for_update()
+    return insert(table).from_select(list(values), held)
 
 
 def note(holding: Holding, job: Job, findings: Findings) -> Update:

@@ -15,6 +15,7 @@ from api.errors import Overloaded, QueueFull
 from api.idempotency import Once, Reply
 from api.store import ledger, statements
 from api.store import once as idempotency
+from api.store.company import CANCELLING, announce
 from api.store.database import Database
 from api.store.hooks import hooks_to_tell
 from api.store.outbox import insert_messages
@@ -55,7 +56,7 @@ class Store:
             await _check_bounds(connection, submission, bounds)
             return await _keep(connection, submission, now_ms)
 
-        return await self._database.write(work)
+        return await self._database.write(work, in_turn=True)
 
     async def check_bounds(self, submission: Submission, bounds: Bounds) -> None:
         """Raise QueueFull or Overloaded if `accept` would now, without writing."""
@@ -137,6 +138,7 @@ class Store:
             row = (await connection.execute(claimed)).one_or_none()
             if row is None:
                 return None
+            await announce(connection, row.id, row.state)
             if row.attempt == 1:
                 await ledger.charge(connection, row.id, now_ms=self._now_ms())
             task = (await _load(connection, tasks.c.id == row.id))[0]
@@ -220,6 +222,7 @@ class Store:
     async def _record(self, holding: Holding, insertion: Insert) -> bool:
         async def work(connection: AsyncConnection) -> bool:
             if (await connection.execute(insertion)).rowcount:
+                await announce(connection, holding.task_id, TaskState.RUNNING)
                 return True
             fence = select(func.count()).where(statements.held_by(holding))
             return bool(await connection.scalar(fence))
@@ -240,6 +243,7 @@ class Store:
             if (await connection.execute(change(now_ms))).rowcount == 0:
                 return None
             task = (await _load(connection, tasks.c.id == task_id))[0]
+            await announce(connection, task_id, task.state if task.state.ended else CANCELLING)
             if task.state.ended:
                 await _conclude(connection, task, now_ms)
             return task
@@ -294,6 +298,7 @@ async def _keep(connection: AsyncConnection, submission: Submission, now_ms: int
     )
     inserted = await connection.execute(statements.insert_task(submission, now_ms))
     task = to_task(inserted.one(), ())
+    await announce(connection, task.id, task.state)
     reply = submission.answer(task) if submission.answer is not None else None
     if submission.once is not None:
         await idempotency.keep(

@@ -9,6 +9,7 @@ from sqlalchemy import Select, delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.clock import wall_clock_ms
+from api.store.company import hold_account
 from api.store.database import Database
 from api.store.schema import uploads
 
@@ -40,6 +41,7 @@ class UploadStore:
         more = sum(one.size_bytes for one in kept)
 
         async def work(connection: AsyncConnection) -> bool:
+            await hold_account(connection, account)
             if await _used(connection, self._of(account)) + more > max_bytes:
                 return False
             await connection.execute(insert(uploads).values([asdict(one) for one in kept]))

@@ -82,6 +82,8 @@ def outcome_of(reply: Reply) -> Outcome:
 class Courier:
     """Delivers what is due in the outbox; used on the event loop only.
 
+    One that `takes_over` gives out at once what another had out, so no other may deliver.
+
     `styles` are by dialect; `secrets_of` gives an account's secrets, the newest first, and
     `hook_of` the registered webhook of an id, None where it is gone or turned off.
     """
@@ -97,6 +99,7 @@ class Courier:
         hook_of: Callable[[str], Awaitable[Hook | None]],
         link_for: Callable[[Task], PictureLink],
         credit_usd: Decimal = Decimal("0.01"),
+        takes_over: bool = True,
         now_ms: Callable[[], int] = wall_clock_ms,
         jitter: Callable[[], float] = lambda: random.uniform(-JITTER, JITTER),
     ) -> None:
@@ -108,6 +111,7 @@ class Courier:
         self._hook_of = hook_of
         self._link_for = link_for
         self._credit_usd = credit_usd
+        self._takes_over = takes_over
         self._now_ms = now_ms
         self._jitter = jitter
         self._out: dict[str, Message] = {}
@@ -144,7 +148,9 @@ class Courier:
                 await self._outbox.release(message)
 
     async def _deliver_forever(self) -> None:
-        step: Callable[[], Awaitable[float]] = self._take_over
+        step: Callable[[], Awaitable[float]] = self._begin_what_is_due
+        if self._takes_over:
+            step = self._take_over
         while not self._closing:
             self._wake.clear()
             pause_seconds = PAUSE_AFTER_ERROR_SECONDS

@@ -123,12 +123,12 @@ class TestKeys:
     def test_a_locked_database_is_a_failure(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("api.store.database.BUSY_SECONDS", 0)
+        monkeypatch.setattr("api.store.sqlite.BUSY_SECONDS", 0)
         darkroom("keys", "create", "team")
         other = sqlite3.connect(folder / "data" / "darkroom.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         # what is migrated already needs no writing first
-        monkeypatch.setattr("api.store.accounts.migrate_sqlite", lambda path: None)
+        monkeypatch.setattr("api.store.sqlite.migrate_sqlite", lambda path: None)
         (line,) = darkroom("keys", "create", "team", code=1).stderr.splitlines()
         other.close()
         assert "the database cannot be used now" in line

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy.dialects import sqlite
 
 from api.errors import BadRequest, Overloaded, QueueFull, Unavailable
-from api.store import Bounds, Claim, Holding, Store, database, statements
+from api.store import Bounds, Claim, Holding, Store, statements
 from api.tasks import Delivery, Findings, Task, TaskState
 from tests.api.making import AMPLE, Clock, inserted, open_store, output_of, submission
 
@@ -294,7 +294,7 @@ async def test_a_cancelled_caller_does_not_cut_a_transaction(store: Store) -> No
 async def test_a_locked_database_is_waited_for_then_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "BUSY_SECONDS", 1)
+    monkeypatch.setattr("api.store.sqlite.BUSY_SECONDS", 1)
     store = open_store(tmp_path / "locked.db")
     await inserted(store, submission("before"), AMPLE)
     other = sqlite3.connect(tmp_path / "locked.db", isolation_level=None)

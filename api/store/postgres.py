@@ -1,0 +1,313 @@
+"""PostgreSQL: many connections, many servers; transactions meet at locks and are run again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TypeVar
+
+import asyncpg
+import structlog
+from asyncpg import Connection
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from api.clock import wall_clock_ms
+from api.errors import BadRequest, Unavailable, Unsure
+from api.store.company import ACCEPTING, CHANNEL, LEADING, MIGRATING
+from api.store.database import Database, Hear, Work
+from api.store.migrate import MigrationError, upgrade
+from api.uncut import Uncut
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+CONNECTIONS = 8
+BUSY_SECONDS = 5
+STATEMENT_SECONDS = 10
+LONGEST_QUEUE_SECONDS = 2 * BUSY_SECONDS
+# A deadlock, or two who write the same key: the other one is through by the second try.
+TRIES = 3
+PAUSE_SECONDS = 1.0
+# A line that is dead without saying so is noticed by asking.
+ASK_SECONDS = 30.0
+# What took longer says too little about the time.
+LONGEST_SAMPLE_SECONDS = 1.0
+
+# Whoever is gone without a word shall hold no lock for long.
+_COMPANIONABLE = {
+    "application_name": "darkroom",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+}
+_BRIEF = _COMPANIONABLE | {
+    "default_transaction_isolation": "read committed",
+    "lock_timeout": f"{BUSY_SECONDS}s",
+    "statement_timeout": f"{STATEMENT_SECONDS}s",
+    "idle_in_transaction_session_timeout": f"{STATEMENT_SECONDS}s",
+    # Compiling a statement takes longer than any of ours.
+    "jit": "off",
+}
+
+# SQLSTATEs that pass: connection, read-only, access, conflict, resources, locks, operator, disk.
+_PASSING = ("08", "25", "28", "3D", "40", "53", "55", "57", "58")
+_AGAIN = ("40001", "40P01", "23505")
+_BAD_VALUE = "22"
+_AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, DBAPIError)
+
+_MARK = text(
+    "SELECT CAST(pg_current_xact_id_if_assigned() AS text),"
+    " CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)"
+)
+_TAKE_TURN = text(f"SELECT pg_advisory_xact_lock({ACCEPTING})")
+_BECAME = text("SELECT pg_xact_status(CAST(CAST(:xid AS text) AS xid8))")
+
+
+class PostgresDatabase(Database):
+    """Transactions at READ COMMITTED; what has to be alone takes a lock.
+
+    Everything waits at most some seconds, then raises Unavailable.
+    """
+
+    is_shared = True
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        # A statement that fails ends up in the log, and its parameters are prompts and secrets.
+        self._engine = create_async_engine(
+            "postgresql+asyncpg://",
+            async_creator=lambda: self._connect(_BRIEF, STATEMENT_SECONDS),
+            pool_size=CONNECTIONS,
+            max_overflow=0,
+            pool_timeout=BUSY_SECONDS,
+            hide_parameters=True,
+        )
+        self._reader = self._engine.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
+        self._ahead_ms: float | None = None
+        self._leading: Connection | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()
+        self._uncut = Uncut()
+        self._closed = False
+
+    async def migrate(self) -> None:
+        """Create or upgrade the tables; of several servers that start one does, the others wait."""
+        engine = create_async_engine(
+            "postgresql+asyncpg://",
+            async_creator=lambda: self._connect(_COMPANIONABLE),
+            poolclass=NullPool,
+        )
+        try:
+            async with engine.begin() as connection:
+                await connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATING})"))
+                await connection.run_sync(lambda inner: upgrade(inner, where="the database"))
+        except (*_AWAY, ValueError) as error:
+            raise MigrationError(f"the PostgreSQL database: {_reason(error)}") from None
+        finally:
+            await engine.dispose()
+
+    async def write(self, work: Work[T], *, in_turn: bool = False) -> T:
+        """The result of `work` once it is committed; raises Unsure where nobody can tell."""
+        commit = self._commit_in_turn if in_turn else self._commit
+        return await self._run(lambda: commit(work))
+
+    async def read(self, work: Work[T]) -> T:
+        """The result of `work` on one snapshot."""
+        return await self._run(lambda: self._look(work))
+
+    async def close(self) -> None:
+        """Let what runs end, then disconnect."""
+        self._closed = True
+        await self._uncut.settle()
+        if self._listening is not None:
+            self._listening.cancel()
+            await asyncio.gather(self._listening, return_exceptions=True)
+        if self._leading is not None:
+            self._leading.terminate()
+        await self._engine.dispose()
+
+    def now_ms(self) -> int:
+        """The database's clock, as of the last write."""
+        if self._ahead_ms is None:
+            return wall_clock_ms()
+        return int(time.monotonic() * 1000 + self._ahead_ms)
+
+    async def leads(self) -> bool:
+        """Whether this server has the lock of the one; it keeps it as long as it is connected."""
+        with _explaining():
+            if self._leading is None or self._leading.is_closed():
+                self._leading = await self._connect(_COMPANIONABLE, STATEMENT_SECONDS)
+            got = await self._leading.fetchval("SELECT pg_try_advisory_lock($1)", LEADING)
+            return bool(got)
+
+    async def listen(self, hear: Hear) -> None:
+        """Tell what is announced, our own words too, but for what is said while the line is cut."""
+        self._listening = asyncio.create_task(self._listen_forever(hear), name="listening")
+
+    async def _run(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        if self._closed:
+            raise Unavailable("the service has stopped")
+        return await self._uncut.run(self._persist(attempt))
+
+    async def _persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        with _explaining():
+            for _ in range(TRIES - 1):
+                try:
+                    return await attempt()
+                except DBAPIError as error:
+                    # The connections that a restart of the database cut are all replaced at once.
+                    if not (error.connection_invalidated or _state(error) in _AGAIN):
+                        raise
+            return await attempt()
+
+    async def _commit(self, work: Work[T]) -> T:
+        async with self._engine.connect() as connection:
+            with _dropping(connection):
+                value = await work(connection)
+                transaction_id = await self._mark(connection)
+            try:
+                await connection.commit()
+            except _AWAY:
+                # Committed or not: the answer was lost, and only the database knows.
+                await connection.invalidate()
+                if transaction_id is not None and not await self._was_kept(transaction_id):
+                    raise
+        return value
+
+    async def _commit_in_turn(self, work: Work[T]) -> T:
+        async def alone(connection: AsyncConnection) -> T:
+            await connection.execute(_TAKE_TURN)
+            return await work(connection)
+
+        # First here, so that those who wait leave connections to the rest of the service.
+        async with asyncio.timeout(LONGEST_QUEUE_SECONDS):
+            await self._turn.acquire()
+        try:
+            return await self._commit(alone)
+        finally:
+            self._turn.release()
+
+    async def _look(self, work: Work[T]) -> T:
+        async with self._reader.connect() as connection:
+            with _dropping(connection):
+                return await work(connection)
+
+    async def _mark(self, connection: AsyncConnection) -> str | None:
+        """The id of the transaction, if it has written anything; and what time it is there."""
+        before = time.monotonic()
+        transaction_id, there_ms = (await connection.execute(_MARK)).one()
+        after = time.monotonic()
+        if after - before < LONGEST_SAMPLE_SECONDS or self._ahead_ms is None:
+            self._ahead_ms = there_ms - (before + after) / 2 * 1000
+        return transaction_id if transaction_id is None else str(transaction_id)
+
+    async def _was_kept(self, transaction_id: str) -> bool:
+        """Whether a transaction was committed; raises Unsure if that cannot be found out."""
+        deadline = time.monotonic() + BUSY_SECONDS
+        while time.monotonic() < deadline:
+            with suppress(*_AWAY, NoConnectionFree):
+                async with self._engine.connect() as connection:
+                    became = await connection.scalar(_BECAME, {"xid": transaction_id})
+                if became in ("committed", "aborted"):
+                    return bool(became == "committed")
+            await asyncio.sleep(PAUSE_SECONDS / 5)
+        raise Unsure("the database went away, and nobody can say whether this was kept")
+
+    async def _connect(
+        self, settings: dict[str, str], command_seconds: float | None = None
+    ) -> Connection:
+        return await asyncpg.connect(
+            self._url,
+            timeout=BUSY_SECONDS,
+            command_timeout=command_seconds,
+            server_settings=settings,
+        )
+
+    async def _listen_forever(self, hear: Hear) -> None:
+        while True:
+            try:
+                await self._listen_once(hear)
+            except _AWAY as error:
+                log.warning("listening_waits", reason=type(error).__name__)
+            except Exception:
+                log.exception("listening_broke")
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _listen_once(self, hear: Hear) -> None:
+        def heard(_connection: object, _pid: int, _channel: str, payload: object) -> None:
+            task_id, _, word = str(payload).partition(" ")
+            hear(task_id, word)
+
+        gone = asyncio.Event()
+        connection = await self._connect(_COMPANIONABLE, STATEMENT_SECONDS)
+        try:
+            connection.add_termination_listener(lambda _: gone.set())
+            await connection.add_listener(CHANNEL, heard)
+            while not gone.is_set():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(ASK_SECONDS):
+                        await gone.wait()
+                if not gone.is_set():
+                    await connection.execute("SELECT 1")
+        finally:
+            connection.terminate()
+
+
+@contextmanager
+def _dropping(connection: AsyncConnection) -> Iterator[None]:
+    """Forget a connection that has not answered in time: it may be anywhere by now."""
+    try:
+        yield
+    except TimeoutError:
+        connection.sync_connection.invalidate()  # type: ignore[union-attr]
+        raise
+
+
+@contextmanager
+def _explaining() -> Iterator[None]:
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except (DBAPIError, asyncpg.PostgresError) as error:
+        state = _state(error)
+        if state.startswith(_BAD_VALUE):
+            raise BadRequest("a value cannot be kept: too long, too large or no text") from None
+        if state and not state.startswith(_PASSING):
+            raise
+        raise _unavailable(error) from error
+    except (OSError, NoConnectionFree, asyncpg.InterfaceError) as error:
+        raise _unavailable(error) from error
+
+
+def _unavailable(error: Exception) -> Unavailable:
+    # Its kind and no more: what the database says may name machines and users.
+    cause = getattr(error, "orig", None)
+    kind = type(getattr(cause, "__cause__", None) or cause or error).__name__
+    return Unavailable(f"the database cannot be used now: {kind}", retry_after_seconds=BUSY_SECONDS)
+
+
+def _reason(error: Exception) -> str:
+    """What an operator is told."""
+    said = str(getattr(error, "orig", None) or error)
+    return said.rpartition(">: ")[2] or type(error).__name__
+
+
+def _state(error: Exception) -> str:
+    """The SQLSTATE of what the database said, empty where it said nothing."""
+    said = getattr(error, "orig", None) or error
+    return str(getattr(said, "sqlstate", None) or "")
+
+
+def postgres_database(url: str) -> PostgresDatabase:
+    """The database at a libpq URL, which is connected to when it is first used."""
+    return PostgresDatabase(url)
