@@ -11,6 +11,10 @@ from inference.errors import JobError, ModelFailed, OutOfMemory, PipelineFailed
 ErrorType = TypeVar("ErrorType", bound=BaseException)
 
 
+class DeviceLost(BaseException):
+    """A device computes no more; nothing but another process brings it back."""
+
+
 def as_job_error(error: BaseException) -> JobError:
     """What a failed call is reported as, the cause kept."""
     if isinstance(error, ModelFailed | OutOfMemory):
@@ -31,6 +35,17 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     # the CPU allocator has no class of its own
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def is_lost(device: str) -> bool:
+    """Whether a card answers everything with an error, as it does after a fault in a kernel."""
+    if not device.startswith("cuda"):
+        return False
+    try:
+        torch.zeros(1, device=device).item()
+    except Exception as error:
+        return not is_out_of_memory(error)
+    return False
 
 
 def without_tensors(error: ErrorType) -> ErrorType:

@@ -14,7 +14,14 @@ from inference.catalog import Catalog
 from inference.coalesce import Abandon, Carrier, Rendezvous, forward
 from inference.errors import ModelFailed
 from inference.events import Cancelled, Emit, Failed, ImageDone
-from inference.faults import as_job_error, free_cache, is_out_of_memory, without_tensors
+from inference.faults import (
+    DeviceLost,
+    as_job_error,
+    free_cache,
+    is_lost,
+    is_out_of_memory,
+    without_tensors,
+)
 from inference.job import ImageRole, Job
 from inference.pixels import Pictures, Reference, decode, shrink
 from inference.references.spec import DEFAULT_WEIGHT
@@ -309,11 +316,13 @@ class Worker:
         return None
 
     def _end(self, image: Running) -> None:
-        """Report how an image ended and forget it."""
-        (self._running if image in self._running else self._waiting).remove(image)
-        self._schedule.leave(image.ticket)
+        """Report how an image ended and forget it; raises DeviceLost where it is not its fault."""
         name, index, carrier = image.job.id, image.index, image.carrier
         error = image.error or (carrier.error if carrier is not None else None)
+        if error is not None and not image.cancelled and is_lost(self.device):
+            raise DeviceLost(f"{self.device} computes no more") from error
+        (self._running if image in self._running else self._waiting).remove(image)
+        self._schedule.leave(image.ticket)
         if image.cancelled:
             image.tell(Cancelled(job_id=name, index=index))
         elif error is not None:

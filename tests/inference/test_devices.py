@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import torch
 
 from inference.catalog import Catalog
 from inference.engine import Engine
 from inference.errors import EngineClosed, Unsupported
 from inference.events import Cancelled, Failed, Progress
+from inference.faults import is_lost
 from inference.homes import Homes, deal
 from inference.job import Mode
 from inference.settings import EngineSettings
@@ -181,6 +183,10 @@ def panic() -> None:
     raise Ill
 
 
+def fault() -> None:
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
 def test_what_a_dead_device_had_is_cancelled_and_the_next_go_elsewhere(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +204,41 @@ def test_what_a_dead_device_had_is_cancelled_and_the_next_go_elsewhere(
         until(lambda: seen.ends() == 7)
         assert seen.picture("11") and seen.picture("12")
         assert engine._balance._unfinished[0].total() == 0
+
+
+def test_a_card_that_answers_everything_with_an_error_fails_no_picture(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inference.worker.is_lost", lambda device: device == "cpu")
+    broken, seen = entries(catalog, m={"modes": (Mode.GENERATE,)}), Outcomes()
+    with running(broken) as engine:
+        ill_from(monkeypatch, engine, 0, fault)
+        engine.submit(job("a", "m", seeds=(1, 2)), {}, seen)
+        until(lambda: seen.ends() == 2)
+        assert {type(seen.outcome("a", index)) for index in (0, 1)} == {Cancelled}
+        until(lambda: not engine.status().devices[0].alive)
+        engine.submit(job("b", "m"), {}, seen)
+        until(lambda: seen.ends() == 3)
+        assert seen.picture("b")
+
+
+def test_a_device_is_lost_by_a_fault_and_not_by_want_of_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(error: Exception) -> Callable[..., None]:
+        def zeros(*_: Any, **__: Any) -> None:
+            raise error
+
+        return zeros
+
+    assert not is_lost("cpu")
+    for error, lost in (
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), True),
+        (torch.OutOfMemoryError("no room"), False),
+    ):
+        monkeypatch.setattr("torch.zeros", refused(error))
+        assert is_lost("cuda:0") is lost
+        assert not is_lost("cpu")
 
 
 def test_without_any_device_left_nothing_is_taken(
