@@ -45,7 +45,8 @@ class ModelStatus:
     """One model on one device; `reason` says why it failed.
 
     `weight_bytes` are those of its files until it is loaded, then its own; `working_bytes` is what
-    its operations take beside them, once measured. `last_used_at` is in seconds since 1970.
+    its operations take beside them, once measured. While it is being fetched, `fetched_bytes` of
+    `fetch_bytes` are here. `last_used_at` is in seconds since 1970.
     """
 
     name: str
@@ -54,6 +55,8 @@ class ModelStatus:
     pinned: bool = False
     weight_bytes: int = 0
     working_bytes: int = 0
+    fetched_bytes: int = 0
+    fetch_bytes: int = 0
     last_used_at: float | None = None
     lanes: dict[Mode, Lane] = field(default_factory=dict)
     dtype: str = ""

@@ -8,6 +8,8 @@ from rich.table import Table
 
 import inference
 from inference.catalog import Catalog
+from inference.hub import cache
+from inference.hub.files import is_hub_id, weights_of
 from inference.model_spec import ModelSpec
 from inference.options.spec import requested
 
@@ -29,7 +31,7 @@ def table(catalog: Catalog) -> Table:
             sizes(spec),
             _defaults(spec),
             "\n".join(aliases(catalog, spec)),
-            f"{spec.source}\n{_presence(spec.source)}",
+            f"{spec.source}\n{_presence(spec)}",
         )
     return made
 
@@ -64,24 +66,16 @@ def _defaults(spec: ModelSpec) -> str:
     return "\n".join([steps, f"guidance {chosen.guidance_scale:g}", *asked])
 
 
-def _presence(source: str) -> str:
+def _presence(spec: ModelSpec) -> str:
     """Whether the weights are on this machine; a hub's model is fetched when first loaded."""
+    source = spec.source
     if source.startswith(BUILTIN):
         folder = Path(inference.__file__).parent / "demo" / source.removeprefix(BUILTIN)
     elif source.startswith((".", "/", "~")) or Path(source).exists():
         folder = Path(source)
     else:
-        return "here" if _is_cached(source) else "fetched from the hub at first use"
+        found = [cache.find(one) for one in weights_of(spec) if is_hub_id(one.repository)]
+        return "fetched from the hub at first use" if None in found else "here"
     # base.json: a built-in model that takes its other parts from another
     is_there = any((folder / name).is_file() for name in ("model_index.json", "base.json"))
     return "here" if is_there else "missing"
-
-
-def _is_cached(hub_id: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        return isinstance(try_to_load_from_cache(hub_id, "model_index.json"), str)
-    except HFValidationError:
-        return False

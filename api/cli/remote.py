@@ -13,6 +13,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx2
 
+from api.cli.states import news_of, state_of
 from api.cli.terminal import Failure, UsageError, say
 from api.cli.wish import Made, Step, Update, Updates, Waiting, Wish
 from inference.job import ImageRole
@@ -57,10 +58,19 @@ def manage(
     url: str, key: str | None, name: str, action: str, device: str | None = None
 ) -> Iterator[str]:
     """What becomes of a model on a server's devices, or on one; raises UsageError or Failure."""
+    yield from _found(url, key).manage(name, action, device)
+
+
+def devices(url: str, key: str | None) -> list[Mapping[str, Any]]:
+    """What a server tells of its devices; raises UsageError or Failure."""
+    return _found(url, key).devices()
+
+
+def _found(url: str, key: str | None) -> Remote:
     found = find(url, key, greet_seconds=ANSWER_SECONDS)
     if found is None:
         raise Failure(f"no Darkroom answers at {url}")
-    yield from found.manage(name, action, device)
+    return found
 
 
 class Remote:
@@ -86,10 +96,10 @@ class Remote:
                 raise
             for image in task["images"]:
                 yield self._fetch(task, image)
-            for lost in task.get("failures", ()):
-                say(f"darkroom: picture {lost['index'] + 1}: {lost['message']}")
             if task["error"] is not None:
                 raise Failure(task["error"]["message"])
+            for lost in task["failures"]:
+                say(f"darkroom: picture {lost['index'] + 1}: {lost['message']}")
 
     def manage(self, name: str, action: str, device: str | None) -> Iterator[str]:
         """Ask for it, and tell each device's state until it is as was asked."""
@@ -105,15 +115,14 @@ class Remote:
                 raise Failure(f"lost the server: {error}") from None
 
     def _watch(self, name: str, action: str, only: str | None) -> Iterator[str]:
-        told: dict[str, str] = {}
+        told: dict[str, tuple[object, ...]] = {}
         begin, has_moved = time.monotonic(), False
         while True:
             states = self._states(name, only)
             for device, model in states.items():
-                line = f"{device}: {model['state']}" + (", pinned" if model["pinned"] else "")
-                if told.get(device) != line:
-                    told[device] = line
-                    yield line
+                if told.get(device) != (news := news_of(model)):
+                    told[device] = news
+                    yield f"{device}: {state_of(model)}"
             failed = [one["reason"] for one in states.values() if one["state"] == "failed"]
             has_moved = has_moved or not failed or time.monotonic() - begin > SETTLE_SECONDS
             if failed and has_moved:
@@ -136,6 +145,16 @@ class Remote:
         if not states:
             raise Failure(f"no device that {name} may be on works any more")
         return states
+
+    def devices(self) -> list[Mapping[str, Any]]:
+        """Every device, as the server tells of it; raises Failure."""
+        with closing(self._client):
+            try:
+                reply = _json(self._client.get("/darkroom/devices", timeout=ANSWER_SECONDS))
+            except httpx2.HTTPError as error:
+                raise Failure(f"lost the server: {error}") from None
+        told: list[Mapping[str, Any]] = reply["devices"]
+        return told
 
     def _choose(self, wish: Wish) -> Wish:
         """The server's own choice where it has one, else the first model it serves."""

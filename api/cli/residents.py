@@ -44,9 +44,21 @@ def models(context: typer.Context, models: Models = None) -> None:
 
 
 @app.command("list")
-def list_models(models: Models = None) -> None:
-    """Show what models.yaml serves."""
-    _show(models)
+def list_models(
+    models: Models = None,
+    server: Annotated[
+        str | None,
+        typer.Option(help="A running server, to show what its models are doing instead."),
+    ] = None,
+    key: Key = None,
+) -> None:
+    """Show what models.yaml serves, or what a running server's models are doing."""
+    if server is None:
+        _show(models)
+    elif models is not None:
+        stop(UsageError("--models is not for a running server, which has its own"))
+    else:
+        _run(lambda: _tell(server, key))
 
 
 @app.command()
@@ -124,14 +136,24 @@ def _show(models: Path | None) -> None:
     out().print(str(settings.models), markup=False, style="dim")
 
 
+def _tell(server: str, key: str | None) -> None:
+    from api.cli.remote import devices
+    from api.cli.states import lines_of
+
+    for line in lines_of(devices(server, _secret(key))):
+        out().print(line, markup=False)
+
+
+def _secret(key: str | None) -> str | None:
+    api_key = settings_of(api_key=key).api_key
+    return api_key.get_secret_value() if api_key is not None else None
+
+
 def _manage(name: str, action: str, device: str | None, server: str, key: str | None) -> None:
     from api.cli.remote import manage
 
-    api_key = settings_of(api_key=key).api_key
-    secret = api_key.get_secret_value() if api_key is not None else None
-
     def work() -> None:
-        for line in manage(server, secret, name, action, device):
+        for line in manage(server, _secret(key), name, action, device):
             out().print(line, markup=False)
 
     _run(work)

@@ -274,6 +274,12 @@ class OptionState(BaseModel):
 OptionName = Literal["dtype", "quantization", "attention", "compile", "vae", "cache", "offload"]
 
 
+FetchedBytes = Annotated[int, Field(description="of `fetch_bytes`, what is on this machine")]
+FetchBytes = Annotated[
+    int, Field(description="of its files, while they are fetched from the hub; else 0")
+]
+
+
 class Model(BaseModel):
     """A served model; `sizes` is empty where any size within the limits will do."""
 
@@ -283,6 +289,8 @@ class Model(BaseModel):
     license: str
     state: ModelStateName
     reason: str
+    fetched_bytes: FetchedBytes
+    fetch_bytes: FetchBytes
     dtype: str
     options: Annotated[
         dict[OptionName, OptionState],
@@ -331,6 +339,8 @@ class DeviceModel(BaseModel):
     working_bytes: Annotated[
         int, Field(description="what its operations take beside the weights, once measured")
     ]
+    fetched_bytes: FetchedBytes
+    fetch_bytes: FetchBytes
     last_used_at: str | None
     lanes: dict[ModeName, Literal["merge", "interleave", "exclusive"]]
     dtype: str
