@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 FETCH_SECONDS = 1.0
 # Connections that are still open after the drain get this long to end by themselves.
 LAST_WORDS_SECONDS = 3
+LOOK_SECONDS = 0.25
 # The catalogue shipped has 60 for each model, which would hide the lines after them.
 SHOWN_ALIASES = 4
 
@@ -41,16 +42,21 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._services = services
         self._url = url
+        self.exit_status = 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self._services.start()
         await super().startup(sockets)
         needs_key = await self._services.accounts.any_keys()
         out().print(greeting(self._services.catalog, self._url, needs_key=needs_key), markup=False)
-        self._watch = asyncio.create_task(_tell_when_ready(self._services))
+        self._watches = [
+            asyncio.create_task(_tell_when_ready(self._services)),
+            asyncio.create_task(self._stop_without_devices()),
+        ]
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._watch.cancel()
+        for watch in self._watches:
+            watch.cancel()
         unfinished = _unfinished(self._services)
         say(_farewell(unfinished, self._services.settings.drain_seconds))
         # Still answering: who waits for a picture that is being finished comes to fetch it.
@@ -61,6 +67,16 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
         await self._services.stop()
 
+    async def _stop_without_devices(self) -> None:
+        """Leave it to the next start, and to whoever starts it, once no device works any more."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            devices = self._services.engine.status().devices
+            if self._services.dispatcher.started and not any(one.alive for one in devices):
+                say("no device works any more; what is not finished waits for the next start")
+                self.exit_status, self.should_exit = 1, True
+                return
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:
             # what was running is claimed again at the next start
@@ -69,7 +85,10 @@ class Server(uvicorn.Server):
 
 
 def run(settings: Settings) -> int:
-    """Serve until a signal; the exit status. Raises UsageError when it cannot start."""
+    """Serve until a signal, or until no device works; the exit status.
+
+    Raises UsageError when it cannot start.
+    """
     configure_logging(settings.log_level)
     try:
         services = build(settings)
@@ -86,7 +105,7 @@ def run(settings: Settings) -> int:
         server.run(sockets=[listener])
     except (SettingsError, OSError) as error:
         raise UsageError(str(error)) from None
-    return 0
+    return server.exit_status
 
 
 def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
@@ -159,7 +178,7 @@ async def _tell_when_ready(services: Services) -> None:
                 reason = f": {model.reason}" if model.reason else ""
                 line = f"{model.name} is {model.state} on {device.name}{reason}"
                 out().print(line, markup=False)
-        await asyncio.sleep(0.25)
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 def _unfinished(services: Services) -> int:

@@ -23,7 +23,9 @@ import sys
 sys.path.insert(0, {root!r})
 import api.build
 from tests.api.scripted import ScriptedEngine
-api.build.build_engine = lambda *_: ScriptedEngine(picture_seconds={seconds})
+engine = ScriptedEngine(picture_seconds={seconds})
+engine.fails = lambda job, index: {fails}
+api.build.build_engine = lambda *_: engine
 from api.cli.commands import main
 main()
 """
@@ -39,8 +41,10 @@ def spawn(tmp_path: Path) -> Iterator[Spawn]:
     """Start a `darkroom` whose pictures take some seconds each; it is gone after the test."""
     started = []
 
-    def start(*arguments: object, seconds: float = 0.0) -> subprocess.Popen[str]:
-        script = SCRIPTED.format(root=str(ROOT), seconds=seconds)
+    def start(
+        *arguments: object, seconds: float = 0.0, fails: str = "None"
+    ) -> subprocess.Popen[str]:
+        script = SCRIPTED.format(root=str(ROOT), seconds=seconds, fails=fails)
         process = subprocess.Popen(
             [sys.executable, "-c", script, *map(str, arguments)],
             cwd=tmp_path,
@@ -117,6 +121,22 @@ def test_a_signal_lets_the_picture_be_finished(spawn: Spawn, how: signal.Signals
     assert "Traceback" not in out + err
     said, told = client.communicate(timeout=60)
     assert "waited.png" in said, told
+
+
+def test_without_a_device_it_leaves_what_is_to_do_to_the_next_start(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # this engine lets go of nothing that it was given
+    monkeypatch.setenv("DARKROOM_DRAIN_SECONDS", "0.5")
+    server = spawn("serve", "--port", 0, fails="sys.exit()")
+    url, _ = greeting(server)
+    task = ask(f"{url}/darkroom/generations", {"prompt": "a", "seed": 5})
+    _, err = server.communicate(timeout=60)
+    assert server.returncode == 1
+    assert "no device works any more" in err
+    url, _ = greeting(spawn("serve", "--port", 0))
+    told = ask(f"{url}/darkroom/generations/{task['id']}?wait=30")
+    assert (told["state"], told["images"][0]["seed"]) == ("succeeded", 5)
 
 
 def test_the_second_ctrl_c_leaves_at_once_and_the_next_start_goes_on(spawn: Spawn) -> None:
