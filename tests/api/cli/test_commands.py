@@ -182,6 +182,16 @@ class TestGenerateRemotely:
         assert "darkroom: " in said
         assert not list(folder.iterdir())
 
+    def test_the_others_come_when_one_fails_there(self, server: Served, folder: Path) -> None:
+        server.script.fails = lambda job, index: PipelineFailed("it broke") if index == 1 else None
+        try:
+            said = darkroom("generate", "a", "--server", server.url, "-n", 3, code=1)
+        finally:
+            server.script.fails = lambda job, index: None
+        assert sorted(path.name for path in folder.iterdir()) == ["out-1.png", "out-3.png"]
+        assert "darkroom: picture 2: it broke" in said.stderr
+        assert "darkroom: 1 of 3 pictures were not made" in said.stderr
+
     def test_what_answers_without_being_a_darkroom_is_none(self, local: ScriptedEngine) -> None:
         with socket.create_server(("127.0.0.1", 0)) as deaf:
             url = f"http://127.0.0.1:{deaf.getsockname()[1]}"

@@ -19,7 +19,7 @@ from api.dialects.mynth.schema import GenerateRequest
 from api.dialects.mynth.webhook import WEBHOOKS, write
 from api.errors import BadRequest
 from api.hooks import EVENTS, Hook
-from api.tasks import Rating, Task
+from api.tasks import Failure, Rating, Task
 from api.webhooks import Event
 from inference.catalog import load_catalog
 from tests.api.dialects.mynth import CENT, ID, body_of, link, maker
@@ -322,3 +322,26 @@ def test_old_places_are_beside_the_new(task: Callable[..., Task]) -> None:
     assert images[1]["content_rating"] == {"mode": "custom", "level": "mild"}
     assert set(images[0]) == {"status", "id", "url", "size", "cost"}
     assert compat.to_old_images(None) == {"images": []}
+
+
+def test_a_failed_picture_is_told_in_its_place_in_every_form(task: Callable[..., Task]) -> None:
+    made = task("succeeded")
+    failure = Failure(index=0, kind="pipeline_failed", message="it broke")
+    partly = replace(made, outputs=made.outputs[1:], failures=(failure,))
+    error = {"code": "GENERATION_FAILED", "message": "it broke"}
+
+    result = bodies.to_result(partly, link, CENT)
+
+    assert result is not None
+    replies.GenerateResult.model_validate(result)
+    first, second = result["images"]
+    assert first == {"status": "failed", "error": error}
+    assert (second["status"], second["cost"]) == ("success", "0.05")
+    assert bodies.to_line(partly, CENT)["cost"] == "0.05"
+    assert bodies.to_errors(partly) == []
+    old = compat.to_old_images(result)["images"]
+    assert old[0] == first
+    assert old[1]["status"] == "succeeded"
+    message = json.loads(write(event(partly)).body)
+    assert message["event"] == "task.image.generate.completed"
+    assert message["result"] == result

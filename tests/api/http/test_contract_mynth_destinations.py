@@ -232,10 +232,10 @@ def test_copies_are_delivered_and_told(
         assert image["url"] == (f"https://cdn.example/p/{name}" if has_url else None)
 
 
-def test_a_copy_that_fails_fails_the_task__INF(
+def test_a_copy_that_fails_fails_its_picture__INF(
     served: Served, key: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A picture is there once its copy is; see the message for what to repair."""
+    """A picture is there once its copy is; the message says what to repair. Here it is the only."""
     monkeypatch.setattr(served.services.destinations, "_pauses_seconds", ())
     add(served.client, key, place())
     reply = create(served.client, headers=key, destination="site")

@@ -113,11 +113,26 @@ def test_a_failed_task_says_why_and_costs_nothing__R(served: Served, key: dict[s
     assert data(served.client.get("/balance", headers=key))["reserved"] == "0"
 
 
-def test_one_picture_that_fails_fails_the_task__INF(served: Served, key: dict[str, str]) -> None:
-    """And nothing is paid; there are no half results here."""
+def test_a_picture_that_fails_is_told_among_the_others__R(
+    served: Served, key: dict[str, str]
+) -> None:
+    """The task completes, and costs what was made."""
     served.script.fails = lambda job, index: PipelineFailed("broke") if index == 1 else None
     task = ended(served, created(served.client, headers=key, count=3)["taskId"], key)
-    assert (task["status"], task["result"], task["cost"]) == ("failed", None, "0")
+
+    assert (task["status"], task["cost"]) == ("completed", "0.02")
+    assert "errors" not in task
+    first, failed, last = task["result"]["images"]
+    error = {"code": "GENERATION_FAILED", "message": "broke"}
+    assert failed == {"status": "failed", "error": error}
+    assert [one["status"] for one in (first, last)] == ["success", "success"]
+    assert [one["id"].rpartition("_")[2] for one in (first, last)] == ["0", "2"]
+    assert [one["cost"] for one in (first, last)] == ["0.01", "0.01"]
+    assert opened(served.client, last["mynth_url"]).size
+    (line,) = data(served.client.get("/tasks", headers=key))
+    assert (line["status"], line["cost"]) == ("completed", "0.02")
+    told = data(served.client.get(f"/tasks/{task['id']}/result", headers=key))
+    assert told["result"]["images"][1] == failed
 
 
 def test_a_cancelled_task_has_failed__INF(served: Served, key: dict[str, str]) -> None:

@@ -171,7 +171,25 @@ def test_a_failure_is_an_event__V(served: Served, ai: openai.OpenAI, bad: int) -
             types.append(event.type)
 
     assert (caught.value.type, caught.value.code) == ("server_error", "out_of_memory")
-    assert set(types) <= {"image_generation.completed"}
+    assert types == ["image_generation.completed"], "the other picture comes all the same"
+
+
+def test_a_stream_sent_again_tells_of_the_same_failure__INF(
+    served: Served, once: dict[str, str]
+) -> None:
+    served.script.fails = lambda job, index: OutOfMemory("does not fit") if index == 0 else None
+    body = {"prompt": PROMPT, "stream": True, "n": 3}
+    told = []
+    for _ in range(2):
+        with served.client.stream("POST", GENERATIONS, json=body, headers=once) as reply:
+            told.append(list(events_of(reply)))
+
+    for events in told:
+        names = [name for name, _ in events]
+        assert names == ["image_generation.completed"] * 2 + ["error"]
+        assert events[-1][1]["error"]["message"] == "1 of 3 pictures were not made: does not fit"
+    pictures = [{one["b64_json"] for _, one in events[:-1]} for events in told]
+    assert pictures[0] == pictures[1]
 
 
 def test_a_cancellation_is_an_event__INF(served: Served, ai: openai.OpenAI) -> None:
