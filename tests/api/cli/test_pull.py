@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.cli.hub import COMMIT, Hub, digest, running, seen
+from tests.hub import COMMIT, Hub, digest, running, seen
 
 ROOT = Path(__file__).parents[3]
 DEMO = ROOT / "inference" / "demo"

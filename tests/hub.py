@@ -24,6 +24,9 @@ class Hub:
     """Repositories by name, each with its files; what is wrong with it; and what was asked."""
 
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    # of those that have moved, and what they had before, by name and commit
+    commits: dict[str, str] = field(default_factory=dict)
+    past: dict[tuple[str, str], dict[str, bytes]] = field(default_factory=dict)
     gated: set[str] = field(default_factory=set)
     # names of files: cut after so many bytes, once or for ever
     cut: dict[str, int] = field(default_factory=dict)
@@ -31,8 +34,10 @@ class Hub:
     wrong_etag: set[str] = field(default_factory=set)
     damaged: set[str] = field(default_factory=set)
     wrong_size: set[str] = field(default_factory=set)
-    # for each mebibyte that is sent
+    # for each piece that is sent of what is more than one
     slow_seconds: float = 0.0
+    piece_bytes: int = _MEBIBYTE
+    asked_at_all: int = 0
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     url: str = ""
 
@@ -42,6 +47,20 @@ class Hub:
             for path in sorted(folder.rglob("*"))
             if path.is_file()
         }
+
+    def move(self, name: str, commit: str, files: dict[str, bytes]) -> None:
+        """Let its branch lead to another commit."""
+        self.past[name, self.commit_of(name)] = self.repositories[name]
+        self.repositories[name], self.commits[name] = files, commit
+
+    def commit_of(self, name: str) -> str:
+        return self.commits.get(name, COMMIT)
+
+    def at(self, name: str, revision: str) -> dict[str, bytes] | None:
+        """The files of a commit or branch."""
+        if revision in ("", "main", self.commit_of(name)):
+            return self.repositories.get(name)
+        return self.past.get((name, revision))
 
     def environment(self, home: Path) -> dict[str, str]:
         return {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -89,6 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def _answer(self) -> None:
+        self.hub.asked_at_all += 1
         path = urlsplit(self.path).path
         if found := re.fullmatch(r"/api/models/([\w.-]+/[\w.-]+)(/.*)?", path):
             return self._api(found[1], found[2] or "")
@@ -99,16 +119,18 @@ class _Handler(BaseHTTPRequestHandler):
     def _api(self, name: str, rest: str) -> None:
         if name not in self.hub.repositories:
             return self._refuse(401, "RepoNotFound")
-        if rest.startswith("/tree/"):
-            return self._json([self._listed(name, one) for one in self.hub.repositories[name]])
         revision = rest.rpartition("/")[2]
-        if revision not in ("", "main", COMMIT):
+        files = self.hub.at(name, revision)
+        if files is None:
             return self._refuse(404, "RevisionNotFound")
-        siblings = [{"rfilename": one} for one in self.hub.repositories[name]]
-        return self._json({"id": name, "modelId": name, "sha": COMMIT, "siblings": siblings})
+        if rest.startswith("/tree/"):
+            return self._json([self._listed(one, content) for one, content in files.items()])
+        siblings = [{"rfilename": one} for one in files]
+        is_past = (name, revision) in self.hub.past
+        sha = revision if is_past else self.hub.commit_of(name)
+        return self._json({"id": name, "modelId": name, "sha": sha, "siblings": siblings})
 
-    def _listed(self, repository: str, name: str) -> dict[str, Any]:
-        content = self.hub.repositories[repository][name]
+    def _listed(self, name: str, content: bytes) -> dict[str, Any]:
         size = len(content) + (7 if name in self.hub.wrong_size else 0)
         told: dict[str, Any] = {"type": "file", "path": name, "size": size, "oid": "0" * 40}
         if is_lfs(name):
@@ -118,17 +140,21 @@ class _Handler(BaseHTTPRequestHandler):
         return told
 
     def _file(self, repository: str, revision: str, name: str) -> None:
-        files = self.hub.repositories.get(repository)
-        if files is None:
+        if repository not in self.hub.repositories:
             return self._refuse(401, "RepoNotFound")
+        files = self.hub.at(repository, revision)
+        if files is None:
+            return self._refuse(404, "RevisionNotFound")
         if repository in self.hub.gated:
             return self._refuse(401, "GatedRepo")
         if name not in files:
             return self._refuse(404, "EntryNotFound")
         self.hub.asked.append((self.command, name, self.headers.get("Range") or ""))
-        return self._send(name, files[name])
+        is_past = (repository, revision) in self.hub.past
+        commit = revision if is_past else self.hub.commit_of(repository)
+        return self._send(name, files[name], commit)
 
-    def _send(self, name: str, content: bytes) -> None:
+    def _send(self, name: str, content: bytes, commit: str) -> None:
         etag = digest(name, content)
         if name in self.hub.wrong_etag:
             etag = "f" * len(etag)
@@ -145,7 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
             last = len(content) - 1
             self.send_header("Content-Range", f"bytes {begin}-{last}/{len(content)}")
         self.send_header("ETag", f'"{etag}"')
-        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("X-Repo-Commit", commit)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         return self._write(name, body) if self.command == "GET" else None
@@ -157,9 +183,10 @@ class _Handler(BaseHTTPRequestHandler):
             if length < len(body):
                 self.close_connection = True
                 body = body[:length]
-        for start in range(0, len(body), _MEBIBYTE):
-            self.wfile.write(body[start : start + _MEBIBYTE])
-            if len(body) > _MEBIBYTE:
+        piece = self.hub.piece_bytes
+        for start in range(0, len(body), piece):
+            self.wfile.write(body[start : start + piece])
+            if len(body) > piece:
                 time.sleep(self.hub.slow_seconds)
 
     def _json(self, told: Any) -> None:
@@ -177,6 +204,22 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("X-Error-Code", code)
         self.send_header("Content-Length", "0")
         self.end_headers()
+
+
+@contextmanager
+def reached(hub: Hub, cache_dir: Path, monkeypatch: Any) -> Iterator[Hub]:
+    """The hub as this process sees it, with a cache of its own, read in small pieces."""
+    from huggingface_hub import constants
+
+    address = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    with monkeypatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        patch.setattr(constants, "HF_HUB_CACHE", str(cache_dir))
+        patch.setattr(constants, "ENDPOINT", hub.url)
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address)
+        patch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1 << 16)
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        yield hub
 
 
 def seen(hub: Hub, name: str) -> Mapping[str, list[str]]:

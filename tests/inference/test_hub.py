@@ -1,0 +1,451 @@
+"""Files of a hub on this machine's loopback: they come outside the load lock, once, and stay."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import constants
+from safetensors.torch import save_file
+
+from inference.assistants.rater import LocalRater
+from inference.assistants.spec import RaterSpec
+from inference.catalog import Catalog
+from inference.check.assistants import check_assistants
+from inference.errors import HubFailed, LoraFailed, ModelFailed
+from inference.hub import cache, fetch
+from inference.hub.download import Download
+from inference.hub.fetch import Fetcher, bring
+from inference.hub.files import Kind, Wanted, one_file, wanted
+from inference.hub.repository import HubFile
+from inference.hub.sources import Sources
+from inference.loading import LOAD_LOCK, is_here, read_part, read_pipelines
+from inference.loras.files import find
+from inference.model_spec import ModelSpec
+from tests.hub import COMMIT, Hub, digest, reached, running, seen
+from tests.inference import taught
+from tests.inference.making import ENTRIES, catalog_over
+
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+OTHER = "beef" + "0" * 36
+PIPELINE = Wanted(owner="far", repository="owner/far")
+
+
+@pytest.fixture
+def hub(folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """It has the tiny Flux as owner/far, in pieces of 16 KiB."""
+    with running(Hub(piece_bytes=1 << 14)) as one, reached(one, tmp_path / "hub", monkeypatch):
+        one.add("owner/far", folders["flux"])
+        yield one
+
+
+@pytest.fixture
+def spec(catalog: Catalog) -> ModelSpec:
+    return catalog.models["flux"].model_copy(update={"source": "owner/far"})
+
+
+def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.01)
+
+
+def aside(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
+    """Begin it on a thread; its result or error comes into the list."""
+    came: list[Any] = []
+
+    def run() -> None:
+        try:
+            came.append(work())
+        except Exception as error:
+            came.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread, came
+
+
+def weights(hub: Hub, name: str = "owner/far") -> bytes:
+    return hub.repositories[name][WEIGHTS]
+
+
+def part_of(content: bytes, tmp_path: Path) -> Path:
+    name = f"{digest(WEIGHTS, content)}.part"
+    return tmp_path / "hub" / "models--owner--far" / "blobs" / name
+
+
+class TestOutsideTheLock:
+    def test_files_come_while_another_model_is_being_read(self, hub: Hub, spec: ModelSpec) -> None:
+        with LOAD_LOCK:
+            thread, came = aside(lambda: read_pipelines(spec, "cpu"))
+            until(lambda: cache.find(PIPELINE) is not None)
+            assert is_here(spec) and not came
+        thread.join(30)
+        assert set(came[0]) == set(spec.modes)
+
+    def test_so_do_those_of_parts_beside_a_model(self, hub: Hub, tmp_path: Path) -> None:
+        import diffusers
+
+        vae = Wanted(owner="", repository="owner/far", kind=Kind.PART, path="vae")
+        with LOAD_LOCK:
+            thread, came = aside(
+                lambda: read_part(diffusers.AutoencoderKL, "owner/far", torch.float32, None, "vae")
+            )
+            until(lambda: cache.find(vae) is not None)
+        thread.join(30)
+        assert isinstance(came[0], diffusers.AutoencoderKL)
+        assert {name.partition("/")[0] for _, name, _ in hub.asked} == {"vae"}
+
+    def test_so_do_those_of_an_assistant(self, hub: Hub, tmp_path: Path) -> None:
+        labels = {"normal": ["green", "blue"], "NSFW": ["red"]}
+        hub.add("owner/eye", taught.classifier(tmp_path / "eye", labels))
+        rater = LocalRater(RaterSpec(classifier="owner/eye"))
+        with LOAD_LOCK:
+            thread, came = aside(lambda: rater.rate(taught.plain_picture("red"), {}))
+            until(
+                lambda: (
+                    cache.find(Wanted(owner="", repository="owner/eye", kind=Kind.PART)) is not None
+                )
+            )
+        thread.join(30)
+        assert came == ["nsfw"]
+        hub.repositories.clear()
+        before = hub.asked_at_all
+        again = LocalRater(RaterSpec(classifier="owner/eye"))
+        assert again.rate(taught.plain_picture("green"), {}) == "sfw"
+        assert hub.asked_at_all == before
+
+    def test_what_is_here_is_read_without_a_hub(
+        self, hub: Hub, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert not is_here(spec)
+        read_pipelines(spec, "cpu")
+        before = hub.asked_at_all
+        hub.repositories.clear()
+        for is_offline in (False, True):
+            monkeypatch.setattr(constants, "HF_HUB_OFFLINE", is_offline)
+            assert set(read_pipelines(spec, "cpu")) == set(spec.modes)
+        assert hub.asked_at_all == before
+
+    def test_a_folder_or_file_that_is_not_there_asks_no_hub(
+        self, hub: Hub, spec: ModelSpec
+    ) -> None:
+        for source in ("./nothing", "not/a/hub/id", "nothing.safetensors", "~/nothing"):
+            with pytest.raises(ModelFailed, match="neither a folder that is there nor an id"):
+                read_pipelines(spec.model_copy(update={"source": source}), "cpu")
+        assert hub.asked_at_all == 0
+
+
+class TestDownloads:
+    def test_it_is_told_how_far_it_is_and_stops_at_once(
+        self, hub: Hub, spec: ModelSpec, tmp_path: Path
+    ) -> None:
+        hub.slow_seconds = 0.1
+        download = Download()
+        thread, came = aside(lambda: read_pipelines(spec, "cpu", None, download))
+        part = part_of(weights(hub), tmp_path)
+        until(lambda: part.exists() and part.stat().st_size > 0)
+        done, whole = download.bytes
+        files = {name for name in hub.repositories["owner/far"] if name.endswith(".safetensors")}
+        assert 0 < done < whole
+        assert whole >= sum(len(hub.repositories["owner/far"][name]) for name in files)
+        download.stop()
+        thread.join(5)
+        assert isinstance(came[0], ModelFailed) and "stopped" in str(came[0])
+        held = part.stat().st_size
+        assert not is_here(spec) and not (tmp_path / "hub/models--owner--far/refs").exists()
+
+        hub.slow_seconds, again = 0.0, Download()
+        hub.asked.clear()
+        read_pipelines(spec, "cpu", None, again)
+        assert seen(hub, WEIGHTS)["GET"] == [f"bytes={held}-"]
+        assert again.bytes == (whole, whole)
+
+    def test_two_that_want_the_same_get_it_once(self, hub: Hub, tmp_path: Path) -> None:
+        hub.slow_seconds = 0.02
+        downloads = [Download() for _ in range(3)]
+        threads = [aside(lambda one=one: bring(PIPELINE, one)) for one in downloads]  # type: ignore[misc]
+        until(lambda: all(0 < one.bytes[0] < one.bytes[1] for one in downloads))
+        for thread, _ in threads:
+            thread.join(60)
+        folder = cache.find(PIPELINE)
+        assert folder is not None and [came for _, came in threads] == [[folder]] * 3
+        large = [name for name in hub.repositories["owner/far"] if name.endswith(".safetensors")]
+        assert [seen(hub, name)["GET"] for name in large] == [[""]] * len(large)
+        assert {one.bytes for one in downloads} == {downloads[0].bytes}
+        assert not list((tmp_path / "hub").rglob("*.part"))
+
+    def test_where_the_first_of_two_is_stopped_the_second_goes_on(
+        self, hub: Hub, tmp_path: Path
+    ) -> None:
+        hub.slow_seconds = 0.05
+        first, second = Download(), Download()
+        one, came = aside(lambda: bring(PIPELINE, first))
+        part = part_of(weights(hub), tmp_path)
+        until(lambda: part.exists() and part.stat().st_size > 0)
+        other, found = aside(lambda: bring(PIPELINE, second))
+        until(lambda: second.bytes[0] > 0)
+        first.stop()
+        one.join(5)
+        assert isinstance(came[0], HubFailed)
+        hub.slow_seconds = 0.0
+        other.join(30)
+        assert found == [cache.find(PIPELINE)]
+        (begun, resumed) = seen(hub, WEIGHTS)["GET"]
+        assert begun == "" and resumed.startswith("bytes=")
+        assert (found[0] / WEIGHTS).read_bytes() == weights(hub)
+
+    def test_what_comes_damaged_is_thrown_away_for_all_who_wait(
+        self, hub: Hub, tmp_path: Path
+    ) -> None:
+        hub.slow_seconds, hub.damaged = 0.02, {WEIGHTS}
+        threads = [aside(lambda: bring(PIPELINE)) for _ in range(2)]
+        for thread, _ in threads:
+            thread.join(60)
+        for _, (error,) in threads:
+            assert isinstance(error, HubFailed) and "came damaged" in str(error), error
+        assert not part_of(weights(hub), tmp_path).exists() and cache.find(PIPELINE) is None
+
+    def test_a_disk_that_is_too_small_is_told_before_anything_comes(
+        self, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        size = len(weights(hub))
+        free = {"bytes": 1000}
+        usage = lambda path: shutil._ntuple_diskusage(0, 0, free["bytes"])  # type: ignore[attr-defined]  # noqa: E731
+        monkeypatch.setattr(fetch.shutil, "disk_usage", usage)
+        with pytest.raises(HubFailed, match=r"owner/far is .* GB more, and .* has 0.0 GB left"):
+            bring(PIPELINE)
+        assert seen(hub, WEIGHTS)["GET"] == []
+        # what a broken off download left counts
+        part = part_of(weights(hub), tmp_path)
+        part.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(weights(hub)[: size - 10])
+        files = {name: len(one) for name, one in hub.repositories["owner/far"].items()}
+        free["bytes"] = sum(files.values()) - size + 10
+        assert bring(PIPELINE)
+
+    @pytest.mark.parametrize(
+        ("name", "said"),
+        [
+            ("owner/closed", "owner/closed: gated: its terms have to be accepted at"),
+            ("owner/none", "owner/none: there is no http"),
+            ("owner/plain", "no model_index.json in it"),
+            ("owner/bin", "has pickled weights alone, which may run anything"),
+        ],
+    )
+    def test_what_cannot_be_had_says_why(
+        self, hub: Hub, spec: ModelSpec, name: str, said: str
+    ) -> None:
+        files = hub.repositories["owner/far"]
+        hub.gated = {"owner/closed"}
+        pickled = {one.replace(".safetensors", ".bin"): files[one] for one in files}
+        hub.repositories |= {"owner/closed": files, "owner/plain": {"README.md": b"no model"}}
+        hub.repositories["owner/bin"] = pickled
+        with pytest.raises(ModelFailed, match=said):
+            read_pipelines(spec.model_copy(update={"source": name}), "cpu")
+
+    def test_without_a_hub_it_says_so(
+        self, hub: Hub, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+        with pytest.raises(ModelFailed, match=r"owner/far: the hub at .*:9 cannot be reached"):
+            read_pipelines(spec, "cpu")
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        with pytest.raises(ModelFailed, match="HF_HUB_OFFLINE keeps the hub away"):
+            read_pipelines(spec, "cpu")
+
+
+class TestMoved:
+    @pytest.fixture
+    def moved(self, hub: Hub) -> bytes:
+        """What came from a branch that has moved since: its weights, which are others now."""
+        bring(PIPELINE)
+        before = weights(hub)
+        files = {**hub.repositories["owner/far"]}
+        files[WEIGHTS] = before[:-4] + os.urandom(4)
+        hub.move("owner/far", OTHER, files)
+        return before
+
+    def test_a_pull_follows_and_a_load_does_not(self, hub: Hub, moved: bytes) -> None:
+        assert (bring(PIPELINE) / WEIGHTS).read_bytes() == moved
+        Fetcher().fetch(PIPELINE, Download())
+        folder = bring(PIPELINE)
+        assert folder.name == OTHER and (folder / WEIGHTS).read_bytes() == weights(hub)
+
+    def test_until_all_of_it_is_here_the_old_one_stays(self, hub: Hub, moved: bytes) -> None:
+        hub.damaged = {WEIGHTS}
+        with pytest.raises(HubFailed, match="came damaged"):
+            Fetcher().fetch(PIPELINE, Download())
+        folder = cache.find(PIPELINE)
+        assert folder is not None and folder.name == COMMIT
+        assert (folder / WEIGHTS).read_bytes() == moved
+
+    def test_what_is_missing_comes_from_the_commit_that_is_here(
+        self, hub: Hub, moved: bytes
+    ) -> None:
+        gone = bring(PIPELINE) / WEIGHTS
+        gone.resolve().unlink()
+        assert (bring(PIPELINE) / WEIGHTS).read_bytes() == moved
+        gone.resolve().unlink()
+        hub.past.clear()
+        folder = bring(PIPELINE)
+        assert folder.name == OTHER, "that commit has gone"
+
+    def test_a_commit_is_what_it_was(self, hub: Hub, moved: bytes) -> None:
+        old, new = (
+            Wanted(owner="", repository="owner/far", revision=one) for one in (COMMIT, OTHER)
+        )
+        Fetcher().fetch(new, Download())
+        assert (bring(old) / WEIGHTS).read_bytes() == moved
+        assert bring(new).name == OTHER and bring(PIPELINE).name == COMMIT
+
+
+class TestCachesOfOthers:
+    """Filled by another tool: nothing says what else the repository has."""
+
+    def lay(self, tmp_path: Path, source: Path) -> Path:
+        place = tmp_path / "hub" / "models--owner--far"
+        (place / "refs").mkdir(parents=True)
+        (place / "refs" / "main").write_text(COMMIT)
+        return Path(shutil.copytree(source, place / "snapshots" / COMMIT))
+
+    def test_a_whole_one_is_enough(
+        self, hub: Hub, spec: ModelSpec, folders: dict[str, Path], tmp_path: Path
+    ) -> None:
+        folder = self.lay(tmp_path, folders["flux"])
+        read_pipelines(spec, "cpu")
+        assert cache.find(PIPELINE) == folder and hub.asked_at_all == 0
+
+    @pytest.mark.parametrize(
+        "gone", [WEIGHTS, "model_index.json", "tokenizer", "text_encoder/model.safetensors"]
+    )
+    def test_what_lacks_something_is_completed(
+        self, hub: Hub, folders: dict[str, Path], tmp_path: Path, gone: str
+    ) -> None:
+        folder = self.lay(tmp_path, folders["flux"])
+        one = folder / gone
+        shutil.rmtree(one) if one.is_dir() else one.unlink()
+        assert cache.find(PIPELINE) is None
+        assert bring(PIPELINE) == folder and one.exists()
+        assert {name for method, name, _ in hub.asked if method == "GET"} == {
+            name
+            for name in hub.repositories["owner/far"]
+            if name.startswith(f"{gone}/") or name == gone
+        }
+
+    def test_a_variant_alone_is_not_what_is_read(
+        self, hub: Hub, folders: dict[str, Path], tmp_path: Path
+    ) -> None:
+        one = self.lay(tmp_path, folders["flux"]) / WEIGHTS
+        one.rename(one.with_name("diffusion_pytorch_model.fp16.safetensors"))
+        assert cache.find(PIPELINE) is None
+
+    def test_weights_that_a_file_replaces_may_be_missing(
+        self, hub: Hub, folders: dict[str, Path], tmp_path: Path
+    ) -> None:
+        folder = self.lay(tmp_path, folders["flux"])
+        (folder / WEIGHTS).unlink()
+        without = Wanted(owner="", repository="owner/far", without=("transformer",))
+        assert cache.find(without) == folder and cache.find(PIPELINE) is None
+
+    def test_a_shard_that_is_missing_is_seen(
+        self, hub: Hub, folders: dict[str, Path], tmp_path: Path
+    ) -> None:
+        one = self.lay(tmp_path, folders["flux"]) / WEIGHTS
+        shards = [f"diffusion_pytorch_model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+        index = {"weight_map": {"a": shards[0], "b": shards[1]}}
+        one.with_name("diffusion_pytorch_model.safetensors.index.json").write_text(
+            json.dumps(index)
+        )
+        one.rename(one.with_name(shards[0]))
+        assert cache.find(PIPELINE) is None
+        shutil.copy(one.with_name(shards[0]), one.with_name(shards[1]))
+        assert cache.find(PIPELINE) is not None
+
+
+class TestLoras:
+    @pytest.fixture
+    def spec(self, hub: Hub, catalog: Catalog, tmp_path: Path) -> ModelSpec:
+        for name in ("one.safetensors", "more/two.safetensors"):
+            path = tmp_path / "loras" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({"a": torch.ones(3)}, path)
+        hub.add("owner/loras", tmp_path / "loras")
+        listed = {"first": {"source": "owner/loras"}}
+        listed["second"] = {"source": "owner/loras", "file": "more/two.safetensors"}
+        entry = {**ENTRIES["flux"], "loras": listed, "loras_from": ["hub"]}
+        return catalog_over({"flux": tmp_path}, {"flux": entry}).models["flux"]
+
+    def test_each_comes_when_it_is_asked_for(self, hub: Hub, spec: ModelSpec) -> None:
+        assert find(spec, "first").path.name == "one.safetensors"
+        assert {name for _, name, _ in hub.asked} == {"one.safetensors"}
+        assert find(spec, "hub:owner/loras/more/two.safetensors").path.name == "two.safetensors"
+        before = hub.asked_at_all
+        hub.repositories.clear()
+        assert find(spec, "first").path != find(spec, "second").path
+        assert find(spec, "hub:owner/loras").path == find(spec, "first").path
+        assert hub.asked_at_all == before
+
+    def test_one_of_several_is_named_though_another_is_here(
+        self, hub: Hub, spec: ModelSpec
+    ) -> None:
+        files = hub.repositories["owner/loras"]
+        files["three.safetensors"] = files["one.safetensors"]
+        assert find(spec, "hub:owner/loras/three.safetensors").path.name == "three.safetensors"
+        with pytest.raises(LoraFailed, match=r"name one of one.safetensors, three.safetensors"):
+            find(spec, "first")
+
+    def test_a_request_reaches_no_other_file(self, hub: Hub, spec: ModelSpec) -> None:
+        for name in ("owner/loras/../one.safetensors", "owner/loras/nothing.safetensors"):
+            with pytest.raises(LoraFailed, match="has no file"):
+                find(spec, f"hub:{name}")
+        with pytest.raises(LoraFailed, match="cannot be had from the hub: owner/none: there is no"):
+            find(spec, "hub:owner/none")
+
+
+def test_the_assistants_are_pulled_and_checked(hub: Hub, tmp_path: Path) -> None:
+    labels = {"normal": ["green", "blue"], "NSFW": ["red"]}
+    eye = taught.classifier(tmp_path / "eye", labels)
+    hub.add("owner/eye", eye)
+    rater = {"classifier": "owner/eye", "nsfw_labels": ["porn"], "clip": "owner/none"}
+    viewer = {"captioner": str(eye)}
+    found = Catalog.model_validate({"models": {}, "rater": rater, "viewer": viewer})
+    todo = wanted(found, [], ["rater", "viewer"])
+    assert [one.repository for one in todo] == ["owner/eye", "owner/none"]
+    with Sources() as sources:
+        first, second, third = check_assistants(found, ["rater", "viewer"], sources)
+        assert first.where == "on the hub" and first.missing_bytes > 0
+        assert first.problems == ["nsfw_labels: it has no 'porn'; it has normal, NSFW"]
+        assert second.problems[0].startswith("owner/none: there is no")
+        assert third.where == "here" and "AutoModelForImageTextToText" in third.problems[0]
+        Fetcher().fetch(todo[0], Download())
+        (told, _) = check_assistants(found, ["rater"], sources)
+    assert (told.where, told.missing_bytes) == ("in the hub's cache", 0)
+    held = (eye / "model.safetensors").stat().st_size
+    assert 0.8 * held < told.weight_bytes <= held
+
+
+def test_a_file_of_a_repository_is_compared_by_gits_own_hash_too(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"hello\n")
+    assert fetch._is_whole(path, HubFile(6, "ce013625030ba8dba906f756967f9e9ca394464a"))
+    assert not fetch._is_whole(path, HubFile(6, "0" * 40))
+
+
+def test_a_gguf_file_comes_too_and_replaces_weights(hub: Hub, spec: ModelSpec) -> None:
+    hub.repositories["owner/narrow"] = {"tiny.gguf": b"GGUF" + bytes(100)}
+    quantization = {"kind": "gguf", "source": "owner/narrow", "file": "tiny.gguf"}
+    narrow = ModelSpec.model_validate(spec.model_dump() | {"quantization": quantization})
+    with pytest.raises(ModelFailed):
+        read_pipelines(narrow, "cpu")
+    assert cache.find(one_file("", "owner/narrow", None, "tiny.gguf")) is not None
+    assert seen(hub, WEIGHTS)["GET"] == []
