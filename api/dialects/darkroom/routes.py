@@ -124,7 +124,10 @@ async def delete(task_id: TaskId, desk: DeskOf, caller: CallerOf) -> dict[str, A
     responses={200: {"description": "server-sent events", "content": {"text/event-stream": {}}}},
 )
 async def events(task_id: TaskId, desk: DeskOf, caller: CallerOf) -> EventSourceResponse:
-    """What happens to a generation, as it happens; ends with done, failed or cancelled."""
+    """What happens to a generation, as it happens; ends with done, failed or cancelled.
+
+    The others are queued, running, step, preview, image and image_failed.
+    """
     account = caller.account
     await desk.darkroom.get(task_id, account=account)
 
