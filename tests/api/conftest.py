@@ -13,6 +13,8 @@ import structlog
 from api.assistants import Assistants
 from api.build import Services, build
 from api.settings import Settings
+from tests.api.places import place as place
+from tests.api.postgres import cluster as cluster
 from tests.api.s3server import s3_server as s3_server
 from tests.api.scripted import ScriptedEngine
 

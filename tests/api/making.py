@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import sqlite3
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,10 @@ from PIL import Image
 from api.accounts import Caller
 from api.build import Services
 from api.orders import Order, Upload
-from api.store import Bounds, Store, Submission, migrate_sqlite, sqlite_database
+from api.store import Bounds, Store, Submission
 from api.tasks import AS_CONFIGURED, Delivery, Output, Task
 from inference.job import ImageRequest, Job, Mode
+from tests.api.places import InFile, Place
 
 AMPLE = Bounds(tasks=100_000, images=1_000_000)
 
@@ -36,15 +35,12 @@ class Clock:
 ACCOUNTS = ("me", "team", "x", "y", "you")
 
 
-def open_store(path: Path, clock: Clock | None = None) -> Store:
-    """A store on a real SQLite file, migrated."""
-    migrate_sqlite(path)
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.executemany(
-            "INSERT OR IGNORE INTO accounts VALUES (?, 0, 0, 0, 'whsec_', NULL, NULL, 0)",
-            [(name,) for name in ACCOUNTS],
-        )
-    return Store(sqlite_database(path), clock) if clock else Store(sqlite_database(path))
+def open_store(where: Path | Place, clock: Clock | None = None) -> Store:
+    """A store on a real database, a SQLite file if it is a path; with accounts."""
+    place = InFile(where) if isinstance(where, Path) else where
+    values = ", ".join(f"('{name}', false, 0, 0, 'whsec_', NULL, NULL, 0)" for name in ACCOUNTS)
+    place.rows(f"INSERT INTO accounts VALUES {values} ON CONFLICT DO NOTHING")
+    return Store(place.open(), clock) if clock else Store(place.open())
 
 
 def job_of(task_id: str, *, count: int = 1, **changes: Any) -> Job:

@@ -11,12 +11,14 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from api.store.postgres import postgres_database
+from api.store.schema import metadata
 
 asyncpg = pytest.importorskip("asyncpg")
 
@@ -35,11 +37,16 @@ max_connections = 200
 shared_buffers = 32MB
 autovacuum = on
 """
-TEMPLATE = "empty"
+SHARED = "shared"
 
 
 class Cluster:
-    """One server; its databases are made from one that is migrated already."""
+    """One server.
+
+    `running` is the one of all tests, once a test has asked for it by its fixture.
+    """
+
+    running: ClassVar[Cluster]
 
     def __init__(self, *, durable: bool = False) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
@@ -86,22 +93,30 @@ class Cluster:
         self.stop(signal.SIGQUIT)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def make_template(self) -> None:
-        """Make the database that others are copied from."""
-        self.execute(f"CREATE DATABASE {TEMPLATE}", "postgres")
+    def make_shared(self) -> None:
+        """Make the database that is used again and again."""
+        self.execute(f"CREATE DATABASE {SHARED}", "postgres")
 
         async def migrate() -> None:
-            database = postgres_database(self.url(TEMPLATE))
+            database = postgres_database(self.url(SHARED))
             await database.migrate()
             await database.close()
 
         _apart(migrate())
 
+    def emptied(self) -> str:
+        """The URL of a database that is as if it had just been made: the same each time."""
+        tables = ", ".join(name for name in metadata.tables if name != "accounts")
+        self.execute(f"TRUNCATE {tables} RESTART IDENTITY", SHARED)
+        self.execute("DELETE FROM accounts WHERE name <> ''", SHARED)
+        self.execute("UPDATE accounts SET metered = false, balance = 0, held = 0", SHARED)
+        return self.url(SHARED)
+
     def create(self, *, migrated: bool = True) -> str:
-        """The URL of a new database."""
+        """The URL of a new database; each takes a second to delete in the end."""
         self._count += 1
         name = f"test_{self._count}"
-        template = TEMPLATE if migrated else "template0"
+        template = SHARED if migrated else "template0"
         self.execute(f"CREATE DATABASE {name} TEMPLATE {template}", "postgres")
         return self.url(name)
 
@@ -145,13 +160,8 @@ def rows(url: str, statement: str, *values: object) -> list[tuple[Any, ...]]:
 
 def _apart(work: Any) -> Any:
     """The result of a coroutine, also where a loop runs already."""
-    import threading
-
-    done: list[Any] = []
-    thread = threading.Thread(target=lambda: done.append(asyncio.run(work)))
-    thread.start()
-    thread.join()
-    return done[0]
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
 
 
 def _group() -> int | None:
@@ -166,7 +176,8 @@ def cluster() -> Iterator[Cluster]:
     made = Cluster()
     try:
         made.start()
-        made.make_template()
+        made.make_shared()
+        Cluster.running = made
         yield made
     finally:
         made.remove()

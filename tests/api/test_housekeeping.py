@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sqlite3
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from api.clock import wall_clock_ms
 from api.errors import Unavailable
 from api.housekeeping import HOUR_MS, KEYS, LIST_PICTURES_EVERY_MS, ROWS, Housekeeper
 from api.storage import LocalStorage, Storage, input_key, output_key, upload_key
-from api.store import Store, migrate_sqlite, sqlite_database
+from api.store import Store, sqlite_database
 from api.store.database import Database
 from api.store.housekeeping import HousekeepingStore
 from api.store.uploads import KeptUpload, UploadStore
@@ -26,6 +25,7 @@ from api.tasks import Task, TaskState
 from inference.job import ImageRole, InputImage
 from tests.api.conftest import Serve
 from tests.api.making import AMPLE, Clock, output_of, submission
+from tests.api.places import Place
 from tests.api.s3server import S3Server
 
 DAY_MS = 24 * HOUR_MS
@@ -36,12 +36,11 @@ START_MS = 1_000_000_000_000
 class House:
     """A database, a storage and a housekeeper on one clock."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, place: Place) -> None:
         self.clock = Clock(START_MS)
-        self.path = folder / "house.db"
+        self.place = place
         self.objects = folder / "objects"
-        migrate_sqlite(self.path)
-        self.database: Database = sqlite_database(self.path)
+        self.database = place.open()
         self.store = Store(self.database, self.clock)
         self.storage = LocalStorage(self.objects)
 
@@ -104,16 +103,13 @@ class House:
         return task.files_deleted_ms
 
     def execute(self, statement: str, *values: Any) -> list[Any]:
-        with sqlite3.connect(self.path) as connection:
-            rows = connection.execute(statement, values).fetchall()
-        connection.close()
-        return rows
+        return self.place.rows(statement, *values)
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
+async def house(tmp_path: Path, place: Place) -> AsyncIterator[House]:
     """An empty one."""
-    made = House(tmp_path)
+    made = House(tmp_path, place)
     yield made
     await made.database.close()
 
@@ -181,19 +177,21 @@ async def test_what_runs_or_waits_is_not_touched(house: House) -> None:
     assert await house.marked("running") is None
 
 
+@pytest.mark.parametrize("place", ["sqlite"], indirect=True)
 async def test_many_go_in_small_batches(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(2 * ROWS + 5):
         await house.run(f"task{number}")
     house.clock.ms += DAY_MS + 1
     written: list[int] = []
-    write = Database.write
+    kind = type(house.database)
+    write = kind.write
 
     async def record(self: Database, work: Any) -> Any:
         result = await write(self, work)
         written.append(getattr(result, "tasks", 0))
         return result
 
-    monkeypatch.setattr(Database, "write", record)
+    monkeypatch.setattr(kind, "write", record)
     assert await house.keeper().sweep() == {"pictures": 2 * ROWS + 5}
     assert written == [ROWS, ROWS, 5]
     assert house.files() == set()
@@ -447,7 +445,7 @@ async def test_no_failure_ends_it(house: House) -> None:
 
 
 async def test_a_database_that_is_away_ends_nothing(house: House) -> None:
-    away = sqlite_database(house.path)
+    away = house.place.open()
     await away.close()
     keeper = house.keeper(rows=HousekeepingStore(away))
     with structlog.testing.capture_logs() as logs:

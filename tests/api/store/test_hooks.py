@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from api.store import hooks, sqlite_database
+from api.store import hooks
 from api.store.database import Database
 from api.store.hooks import MOST_FAILURES, Hook, HookStore, event_of
 from api.store.outbox import Message, MessageState, Outbox
 from api.tasks import Extras, Task, TaskKind, TaskState
 from tests.api.making import AMPLE, Clock, open_store, output_of, submission
+from tests.api.places import Place
 
 DAY_MS = 86_400_000
 
@@ -22,10 +22,10 @@ DAY_MS = 86_400_000
 class Office:
     """Hooks, tasks and messages of one database."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, place: Place) -> None:
         self.clock = Clock()
-        self.store = open_store(path, self.clock)
-        self.database: Database = sqlite_database(path)
+        self.store = open_store(place, self.clock)
+        self.database: Database = place.open()
         self.hooks = HookStore(self.database, self.clock)
         self.outbox = Outbox(self.database, self.clock)
 
@@ -74,9 +74,9 @@ class Office:
 
 
 @pytest.fixture
-async def office(tmp_path: Path) -> AsyncIterator[Office]:
+async def office(place: Place) -> AsyncIterator[Office]:
     """With accounts and nothing else."""
-    made = Office(tmp_path / "db")
+    made = Office(place)
     yield made
     await made.store.close()
     await made.database.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
@@ -20,11 +19,13 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from api.accounts import Account, Accounts, Caller, Entry, Key, Period
 from api.errors import NoCredits
-from api.store import Accepted, Claim, Store, migrate_sqlite, sqlite_database
+from api.store import Accepted, Claim, Store
 from api.store.accounts import AccountStore
 from api.store.ledger import bounds_of
 from api.tasks import Extras, Failure, TaskState
 from tests.api.making import AMPLE, Clock, output_of, submission
+from tests.api.places import InFile, OnServer, Place
+from tests.api.postgres import Cluster
 
 LEASE_MS = 1_000
 NOON = int(datetime(2026, 1, 31, 12, tzinfo=UTC).timestamp() * 1000)
@@ -35,12 +36,11 @@ DAY_MS = 24 * 3600 * 1000
 class Till:
     """A store and its accounts on one file and one clock."""
 
-    path: Path
+    place: Place
     clock: Clock = field(default_factory=lambda: Clock(NOON))
 
     def __post_init__(self) -> None:
-        migrate_sqlite(self.path)
-        database = sqlite_database(self.path)
+        database = self.place.open()
         self.store = Store(database, self.clock)
         self.accounts = Accounts(AccountStore(database, self.clock))
 
@@ -90,8 +90,8 @@ class Till:
 
 
 @pytest.fixture
-async def till(tmp_path: Path) -> AsyncIterator[Till]:
-    till = Till(tmp_path / "darkroom.db")
+async def till(place: Place) -> AsyncIterator[Till]:
+    till = Till(place)
     yield till
     await till.store.close()
 
@@ -208,13 +208,11 @@ async def test_claiming_again_charges_nothing_more(till: Till, counted: bool) ->
 async def test_a_line_of_a_task_and_kind_cannot_be_written_twice(till: Till) -> None:
     """By the table itself, whatever the code above it thinks."""
     await till.accept("one", await till.key(credits=10))
-    with sqlite3.connect(till.path) as connection:
-        columns = "account, key_id, task_id, kind, amount, held, note, created_ms"
-        with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
-            connection.execute(
-                f"INSERT INTO ledger ({columns}) SELECT {columns} FROM ledger WHERE kind = 'hold'"
-            )
-    connection.close()
+    columns = "account, key_id, task_id, kind, amount, held, note, created_ms"
+    with pytest.raises(Exception, match=r"UNIQUE|once_per_task"):
+        till.place.rows(
+            f"INSERT INTO ledger ({columns}) SELECT {columns} FROM ledger WHERE kind = 'hold'"
+        )
 
 
 async def test_what_costs_nothing_writes_nothing(till: Till) -> None:
@@ -249,9 +247,9 @@ async def test_thirty_two_at_once_get_what_ten_can_pay(till: Till) -> None:
     assert (await till.store.counts()).queued_tasks == 10
 
 
-async def test_two_processes_spend_no_credit_twice(till: Till, tmp_path: Path) -> None:
+async def test_two_processes_spend_no_credit_twice(till: Till) -> None:
     key = await till.key(credits=30)
-    other = Till(tmp_path / "darkroom.db", till.clock)
+    other = Till(till.place, till.clock)
 
     results = await asyncio.gather(
         *((till, other)[n % 2].accept(f"t{n}", key) for n in range(32)), return_exceptions=True
@@ -481,12 +479,15 @@ class Tills(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.runner = asyncio.Runner()
-        self.till = Till(Path(self.folder.name) / "darkroom.db", Clock())
+        self.till = Till(self.place(), Clock())
         self.names = (f"t{number}" for number in itertools.count())
         self.owed: dict[str, Owed] = {}
         self.granted = 0
         self.metered = False
         self.key = self.do(self.till.key())
+
+    def place(self) -> Place:
+        return InFile(Path(self.folder.name) / "darkroom.db")
 
     def do(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.runner.run(work)
@@ -597,3 +598,14 @@ class Tills(RuleBasedStateMachine):
 
 TestTills = Tills.TestCase
 TestTills.settings = settings(max_examples=40, stateful_step_count=30)
+
+
+class TillsOnServer(Tills):
+    """The same on PostgreSQL."""
+
+    def place(self) -> Place:
+        return OnServer(Cluster.running)
+
+
+TestTillsOnServer = pytest.mark.usefixtures("cluster")(TillsOnServer.TestCase)
+TestTillsOnServer.settings = settings(max_examples=8, stateful_step_count=25)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
@@ -17,6 +18,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from api.store import Claim, Holding
 from api.tasks import Extras, Failure, Task, TaskState
 from tests.api.making import AMPLE, Clock, inserted, open_store, output_of, submission
+from tests.api.places import InFile, OnServer, Place
+from tests.api.postgres import Cluster
 
 LEASE_MS = 1_000
 
@@ -46,9 +49,12 @@ class Queue(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.runner = asyncio.Runner()
         self.clock = Clock()
-        self.store = open_store(Path(self.folder.name) / "tasks.db", self.clock)
+        self.store = open_store(self.place(), self.clock)
         self.tasks: dict[str, Expected] = {}
         self.names = (f"t{number}" for number in itertools.count())
+
+    def place(self) -> Place:
+        return InFile(Path(self.folder.name) / "tasks.db")
 
     def do(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.runner.run(work)
@@ -184,3 +190,14 @@ class Queue(RuleBasedStateMachine):
 
 TestQueue = Queue.TestCase
 TestQueue.settings = settings(max_examples=40, stateful_step_count=30)
+
+
+class QueueOnServer(Queue):
+    """The same on PostgreSQL."""
+
+    def place(self) -> Place:
+        return OnServer(Cluster.running)
+
+
+TestQueueOnServer = pytest.mark.usefixtures("cluster")(QueueOnServer.TestCase)
+TestQueueOnServer.settings = settings(max_examples=8, stateful_step_count=25)

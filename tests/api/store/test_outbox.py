@@ -1,4 +1,4 @@
-"""Messages in a real SQLite file: claimed once, settled once, never lost."""
+"""Messages in real databases: claimed once, settled once, never lost."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.errors import Unavailable
-from api.store import sqlite_database
 from api.store.database import Database
 from api.store.outbox import (
     MAX_ERROR_CHARS,
@@ -26,6 +24,7 @@ from api.store.outbox import (
     new_message_id,
 )
 from tests.api.making import Clock, inserted, open_store, submission
+from tests.api.places import Place
 
 LEASE_MS = 60_000
 
@@ -36,13 +35,13 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def database(tmp_path: Path, clock: Clock) -> AsyncIterator[Database]:
+async def database(place: Place, clock: Clock) -> AsyncIterator[Database]:
     """With two tasks in it."""
-    store = open_store(tmp_path / "darkroom.db", clock)
+    store = open_store(place, clock)
     for task_id in ("one", "two"):
         await inserted(store, submission(task_id))
     await store.close()
-    database = sqlite_database(tmp_path / "darkroom.db")
+    database = place.open()
     yield database
     await database.close()
 
@@ -278,6 +277,7 @@ async def test_old_settled_messages_are_forgotten(
     assert left == {"https://waiting.example", "https://out.example", "https://young.example"}
 
 
+@pytest.mark.parametrize("place", ["sqlite"], indirect=True)
 async def test_due_messages_are_found_by_their_index(database: Database) -> None:
     async def plan(connection: AsyncConnection) -> str:
         query = "EXPLAIN QUERY PLAN SELECT id FROM outbox WHERE next_ms <= 5 ORDER BY next_ms, id"

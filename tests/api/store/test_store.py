@@ -1,4 +1,4 @@
-"""The queue on a real SQLite file: order, leases, fences, bounds, pages."""
+"""The queue on real databases: order, leases, fences, bounds, pages."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from sqlalchemy.dialects import sqlite
 
 from api.errors import BadRequest, Overloaded, QueueFull, Unavailable
 from api.store import Bounds, Claim, Holding, Store, statements
+from api.store.schema import tasks
 from api.tasks import Delivery, Findings, Task, TaskState
 from tests.api.making import AMPLE, Clock, inserted, open_store, output_of, submission
+from tests.api.places import InFile, Place
 
 LEASE_MS = 1_000
+COLUMNS = [column.name for column in tasks.c]
 
 
 @pytest.fixture
@@ -28,9 +31,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def store(tmp_path: Path, clock: Clock) -> AsyncIterator[Store]:
+async def store(place: Place, clock: Clock) -> AsyncIterator[Store]:
     """An empty store."""
-    opened = open_store(tmp_path / "tasks.db", clock)
+    opened = open_store(place, clock)
     yield opened
     await opened.close()
 
@@ -312,10 +315,11 @@ async def test_a_locked_database_is_waited_for_then_refused(
     await store.close()
 
 
-async def test_no_statement_sorts_or_scans_the_queue(store: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["sqlite"], indirect=True)
+async def test_no_statement_sorts_or_scans_the_queue(store: Store, place: InFile) -> None:
     await inserted(store, submission("one"), AMPLE)
     task = await read(store, "one")
-    plan = sqlite3.connect(tmp_path / "tasks.db")
+    plan = sqlite3.connect(place.path)
     held = [Holding("one", "a", 1)]
     for statement in (
         statements.claim("a", now_ms=1, lease_ms=1, running_here=["x"]),
@@ -334,16 +338,13 @@ async def test_no_statement_sorts_or_scans_the_queue(store: Store, tmp_path: Pat
     plan.close()
 
 
-async def test_a_long_queue_is_quick(store: Store, clock: Clock, tmp_path: Path) -> None:
+async def test_a_long_queue_is_quick(store: Store, clock: Clock, place: Place) -> None:
     await inserted(store, submission("first"), AMPLE)
-    with sqlite3.connect(tmp_path / "tasks.db") as bulk:
-        columns = [row[1] for row in bulk.execute("PRAGMA table_info(tasks)")]
-        copied = ", ".join("n.id" if name == "id" else f"t.{name}" for name in columns)
-        bulk.execute(
-            "WITH RECURSIVE n(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM n LIMIT 10000) "
-            f"INSERT INTO tasks SELECT {copied} FROM tasks t, n"
-        )
-    bulk.close()
+    copied = ", ".join("CAST(n.id AS text)" if name == "id" else f"t.{name}" for name in COLUMNS)
+    place.rows(
+        "WITH RECURSIVE n(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM n WHERE id < 10000) "
+        f"INSERT INTO tasks ({', '.join(COLUMNS)}) SELECT {copied} FROM tasks t, n"
+    )
     started = time.perf_counter()
     for number in range(20):
         clock.ms += 1
