@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -56,8 +57,16 @@ def engine() -> ScriptedEngine:
 
 
 @pytest.fixture
-def serve(tmp_path: Path, models: Path, engine: ScriptedEngine) -> Serve:
-    """`async with serve(**settings) as services`; always on the same data folder."""
+def serve(
+    tmp_path: Path, models: Path, engine: ScriptedEngine, request: pytest.FixtureRequest
+) -> Serve:
+    """`async with serve(**settings) as services`; always on the same data folder.
+
+    TEST_DATABASE=postgres has every service of the tests on PostgreSQL.
+    """
+    elsewhere: dict[str, Any] = {}
+    if os.environ.get("TEST_DATABASE") == "postgres":
+        elsewhere["database_url"] = request.getfixturevalue("cluster").emptied()
 
     @asynccontextmanager
     async def run(
@@ -69,7 +78,8 @@ def serve(tmp_path: Path, models: Path, engine: ScriptedEngine) -> Serve:
             "drain_seconds": 2.0,
             "disk_floor_bytes": 0,
         }
-        services = build(Settings(**(values | changes)), engine=engine, assistants=assistants)
+        values |= elsewhere | changes
+        services = build(Settings(**values), engine=engine, assistants=assistants)
         await services.start()
         try:
             yield services

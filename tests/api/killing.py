@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,10 +34,12 @@ def free_port() -> int:
 class Server:
     """`darkroom serve` as a process of its own, always on the same folder and port."""
 
-    def __init__(self, folder: Path, models: Path, **settings: object) -> None:
+    def __init__(
+        self, folder: Path, models: Path, name: str = "server", **settings: object
+    ) -> None:
         self.url = f"http://127.0.0.1:{free_port()}"
         self.data_dir = folder / "data"
-        self.log = folder / "server.log"
+        self.log = folder / f"{name}.log"
         self._models = models
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
@@ -124,22 +127,28 @@ class Order:
 
 
 class Client(threading.Thread):
-    """Submits, polls and sometimes cancels, whether the server lives or not.
+    """Submits, polls and sometimes cancels, at any of the servers, whether they live or not.
 
     A submission that was not answered is sent again with its idempotency key, until it is.
     """
 
-    def __init__(self, url: str, seed: int, *, webhook: str, most_open: int = 12) -> None:
+    def __init__(
+        self, urls: Sequence[str], seed: int, *, webhook: str, most_open: int = 12
+    ) -> None:
         super().__init__(daemon=True)
         self.orders: list[Order] = []
         self.leaving = threading.Event()
         self.broke: AssertionError | None = None
         self.unanswered: dict[str, Any] | None = None
         self.repeated = 0
-        self._url = url
+        self._urls = urls
         self._webhook = webhook
         self._random = random.Random(seed)
         self._most_open = most_open
+
+    @property
+    def _url(self) -> str:
+        return self._random.choice(self._urls)
 
     @property
     def open(self) -> list[Order]:
