@@ -73,6 +73,17 @@ def test_forwards_that_could_have_had_more_rows_teach_nothing() -> None:
     assert caps.of("a", 16) == 8
 
 
+def test_what_fails_again_after_it_fitted_is_tried_later_than_before() -> None:
+    caps = Caps()
+    caps.fail("a", 16, 8, 1)
+    caps.succeed("a", 8, 1)
+    caps.fail("a", 8, 4, 1)
+    for _ in range(2 * PATIENCE_FORWARDS):
+        assert caps.of("a", 64) == 4
+        caps.succeed("a", 4, 1)
+    assert caps.of("a", 64) == 8
+
+
 @pytest.mark.parametrize("rows", range(1, 16))
 def test_a_shortage_that_passes_leaves_no_trace(rows: int) -> None:
     card = Card(rows)

@@ -17,7 +17,9 @@ from inference.errors import EngineClosed, Unsupported
 from inference.events import Cancelled, Failed, Progress
 from inference.faults import is_lost
 from inference.homes import Homes, deal
+from inference.hosts.base import Submit
 from inference.job import Mode
+from inference.running import nobody_looks
 from inference.settings import EngineSettings
 from inference.status import ModelAction, ModelState
 from inference.worker import Worker
@@ -156,9 +158,11 @@ def test_preloads_spread_where_a_device_holds_one_of_them(catalog: Catalog) -> N
         until(lambda: states(engine)[1].get("b") is ModelState.READY)
         assert ModelState.READY not in (states(engine)[0]["b"], states(engine)[1]["a"])
         # an operator's wish takes the place of another, there alone
-        engine.manage("b", ModelAction.LOAD, "cpu")
+        engine.manage("b", ModelAction.PIN, "cpu")
         until(lambda: states(engine)[0]["b"] is ModelState.READY)
         assert states(engine)[1] == {"b": ModelState.READY, "a": ModelState.UNLOADED}
+        pinned = [[one.name for one in dev.models if one.pinned] for dev in engine.status().devices]
+        assert pinned == [["b"], []]
 
 
 class Ill(BaseException):
@@ -190,13 +194,19 @@ def fault() -> None:
 def test_what_a_dead_device_had_is_cancelled_and_the_next_go_elsewhere(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = Outcomes()
+    given, seen = threading.Event(), Outcomes()
+
+    def panic_later() -> None:
+        given.wait(60)
+        raise Ill
+
     with running(entries(catalog, m={"modes": (Mode.GENERATE,)})) as engine:
-        ill_from(monkeypatch, engine, 0, panic)
+        ill_from(monkeypatch, engine, 0, panic_later)
         for number in range(4):
             engine.submit(job(f"{number}", "m", seeds=(1, 2)), {}, seen, indexes=[number % 2])
+        given.set()
         until(lambda: seen.ends() == 4)
-        assert isinstance(seen.outcome("0"), Cancelled)
+        assert {type(seen.outcome(f"{n}", n % 2)) for n in range(4)} == {Cancelled}
         until(lambda: not engine.status().devices[0].alive)
         for number in range(10, 13):
             engine.submit(job(f"{number}", "m"), {}, seen)
@@ -204,6 +214,9 @@ def test_what_a_dead_device_had_is_cancelled_and_the_next_go_elsewhere(
         until(lambda: seen.ends() == 7)
         assert seen.picture("11") and seen.picture("12")
         assert engine._balance._unfinished[0].total() == 0
+        late = Submit(job("late", "m", seeds=(1, 2)), {}, seen, (0, 1), nobody_looks)
+        engine._hosts[0].send(late)
+        assert {type(seen.outcome("late", index)) for index in (0, 1)} == {Cancelled}
 
 
 def test_a_card_that_answers_everything_with_an_error_fails_no_picture(
