@@ -1,10 +1,11 @@
 """Does step-level batching pay, and for whom? Darkroom's engine against three other ways.
 
     python -m benchmarks.batching [--repeats 3] [--requests 40] [--only flux]
+        [--device cuda:0] [--model sdxl] [--scale full] [--sides 512,768,1024] [--traces mixed]
 
 Every trace is run by every system in turn, several times over, in one process. The ratio to the
-sequential loop of the same round is what counts; the medians of the rounds are printed, saved
-beside this file with the machine's name, and drawn.
+sequential loop of the same round is what counts; the medians of the rounds are printed, and saved
+beside this file with the machine's name. Without a model the two small ones are taken, on the CPU.
 """
 
 from __future__ import annotations
@@ -13,25 +14,24 @@ import argparse
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import structlog
-import torch
-
-from benchmarks import report
+from benchmarks import report, subjects
+from benchmarks.engine import seconds_of, settle
 from benchmarks.systems import Finished, all_systems
 from benchmarks.traces import Arrival, mixed, short_behind_long, uniform
 from inference.catalog import Catalog
+from inference.job import Mode
 from inference.skeletons import tiny_sdxl
 
 Trace = list[Arrival]
 System = Callable[[Sequence[Arrival]], Finished]
-SIDES = {"flux": (64, 128), "sdxl": (64, 128)}
+LEAST_MIXED = 1.15
 
 
 def catalog_of(folder: Path) -> Catalog:
@@ -60,16 +60,19 @@ def catalog_of(folder: Path) -> Catalog:
     )
 
 
-def traces_of(model: str, count: int, service_seconds: float) -> dict[str, Trace]:
+def traces_of(
+    model: str, sides: tuple[int, ...], count: int, service_seconds: float
+) -> dict[str, Trace]:
     """The questions asked of one model; `service_seconds` is a mean request alone."""
-    sides, small, gap = SIDES[model], min(SIDES[model]), service_seconds / 4
+    small, gap = min(sides), service_seconds / 4
+    other = (small, max(sides))
     return {
         "poisson, load 0.8": mixed(model, sides, count, 1, service_seconds / 0.8),
         "poisson, load 1.3": mixed(model, sides, count, 2, service_seconds / 1.3),
         "all at once, mixed": mixed(model, sides, count, 3, 0.0),
-        "all at once, uniform 64 px": uniform(model, small, count, 10),
+        f"all at once, uniform {small} px": uniform(model, small, count, 10),
         "4 steps behind 30": short_behind_long(model, (small, small), 4, 8, gap),
-        "4 steps behind 30 of another size": short_behind_long(model, sides, 4, 8, gap),
+        "4 steps behind 30 of another size": short_behind_long(model, other, 4, 8, gap),
     }
 
 
@@ -105,22 +108,20 @@ def compare(trace: Trace, systems: dict[str, System], repeats: int) -> dict[str,
     }
 
 
-def mean_service_seconds(run: System, model: str) -> float:
-    """CPU seconds of a mean request of the mixed trace, alone."""
-    sample = mixed(model, SIDES[model], 12, 9, 0.0)
+def mean_service_seconds(run: System, model: str, sides: tuple[int, ...]) -> float:
+    """Seconds of a mean request of the mixed trace, alone."""
+    sample = mixed(model, sides, 12, 9, 0.0)
     finished = run(sample)
     return max(finished.values()) / len(sample)
 
 
-def overhead(systems: dict[str, System], model: str, pairs: int = 25) -> float:
-    """Extra CPU time of a lone request through the engine, as a share of the plain call's."""
+def overhead(systems: dict[str, System], model: str, side: int, device: str, pairs: int) -> float:
+    """Extra time of a lone request through the engine, as a share of the plain call's."""
     spent: dict[str, list[float]] = {"sequential": [], "darkroom": []}
     for number in range(pairs):
-        trace = uniform(model, 128, 1, 30)
+        trace = uniform(model, side, 1, 30)
         for name in sorted(spent, reverse=bool(number % 2)):
-            begin = time.thread_time()
-            systems[name](trace)
-            spent[name].append(time.thread_time() - begin)
+            spent[name].append(seconds_of(partial(systems[name], trace), device))
     ratios = [d / s for d, s in zip(spent["darkroom"], spent["sequential"], strict=True)]
     return statistics.median(ratios) - 1
 
@@ -133,59 +134,70 @@ def show(model: str, name: str, ratios: dict[str, dict[str, float]]) -> None:
         print(f"  {system:11s} {cells}")
 
 
-def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
-    """Bars of throughput and p95 per trace and system."""
-    import matplotlib
+def catalog_asked(asked: argparse.Namespace, folder: Path) -> Catalog:
+    """The models that are named, each to generate; the two small ones where none is."""
+    names = subjects.names_of(asked)
+    if not names:
+        return catalog_of(folder)
+    common = {"modes": (Mode.GENERATE,), "preload": True}
+    specs = [subjects.spec_named(asked, name, keep=names) for name in names]
+    return subjects.catalog_of(*(spec.model_copy(update=common) for spec in specs))
 
-    matplotlib.use("agg")
-    from matplotlib import pyplot
 
-    rows = [(model, trace) for model in results for trace in results[model]]
-    figure, axes = pyplot.subplots(1, 2, figsize=(12, 0.75 * len(rows) + 1.2), sharey=True)
-    names = list(next(iter(results[rows[0][0]].values())))
-    for axis, key, title in zip(
-        axes,
-        ("throughput", "p95"),
-        ("throughput (more is better)", "p95 (less is better)"),
-        strict=True,
-    ):
-        for place, name in enumerate(names):
-            values = [results[model][trace][name][key] for model, trace in rows]
-            height = [row + 0.2 * place for row in range(len(rows))]
-            axis.barh(height, values, height=0.18, label=name)
-        axis.axvline(1.0, color="grey", linewidth=0.8)
-        axis.set_title(f"{title}, ratio to sequential")
-        axis.set_yticks([row + 0.3 for row in range(len(rows))])
-        axis.set_yticklabels([f"{model}: {trace}" for model, trace in rows])
-        axis.invert_yaxis()
-    axes[1].legend(loc="lower right", fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=80)
+def headlines(
+    results: dict[str, dict[str, Any]], taxes: dict[str, float], has_goals: bool
+) -> list[dict[str, Any]]:
+    """What a crowd of mixed requests gains, and what a lone one pays."""
+    found = []
+    for model, traces in results.items():
+        for name, systems in traces.items():
+            if "mixed" in name:
+                what = f"{model}: {name}, throughput over a sequential loop"
+                value = round(systems["darkroom"]["throughput"], 3)
+                goal = LEAST_MIXED if has_goals else None
+                found.append(report.headline(what, value, least=goal))
+        what = f"{model}: more time of a lone request than diffusers"
+        found.append(report.headline(what, round(taxes[model], 4)))
+    return found
+
+
+def command_line() -> argparse.ArgumentParser:
+    """What may be asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=40)
+    parser.add_argument("--only", choices=("flux", "sdxl"), help="of the two small models")
+    parser.add_argument("--sides", default="64,128", help="in pixels, with commas between")
+    parser.add_argument("--pairs", type=int, default=25, help="of lone requests")
+    parser.add_argument("--traces", default="", help="only those with this in their names")
+    subjects.add_arguments(parser)
+    return parser
 
 
 def main() -> None:
     """Run everything and report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--requests", type=int, default=40)
-    parser.add_argument("--only", choices=sorted(SIDES))
-    options = parser.parse_args()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
-    torch.set_grad_enabled(False)
+    options = command_line().parse_args()
+    settle()
     results: dict[str, dict[str, Any]] = {}
     taxes: dict[str, float] = {}
+    device = options.device if options.model else "cpu"
+    sides = tuple(map(int, options.sides.split(",")))
     with tempfile.TemporaryDirectory() as folder:
-        systems = all_systems(catalog_of(Path(folder)))
-        for model in [options.only] if options.only else list(SIDES):
-            service = mean_service_seconds(systems["sequential"], model)
+        catalog = catalog_asked(options, Path(folder))
+        systems = all_systems(catalog, device)
+        for model in [options.only] if options.only else list(catalog.models):
+            service = mean_service_seconds(systems["sequential"], model, sides)
             results[model] = {}
-            for name, trace in traces_of(model, options.requests, service).items():
-                results[model][name] = compare(trace, systems, options.repeats)
-                show(model, name, results[model][name])
-            taxes[model] = overhead(systems, model)
+            for name, trace in traces_of(model, sides, options.requests, service).items():
+                if options.traces in name:
+                    results[model][name] = compare(trace, systems, options.repeats)
+                    show(model, name, results[model][name])
+            taxes[model] = overhead(systems, model, max(sides), device, options.pairs)
             print(f"\n{model}: a lone request through the engine costs {taxes[model]:+.1%}")
-    saved = report.save("batching", {"ratios": results, "overhead": taxes})
-    draw(results, saved.with_suffix(".png"))
+    about = subjects.told(options, ",".join(results)) | {"device": device, "sides": sides}
+    lines = headlines(results, taxes, subjects.has_goals(options))
+    figures = {**about, "ratios": results, "overhead": taxes}
+    report.save("batching", figures, headlines=lines, folder=options.results)
 
 
 if __name__ == "__main__":

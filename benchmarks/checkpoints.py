@@ -16,6 +16,7 @@ import shutil
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,7 @@ _SMALL: Mapping[str, dict[str, Any]] = {
     "Qwen2_5_VLForConditionalGeneration": {"num_hidden_layers": 2, "vocab_size": 1024, "depth": 2},
 }
 _SHARD_BYTES = 1 << 31
+_WRITERS = 4
 # No multiple of any layer's width, or the rows of a large one would be copies of one another.
 _POOL_NUMBERS = (1 << 24) + 43
 _SPREAD = 0.02
@@ -182,12 +184,17 @@ def _write_weights(module: Module, folder: Path, stem: str, numbers: torch.Tenso
         shards[-1].append((name, tensor))
         room -= tensor.nbytes
     places: dict[str, str] = {}
-    for number, shard in enumerate(shards, 1):
+
+    def write(number: int, shard: list[tuple[str, torch.Tensor]]) -> None:
         several = f"-{number:05}-of-{len(shards):05}" if len(shards) > 1 else ""
         file = f"{stem}{several}.safetensors"
         filled = {name: fill(name, one, numbers) for name, one in shard}
         save_file(filled, folder / file, metadata={"format": "pt"})
-        places |= dict.fromkeys(filled, file)
+        places.update(dict.fromkeys(filled, file))
+
+    with ThreadPoolExecutor(_WRITERS) as writers:
+        for _ in writers.map(write, range(1, len(shards) + 1), shards):
+            pass
     if len(shards) > 1:
         index = {"metadata": {"total_size": size_bytes(module)}, "weight_map": places}
         (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index))

@@ -6,7 +6,7 @@ import gc
 import io
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import diffusers
@@ -95,11 +95,8 @@ class Engine:
 
     def __init__(self, catalog: Catalog, device: str, **settings: Any) -> None:
         self._device = device
-        self._worker = Worker(
-            device,
-            catalog,
-            EngineSettings(preview_side_px=0, prompt_cache_bytes=0, **settings),
-        )
+        self._settings = EngineSettings(preview_side_px=0, prompt_cache_bytes=0, **settings)
+        self._worker = Worker(device, catalog, self._settings)
 
     def load(self, name: str) -> ModelStatus:
         """Bring a model, and tell what became of it."""
@@ -116,6 +113,11 @@ class Engine:
     def used_bytes(self) -> int:
         """What the engine counts models to take of the device."""
         return self._worker.status(True).used_memory_bytes
+
+    def mix_at_most(self, loras: int) -> None:
+        """From now on no forward has more LoRAs than this."""
+        self._settings = replace(self._settings, max_loras_per_forward=loras)
+        self._worker._settings = self._settings
 
     @property
     def swaps(self) -> int:

@@ -35,7 +35,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.report import save
+from benchmarks.report import RESULTS, save
 
 ROOT = Path(__file__).parent.parent
 PROMPT = "a red circle on a blue background"
@@ -328,16 +328,22 @@ def _spread(seconds: list[float]) -> dict[str, float]:
     return {"p50": cuts[49] * 1e3, "p95": cuts[94] * 1e3, "p99": cuts[98] * 1e3}
 
 
+def command_line() -> argparse.ArgumentParser:
+    """What may be asked."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--polls", type=float, default=50, help="a second")
+    parser.add_argument("--submits", type=float, default=2, help="a second")
+    parser.add_argument("--images", type=int, default=160, help="of a batch")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--engine-alone", action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
 if __name__ == "__main__":
-    arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    arguments.add_argument("--rounds", type=int, default=5)
-    arguments.add_argument("--polls", type=float, default=50, help="a second")
-    arguments.add_argument("--submits", type=float, default=2, help="a second")
-    arguments.add_argument("--images", type=int, default=160, help="of a batch")
-    arguments.add_argument("--engine-alone", action="store_true", help=argparse.SUPPRESS)
-    given = arguments.parse_args()
+    given = command_line().parse_args()
     if given.engine_alone:
         print(json.dumps(engine_alone(given.images)))
     else:
         figures = main(given.rounds, given.polls, given.submits, given.images)
-        save("frontdoor", asyncio.run(figures))
+        save("frontdoor", asyncio.run(figures), folder=given.results)

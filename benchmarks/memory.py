@@ -69,11 +69,13 @@ def effective(status: ModelStatus) -> str:
     return options.effective if options is not None else Offload.NONE.value
 
 
-def modes(spec: ModelSpec, device: str, pictures: int, side: int | None) -> list[dict[str, Any]]:
+def modes(
+    spec: ModelSpec, device: str, pictures: int, side: int | None, steps: int | None
+) -> list[dict[str, Any]]:
     """Each way of offloading, one picture at a time."""
     # room for one picture at a time: how many share a forward is timed anew for each mode
     before, selftest.MEASURED_SIZES = selftest.MEASURED_SIZES, 1
-    rounds = [[picture_of(spec, number, side=side)] for number in range(pictures + 1)]
+    rounds = [[picture_of(spec, one, side=side, steps=steps)] for one in range(pictures + 1)]
     rows = []
     for mode in Offload:
         rows.append(serve(spec, mode, device, rounds))
@@ -82,10 +84,12 @@ def modes(spec: ModelSpec, device: str, pictures: int, side: int | None) -> list
     return rows
 
 
-def crowd(spec: ModelSpec, device: str, size: int, side: int | None, budget: int) -> dict[str, Any]:
+def crowd(
+    spec: ModelSpec, device: str, size: int, side: int | None, steps: int | None, budget: int
+) -> dict[str, Any]:
     """So many at once, resident and within the budget; the share of the resident's throughput."""
     rounds = [
-        [picture_of(spec, size * turn + number, side=side) for number in range(size)]
+        [picture_of(spec, size * turn + one, side=side, steps=steps) for one in range(size)]
         for turn in range(3)
     ]
     resident = serve(spec, Offload.NONE, device, rounds)
@@ -98,25 +102,34 @@ def crowd(spec: ModelSpec, device: str, size: int, side: int | None, budget: int
     return {**told, "resident": resident, "within": within}
 
 
-def main() -> None:
-    """Run everything and report."""
+def command_line() -> argparse.ArgumentParser:
+    """What may be asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     subjects.add_arguments(parser, "flux-dev")
     parser.add_argument("--pictures", type=int, default=4)
     parser.add_argument("--side", type=int)
+    parser.add_argument("--steps", type=int)
     parser.add_argument("--crowd", type=int, default=6)
     parser.add_argument("--budget-gb", type=float, default=12.0)
-    asked = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Run everything and report."""
+    asked = command_line().parse_args()
     settle()
     spec = subjects.spec_named(asked, asked.model)
-    rows = modes(spec, asked.device, asked.pictures, asked.side)
-    together = crowd(spec, asked.device, asked.crowd, asked.side, int(asked.budget_gb * 1e9))
+    sizes = (asked.side, asked.steps)
+    rows = modes(spec, asked.device, asked.pictures, *sizes)
+    together = crowd(spec, asked.device, asked.crowd, *sizes, int(asked.budget_gb * 1e9))
     lines = []
     if (share := together.get("share_of_resident")) is not None:
         what = f"throughput of {asked.crowd} at once in {asked.budget_gb:g} GB, of the resident's"
         goal = LEAST_SHARE if subjects.has_goals(asked) else None
         lines.append(report.headline(what, share, least=goal))
-    figures = {**subjects.told(asked, spec.name), "modes": rows, "crowd": together}
+    about = subjects.told(asked, spec.name)
+    about |= {"side": asked.side or spec.default_size[0], "steps": asked.steps}
+    figures = {**about, "modes": rows, "crowd": together}
     report.save("memory", figures, headlines=lines, folder=asked.results)
 
 

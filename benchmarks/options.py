@@ -27,6 +27,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+import torch
 
 from benchmarks import report, subjects
 from benchmarks.batching import catalog_of
@@ -93,6 +94,8 @@ def compare(
             told[name] = {"reasons": {"run": str(error)[:300]}}
         finally:
             engine.close()
+            if ASKED[name].get("compile"):
+                torch.compiler.reset()
         print(f"{name}: {told[name]}", flush=True)
     taken = [one["diffusers_seconds"] for one in told.values() if "diffusers_seconds" in one]
     if taken:
@@ -156,8 +159,8 @@ def headlines(told: Mapping[str, Any], has_goals: bool) -> list[dict[str, Any]]:
     return found
 
 
-def main() -> None:
-    """Run everything and report."""
+def command_line() -> argparse.ArgumentParser:
+    """What may be asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     subjects.add_arguments(parser)
     parser.add_argument("--side", type=int)
@@ -165,7 +168,12 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", help="names of options, separated by semicolons")
-    asked = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Run everything and report."""
+    asked = command_line().parse_args()
     settle()
     if asked.pictures == 1:
         # nothing will share a forward, so nobody need know how many could

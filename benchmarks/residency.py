@@ -189,12 +189,18 @@ QUESTIONS: dict[str, tuple[float | None, float]] = {
 }
 
 
-def main() -> None:
-    """Run everything and report."""
+def command_line() -> argparse.ArgumentParser:
+    """What may be asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--requests", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
+    parser.add_argument("--results", type=Path, default=report.RESULTS)
+    return parser
+
+
+def main() -> None:
+    """Run everything and report."""
+    options = command_line().parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
     torch.set_grad_enabled(False)
     results: dict[str, list[dict[str, dict[str, float]]]] = {}
@@ -208,7 +214,8 @@ def main() -> None:
             results[question] = rounds
             for told in rounds:
                 print(question, *(f"{name}: {values}" for name, values in told.items()), sep="\n  ")
-    report.save("residency", {"requests": options.requests, "models": len(MODELS), **results})
+    figures = {"requests": options.requests, "models": len(MODELS), **results}
+    report.save("residency", figures, folder=options.results)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from inference import selftest
 from inference.model_spec import ModelSpec
 from inference.residency.memory import machine_bytes
 from inference.residency.plan import Budget
+from inference.status import ModelState
 
 MOST_FLOORS = 1.5
 # Of the machine's memory: both models' copies, and room for reading them.
@@ -101,6 +102,8 @@ def compare(
             before = engine.swaps
             taken = first_step_seconds(engine, spec, 2 * number, side)
             assert number == 0 or engine.swaps == before + 1, "each request is a swap"
+            left = [engine.status(one.name).state for one in specs if one is not spec]
+            assert set(left) <= {ModelState.IN_RAM}, "whoever leaves stays in RAM"
             again = first_step_seconds(engine, spec, 2 * number + 1, side)
             if number:
                 swapped[spec.name].append(taken)
@@ -114,13 +117,18 @@ def compare(
     }
 
 
-def main() -> None:
-    """Run everything and report."""
+def command_line() -> argparse.ArgumentParser:
+    """What may be asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     subjects.add_arguments(parser, "flux-dev", "qwen-image")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--side", type=int)
-    asked = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Run everything and report."""
+    asked = command_line().parse_args()
     settle()
     # one picture at a time
     selftest.MEASURED_SIZES = 1

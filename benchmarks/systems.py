@@ -1,7 +1,8 @@
 """The systems compared: one call after another, static batching, LitServe's loop, Darkroom.
 
 All run on one thread against a clock that counts that thread's CPU time and jumps over idle
-stretches, so other load on the machine changes nothing. Each returns when every request was
+stretches, so other load on the machine changes nothing; with a card it counts real time, since
+that computes by itself. Each returns when every request was
 finished, in seconds of that clock.
 """
 
@@ -23,6 +24,7 @@ from inference.catalog import Catalog
 from inference.events import Event, Failed, ImageDone
 from inference.job import Job, Mode
 from inference.loading import load_pipelines
+from inference.pixels import Pictures
 from inference.settings import EngineSettings
 from inference.worker import Worker
 
@@ -31,14 +33,18 @@ Finished = dict[str, float]
 
 
 class Clock:
-    """CPU seconds of this thread since the start, plus the idle time that was jumped over."""
+    """Seconds of this thread, or of the card's, since the start, and those that were jumped over.
 
-    def __init__(self) -> None:
-        self._skipped = -time.thread_time()
+    A picture that is finished is in RAM, so no time of the card is left out.
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
+        self._seconds = time.perf_counter if device.startswith("cuda") else time.thread_time
+        self._skipped = -self._seconds()
 
     def now(self) -> float:
         """The time on this clock."""
-        return time.thread_time() + self._skipped
+        return self._seconds() + self._skipped
 
     def jump_to(self, at: float) -> None:
         """Idle until `at`."""
@@ -48,10 +54,11 @@ class Clock:
 class Plain:
     """Diffusers as it comes: pipelines called with one request or a list of equal ones."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, device: str = "cpu") -> None:
+        self.device = device
         self._catalog = catalog
         self._pipes = {
-            name: load_pipelines(spec, "cpu")[Mode.GENERATE]
+            name: load_pipelines(spec, device)[Mode.GENERATE]
             for name, spec in catalog.models.items()
         }
 
@@ -59,9 +66,9 @@ class Plain:
         """Pictures of requests that differ in prompt and seed only."""
         first = jobs[0]
         spec = self._catalog.models[first.model]
-        arguments = spec.rules.routes[Mode.GENERATE].arguments(first, spec, {})
+        arguments = spec.rules.routes[Mode.GENERATE].arguments(first, spec, Pictures())
         arguments["prompt"] = [job.prompt for job in jobs]
-        if first.negative_prompt is not None:
+        if arguments.get("negative_prompt") is not None:
             arguments["negative_prompt"] = [first.negative_prompt] * len(jobs)
         noise = [generator(job.seeds[0]) for job in jobs]
         return self._pipes[first.model](**arguments, generator=noise).images
@@ -74,7 +81,7 @@ def equality(job: Job) -> Hashable:
 
 def sequential(plain: Plain, trace: Sequence[Arrival]) -> Finished:
     """A loop over `pipe()`: first come, first served."""
-    clock, finished = Clock(), {}
+    clock, finished = Clock(plain.device), {}
     for arrival in trace:
         clock.jump_to(arrival.at)
         plain.make([arrival.job])
@@ -84,7 +91,7 @@ def sequential(plain: Plain, trace: Sequence[Arrival]) -> Finished:
 
 def static(plain: Plain, trace: Sequence[Arrival]) -> Finished:
     """The oldest request with every equal one that waits, up to a batch of eight."""
-    clock, finished = Clock(), {}
+    clock, finished = Clock(plain.device), {}
     coming, waiting = deque(trace), list[Job]()
     while coming or waiting:
         if not waiting:
@@ -176,7 +183,7 @@ class _Answers:
 
 def lit_serve(plain: Plain, trace: Sequence[Arrival]) -> Finished:
     """LitServe's dynamic batching: its own loop and collation, fed from the trace."""
-    clock = Clock()
+    clock = Clock(plain.device)
     answers = _Answers(clock)
     api = _Api(plain)
     api.pre_setup(spec=None)
@@ -193,14 +200,17 @@ def lit_serve(plain: Plain, trace: Sequence[Arrival]) -> Finished:
 class Darkroom:
     """The engine's own worker, ticked on this thread."""
 
-    def __init__(self, catalog: Catalog) -> None:
-        self._clock = Clock()
-        self._worker = Worker("cpu", catalog, EngineSettings(), clock=lambda: self._clock.now())
+    def __init__(self, catalog: Catalog, device: str = "cpu") -> None:
+        self._device = device
+        self._clock = Clock(device)
+        # rounds repeat the prompts, which the others encode every time
+        settings = EngineSettings(prompt_cache_bytes=0)
+        self._worker = Worker(device, catalog, settings, clock=lambda: self._clock.now())
         self._worker.prepare()
 
     def run(self, trace: Sequence[Arrival]) -> Finished:
         """Submit what has come, then tick, until all is done."""
-        self._clock = clock = Clock()
+        self._clock = clock = Clock(self._device)
         finished: Finished = {}
 
         def emit(event: Event) -> None:
@@ -219,9 +229,11 @@ class Darkroom:
         return finished
 
 
-def all_systems(catalog: Catalog) -> dict[str, Callable[[Sequence[Arrival]], Finished]]:
+def all_systems(
+    catalog: Catalog, device: str = "cpu"
+) -> dict[str, Callable[[Sequence[Arrival]], Finished]]:
     """Every system by name, loaded and ready; `sequential` is the baseline."""
-    plain, darkroom = Plain(catalog), Darkroom(catalog)
+    plain, darkroom = Plain(catalog, device), Darkroom(catalog, device)
     return {
         "sequential": lambda trace: sequential(plain, trace),
         "static": lambda trace: static(plain, trace),

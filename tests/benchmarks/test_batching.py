@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,11 +110,3 @@ def test_ratios_are_taken_within_a_round() -> None:
     ratios = compare(trace, {"sequential": run, "other": run}, repeats=2)
     assert ratios["sequential"] == {"throughput": 1.0, "p50": 1.0, "p95": 1.0}
     assert ratios["other"] == {"throughput": 0.5, "p50": 2.0, "p95": 2.0}
-
-
-def test_the_drawing_shows_every_row(tmp_path: Path) -> None:
-    from benchmarks.batching import draw
-
-    cell = {"throughput": 1.2, "p95": 0.8}
-    draw({"sdxl": {"a": {"sequential": cell, "darkroom": cell}}}, tmp_path / "plot.png")
-    assert (tmp_path / "plot.png").stat().st_size > 1000
