@@ -29,19 +29,15 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Of a CPU. Either takes more words: make bench BENCH="--quick --only lora"
+BENCH ?=
 bench: install
-	$(BIN)/python -m benchmarks.batching
+	$(BIN)/python -m benchmarks cpu $(BENCH)
 
-# On a machine with an NVIDIA GPU: make bench-gpu MODELS=my.yaml MODEL=flux SIDE=1024 STEPS=28
-MODELS ?= models.yaml
-MODEL ?= tiny-flux
-SIDE ?= 128
-STEPS ?= 8
+# On a machine with an NVIDIA GPU: make bench-gpu, or make bench-gpu BENCH=--quick
 bench-gpu: install
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,cuda]'
-	$(BIN)/python -m benchmarks.memory --device cuda:0 --models $(MODELS) --model $(MODEL)
-	$(BIN)/python -m benchmarks.options --device cuda:0 --models $(MODELS) --model $(MODEL) \
-		--side $(SIDE) --steps $(STEPS)
+	$(BIN)/python -m benchmarks gpu $(BENCH)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
