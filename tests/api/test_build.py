@@ -8,14 +8,16 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from api.build import build
+from api.build import _engine_settings, build
 from api.settings import Settings, SettingsError
 from inference.errors import CatalogError
 from inference.job import ImageRequest
+from inference.settings import EngineSettings
 from tests.api.conftest import Serve
 from tests.api.making import submitted
 from tests.api.scripted import ScriptedEngine
@@ -174,3 +176,20 @@ def test_log_lines_are_json_when_nobody_reads_along(tmp_path: Path) -> None:
     assert [line["event"] for line in lines] == ["made", "heard", "broke"]
     assert lines[0]["task_id"] == "t1" and lines[0]["level"] == "info"
     assert "ZeroDivisionError" in lines[2]["exception"] and "canary" not in done.stderr
+
+
+def test_the_engine_is_told_every_setting_that_it_has_too(tmp_path: Path) -> None:
+    shared = {field.name for field in fields(EngineSettings)} & set(Settings.model_fields)
+    given = Settings(
+        data_dir=tmp_path,
+        devices=("cuda:7",),
+        preview_side_px=11,
+        device_memory_bytes=12,
+        ram_bytes=13,
+        model_wait_seconds=14,
+        model_stay_seconds=15,
+        worker_silence_seconds=16,
+    )
+    told, plain = _engine_settings(given), EngineSettings()
+    for name in shared:
+        assert getattr(told, name) == getattr(given, name) != getattr(plain, name), name
