@@ -36,10 +36,10 @@ class Balance:
         """What lies before a picture of a model that came now, in pictures."""
         with self._lock:
             images, own = self._unfinished[device].total(), self._unfinished[device][model]
-        states = {one.name: one.state for one in status.models}
-        state = states.get(model, ModelState.UNLOADED)
+        found = next((one for one in status.models if one.name == model), None)
         hangs = status.idle_seconds > self._silence_seconds
-        if not status.alive or hangs or state is ModelState.FAILED:
+        if not status.alive or hangs or (found is not None and found.is_barred):
             return images + _HOPELESS_IMAGES
-        is_coming = own > 0 or state in (ModelState.READY, ModelState.LOADING)
+        is_here = found is not None and found.state in (ModelState.READY, ModelState.LOADING)
+        is_coming = own > 0 or is_here
         return images + (0 if is_coming else COMING_IMAGES)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from inference.errors import PipelineFailed
 from inference.options.spec import VaeOptions
 from inference.prompts import PromptCache
 from inference.schedulers import scheduler_for
@@ -35,6 +36,26 @@ def private_copy(
         owner_and_class = (owner, type(pipe).__name__)
         own.__dict__["encode_prompt"] = prompts.wrap(owner_and_class, own.encode_prompt)
     return own
+
+
+def check_numbers(pipe: Any) -> None:
+    """Have a picture fail that is made of no numbers, which diffusers would paint black."""
+    if (shared := getattr(pipe, "image_processor", None)) is None:
+        return
+    finish = shared.postprocess
+
+    @functools.wraps(finish)
+    def finished(image: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(image, Tensor) and not image.isfinite().all():
+            raise PipelineFailed(
+                "the picture came out as NaN or infinity: weights that are damaged, or a dtype too "
+                "narrow for them"
+            )
+        return finish(image, *args, **kwargs)
+
+    own = copy.copy(shared)
+    own.__dict__["postprocess"] = finished
+    pipe.__dict__["image_processor"] = own
 
 
 def accepted(pipe: Any, arguments: dict[str, Any]) -> dict[str, Any]:

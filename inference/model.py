@@ -8,7 +8,15 @@ from typing import Any
 
 from PIL.Image import Image
 
-from inference.calls import OnStep, accepted, generator, private_copy, set_vae, watch_steps
+from inference.calls import (
+    OnStep,
+    accepted,
+    check_numbers,
+    generator,
+    private_copy,
+    set_vae,
+    watch_steps,
+)
 from inference.coalesce import Attached, Rendezvous, bring
 from inference.job import Job, Mode
 from inference.loading import denoisers, load_pipelines
@@ -72,6 +80,7 @@ class LoadedModel:
         )
         if self.vae.tiling or self.vae.slicing:
             pipe.__dict__["vae"] = set_vae(pipe.vae, self.vae)
+        check_numbers(pipe)
         if on_step is not None:
             watch_steps(pipe, on_step)
         guidance.prepare(pipe, job, index)

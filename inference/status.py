@@ -42,8 +42,9 @@ class Lane(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelStatus:
-    """One model on one device; `reason` says why it failed.
+    """One model on one device; `reason` says why it failed when it was tried last.
 
+    Requests for one that `is_barred` fail at once, since that was a moment ago.
     `weight_bytes` are those of its files until it is loaded, then its own; `working_bytes` is what
     its operations take beside them, once measured. While it is being fetched, `fetched_bytes` of
     `fetch_bytes` are here. `last_used_at` is in seconds since 1970.
@@ -52,6 +53,7 @@ class ModelStatus:
     name: str
     state: ModelState
     reason: str = ""
+    is_barred: bool = False
     pinned: bool = False
     weight_bytes: int = 0
     working_bytes: int = 0

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-import numpy as np
 import structlog
 
 from inference import coalesce
@@ -126,10 +125,7 @@ def make_picture(
     rows: int = 1,
     denoise: Callable[[Sequence[Call]], list[Any]] = coalesce.forward,
 ) -> None:
-    """One step of a picture, the denoisers' forwards with so many equal rows; raises what it does.
-
-    A picture that is not made of numbers counts as failed.
-    """
+    """One step of a picture, the denoisers' forwards with so many equal rows; raises what it does."""
     job = probe_job(model, model.spec.modes[0], steps=1, seed=1, size=size)
     carrier = Carrier(make_probe(model, job)[1])
     carrier.advance()
@@ -143,8 +139,6 @@ def make_picture(
             carrier.advance(coalesce.forward(calls)[0])
     if carrier.error is not None:
         raise carrier.error
-    if not np.isfinite(carrier.result).all():
-        raise ValueError("the picture came out as no numbers")
 
 
 def _make_smallest(model: LoadedModel) -> None:

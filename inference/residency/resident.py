@@ -69,6 +69,7 @@ class Resident:
     findings: Findings | None = None
     weights: list[Weights] = field(default_factory=list)
     error: ModelFailed | None = None
+    is_barred: bool = False
     not_narrowed: str = ""
     failed_at: float = 0.0
     arrived: float = 0.0
@@ -142,7 +143,7 @@ class Resident:
 
     def read(self) -> None:
         """Begin to read it into RAM, on a thread of its own."""
-        self._begun = self.home.clock()
+        self._begun, self.error = self.home.clock(), None
         self._reading = on_a_thread(f"load-{self.spec.name}", self._read)
 
     def take_up(self) -> bool:
@@ -162,7 +163,7 @@ class Resident:
         """Begin to bring it to the device and make it ready; `go_on` does it piece by piece."""
         if self._begun == 0.0:
             self._begun = self.home.clock()
-        self.on_device = True
+        self.on_device, self.error = True, None
         self._aside = Aside(self._settle)
 
     def go_on(self) -> bool:

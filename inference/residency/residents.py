@@ -90,20 +90,22 @@ class Residents:
         """What an operator wants of a model; unloading one unpins it."""
         one = self._all[name]
         if action in (ModelAction.LOAD, ModelAction.PIN):
-            one.wanted, one.gentle, one.leaving, one.error = True, False, False, None
+            one.wanted, one.gentle, one.leaving, one.is_barred = True, False, False, False
         if action is ModelAction.UNLOAD:
-            one.wanted, one.leaving = False, True
+            one.wanted, one.leaving, one.error, one.is_barred = False, True, None, False
         if action is not ModelAction.LOAD:
             one.pinned = action is ModelAction.PIN
         if action in (ModelAction.UNLOAD, ModelAction.UNPIN):
-            self._pardon()
+            for other in self._all.values():
+                if isinstance(other.error, NoRoom):
+                    self._pardon(other)
         self._changed = True
         self._tell(one)
 
     def usable(self, name: str) -> LoadedModel | None:
         """The model, if pictures of it may start now; raises ModelFailed, for a while."""
         one = self._all[name]
-        if one.error is not None:
+        if one.is_barred and one.error is not None:
             raise without_tensors(one.error)
         return one.model if one.is_ready and name not in self._draining else None
 
@@ -139,8 +141,8 @@ class Residents:
         for name in demands:
             self._note_use(self._all[name], demands[name], now)
         for one in self._all.values():
-            if one.error is not None and now - one.failed_at > self._retry_seconds:
-                one.error = None
+            if one.is_barred and now - one.failed_at > self._retry_seconds:
+                self._pardon(one)
             if one.is_busy:
                 self._go_on(one, now)
             one.wanted = one.wanted and not one.is_ready
@@ -172,7 +174,7 @@ class Residents:
 
     def _is_missing(self, name: str, demand: Demand) -> bool:
         one = self._all[name]
-        waits = demand.waiting_since is not None and one.error is None
+        waits = demand.waiting_since is not None and not one.is_barred
         return waits and (not one.is_ready or name in self._draining)
 
     def _note_use(self, one: Resident, demand: Demand, now: float) -> None:
@@ -236,7 +238,6 @@ class Residents:
             # a picture larger than there is room for is tried all the same, and may fail alone
             most = self.budget.device_bytes - sum(parts.values())
             working = max(one.findings.working.peak_bytes(), min(working, most))
-        failed = one.error is not None
         return Standing(
             name=one.spec.name,
             parts=parts,
@@ -246,10 +247,10 @@ class Residents:
             in_ram=one.is_read and (one.in_ram or not one.on_device),
             busy=one.is_busy,
             pinned=one.pinned,
-            wanted=one.wanted and not failed,
+            wanted=one.wanted and not one.is_barred,
             gentle=one.gentle,
             leaving=one.leaving,
-            waiting_since=None if failed else demand.waiting_since,
+            waiting_since=None if one.is_barred else demand.waiting_since,
             waiting_priority=demand.waiting_priority,
             running=demand.running,
             running_priority=demand.running_priority,
@@ -306,15 +307,14 @@ class Residents:
         # kept until it is tried again, and its frames hold the weights
         one.error = without_tensors(error)
         one.drop(self._others(one))
-        one.failed_at, one.wanted, self._changed = now, False, True
+        one.is_barred, one.failed_at, one.wanted, self._changed = True, now, False, True
         self._tell(one)
 
-    def _pardon(self) -> None:
-        """Try again what had no room, since there may be some now."""
-        for one in self._all.values():
-            if isinstance(one.error, NoRoom):
-                one.error = None
-                self._tell(one)
+    def _pardon(self, one: Resident) -> None:
+        """Let it be tried again; a pinned one is to be there without anybody's asking."""
+        one.is_barred = False
+        one.wanted, self._changed = one.wanted or one.pinned, True
+        self._tell(one)
 
     def _others(self, one: Resident) -> list[Resident]:
         return [other for other in self._all.values() if other is not one]
@@ -335,6 +335,7 @@ class Residents:
             name=one.spec.name,
             state=_state(one),
             reason=str(one.error) if one.error is not None else "",
+            is_barred=one.is_barred,
             lanes=dict(model.lanes) if model is not None and one.is_ready else {},
             dtype=model.dtype if model is not None else "",
             token_budget=model.attached[0].budget_tokens if model is not None else 0,

@@ -21,7 +21,10 @@ from tests.inference.making import Bench, Recorder, difference, job, plain
 
 
 def device(
-    state: ModelState = ModelState.UNLOADED, alive: bool = True, idle_seconds: float = 0.0
+    state: ModelState = ModelState.UNLOADED,
+    alive: bool = True,
+    idle_seconds: float = 0.0,
+    is_barred: bool = False,
 ) -> DeviceStatus:
     return DeviceStatus(
         device="cpu",
@@ -30,7 +33,7 @@ def device(
         idle_seconds=idle_seconds,
         running_images=0,
         waiting_images=0,
-        models=(ModelStatus(name="a", state=state), ModelStatus(name="b", state=state)),
+        models=tuple(ModelStatus(name=name, state=state, is_barred=is_barred) for name in "ab"),
     )
 
 
@@ -64,7 +67,8 @@ def test_where_it_fails_or_nobody_works_is_the_last_choice() -> None:
     balance = Balance(1, 60)
     balance.hand(0, "b", 1000)
     busy = balance.burden(0, device(), "a")
-    assert busy < balance.burden(0, device(ModelState.FAILED), "a")
+    assert busy < balance.burden(0, device(ModelState.FAILED, is_barred=True), "a")
+    assert busy == balance.burden(0, device(ModelState.FAILED), "a"), "it may be tried again"
     assert busy < balance.burden(0, device(alive=False), "a")
     assert busy < balance.burden(0, device(idle_seconds=61), "a")
     assert busy == balance.burden(0, device(idle_seconds=59), "a")

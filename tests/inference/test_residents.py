@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +267,51 @@ def test_reading_that_fails_in_whatever_way_fails_that_model_alone(
     bench.submit(job("b"))
     bench.finish()
     assert bench.seen.picture("b")
+
+
+def test_a_failure_is_told_until_the_model_is_tried_again(three: Catalog, tmp_path: Path) -> None:
+    """Also when requests no longer fail of it at once; one that is pinned is tried by itself."""
+    gone = tmp_path / "gone"
+    bench = Bench(changed(three, flux={"source": str(gone)}), retry_load_seconds=0.2)
+    bench.submit(job("a"))
+    bench.finish()
+    assert status_of(bench, "flux").is_barred
+    bench.submit(job("other", model="third"))
+    bench.finish()
+    until(bench, lambda: not status_of(bench, "flux").is_barred)
+    told = status_of(bench, "flux")
+    assert told.state is ModelState.FAILED and str(gone) in told.reason
+    bench.worker.command("flux", ModelAction.PIN)
+    until(bench, lambda: status_of(bench, "flux").is_barred)
+    shutil.copytree(three.models["flux"].source, gone)
+    until(bench, lambda: status_of(bench, "flux").state is ModelState.READY)
+    assert status_of(bench, "flux").reason == ""
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae.decoder"])
+def test_weights_that_are_no_numbers_fail_the_model(
+    three: Catalog, tmp_path: Path, part: str
+) -> None:
+    """They would paint black, which everybody would be charged for."""
+    pipe = skeletons.tiny_flux(seed=2)
+    next(attrgetter(part)(pipe).parameters()).data.fill_(torch.nan)
+    pipe.save_pretrained(tmp_path)
+    bench = Bench(changed(three, flux={"source": str(tmp_path)}))
+    bench.submit(job())
+    bench.finish()
+    told = status_of(bench, "flux")
+    assert told.state is ModelState.FAILED and "NaN" in told.reason
+
+
+def test_a_picture_that_comes_out_as_no_numbers_fails_alone(three: Catalog) -> None:
+    bench = Bench(three)
+    bench.worker._residents.get("flux")
+    bench.submit(job("a", guidance_scale=torch.inf, num_inference_steps=8))
+    bench.submit(job("b"))
+    bench.finish()
+    failed = bench.seen.outcome("a")
+    assert isinstance(failed, Failed) and "NaN" in str(failed.error)
+    assert bench.seen.picture("b").tobytes() == plain(three.models["flux"], job()).tobytes()
 
 
 def test_files_half_written_fail_that_model_alone(three: Catalog, tmp_path: Path) -> None:
