@@ -62,7 +62,8 @@ def link_seconds(size: int, device: str) -> float:
 def device_for_one(asked: argparse.Namespace, names: Sequence[str]) -> tuple[Engine, list[Any]]:
     """An engine with copies of all in RAM, and room on the device for any one; what it tells.
 
-    Where the disk holds one random checkpoint at a time, each is read before the next is written.
+    Where the disk holds one random checkpoint at a time, each is read before the next is written;
+    with models that may share parts, such as CLIP, that would be compared and are gone, it fails.
     """
     is_roomy = asked.models is not None or subjects.fit_together(asked, names)
     if is_roomy:

@@ -214,9 +214,9 @@ def test_models_swap_though_the_disk_holds_one_at_a_time(
     monkeypatch.setattr(subjects.shutil, "disk_usage", usage)
     # files are looked for again only after seconds, which full-size ones take to be written
     monkeypatch.setattr("inference.residency.resident._LOOK_SECONDS", 0.0)
-    names = ["flux-dev", "sdxl"]
+    names = ["flux-dev", "klein"]
     served, told = swap.device_for_one(asked, names)
-    assert [path.name for path in tmp_path.iterdir()] == ["sdxl-tiny-small"]
+    assert [path.name for path in tmp_path.iterdir()] == ["klein-tiny-small"]
     specs = [subjects.spec_unwritten(asked, name) for name in names]
     found = swap.compare(served, specs, 1, 64)
     assert all(own["first_step_seconds"] > 0 for own in found.values())
