@@ -170,6 +170,22 @@ class TestDownloads:
         assert seen(hub, WEIGHTS)["GET"] == [f"bytes={held}-"]
         assert again.bytes == (whole, whole)
 
+    def test_one_that_is_stopped_between_two_files_is_not_whole(self, hub: Hub) -> None:
+        download = Download()
+        download.stop()
+        with pytest.raises(HubFailed, match="stopped"):
+            bring(PIPELINE, download)
+        assert seen(hub, WEIGHTS)["GET"] == [] and cache.find(PIPELINE) is None
+
+    def test_a_file_that_another_has_moved_is_not_written_to(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.part"
+        with path.open("ab") as stream:
+            assert fetch._is_at(stream, path)
+            path.rename(tmp_path / "a")
+            assert not fetch._is_at(stream, path)
+            path.touch()
+            assert not fetch._is_at(stream, path)
+
     def test_two_that_want_the_same_get_it_once(self, hub: Hub, tmp_path: Path) -> None:
         hub.slow_seconds = 0.02
         downloads = [Download() for _ in range(3)]
@@ -370,6 +386,20 @@ class TestCachesOfOthers:
         assert cache.find(PIPELINE) is None
         shutil.copy(one.with_name(shards[0]), one.with_name(shards[1]))
         assert cache.find(PIPELINE) is not None
+
+    def test_a_file_without_a_name_is_looked_for_while_there_is_a_hub(
+        self, hub: Hub, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = self.lay(tmp_path, folders["flux"] / "vae")
+        (kept,) = folder.glob("*.safetensors")
+        one = one_file("", "owner/far", None, "")
+        files = {kept.name: kept.read_bytes(), "other.safetensors": b"another"}
+        hub.repositories["owner/far"] = files
+        with pytest.raises(HubFailed, match="name one of"):
+            bring(one)
+        shutil.rmtree(folder.parents[1] / "listings")
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        assert bring(one) == folder
 
 
 class TestLoras:
