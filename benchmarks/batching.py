@@ -44,7 +44,7 @@ def catalog_of(folder: Path) -> Catalog:
         "guidance_field": "true_cfg_scale",
         "max_sequence_length": 24,
     }
-    models = {
+    models: dict[str, dict[str, Any]] = {
         "flux": flux,
         "sdxl": {"family": "sdxl", "source": str(folder / "sdxl")},
     }

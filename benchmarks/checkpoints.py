@@ -90,6 +90,8 @@ _SMALL: Mapping[str, dict[str, Any]] = {
     },
     "Qwen2_5_VLForConditionalGeneration": {"num_hidden_layers": 2, "vocab_size": 1024, "depth": 2},
 }
+# An empty file that is written last.
+_DONE = "complete"
 _SHARD_BYTES = 1 << 31
 _WRITERS = 4
 # No multiple of any layer's width, or the rows of a large one would be copies of one another.
@@ -110,13 +112,18 @@ def spec_of(name: str, folder: Path, scale: str) -> ModelSpec:
     return ModelSpec.model_validate(entry | own)
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether `random_checkpoint` has finished there."""
+    return (folder / _DONE).is_file()
+
+
 def random_checkpoint(name: str, folder: Path, *, scale: str = "full", text: str = "small") -> Path:
     """Write a pipeline's folder, unless it is there; 16-bit weights, the same every time.
 
     The denoiser and the VAE have their real sizes, or with the `tiny` scale the skeleton's; a
     `small` text encoder has the real one's width and few of its layers.
     """
-    if (folder / _DONE).is_file():
+    if is_complete(folder):
         return folder
     write_configs(name, folder, scale=scale, text=text)
     pool = torch.Generator().manual_seed(zlib.crc32(name.encode()))
@@ -128,9 +135,6 @@ def random_checkpoint(name: str, folder: Path, *, scale: str = "full", text: str
         _write_weights(module, folder / part, stem, numbers)
     (folder / _DONE).touch()
     return folder
-
-
-_DONE = "complete"
 
 
 def write_configs(name: str, folder: Path, *, scale: str, text: str) -> Blueprint:

@@ -54,12 +54,17 @@ def seconds_of(action: Callable[[], object], device: str) -> float:
     return time.perf_counter() - begin
 
 
+def mode_of(spec: ModelSpec) -> Mode:
+    """The one mode of a model that is measured."""
+    return Mode.GENERATE if Mode.GENERATE in spec.modes else spec.modes[0]
+
+
 def picture_of(
     spec: ModelSpec, number: int, *, side: int | None = None, steps: int | None = None
 ) -> Job:
     """A picture at the model's own defaults, or of that side and so many steps; edits get one."""
     width, height = (side, side) if side is not None else spec.default_size
-    mode = Mode.GENERATE if Mode.GENERATE in spec.modes else spec.modes[0]
+    mode = mode_of(spec)
     source = InputImage(role=ImageRole.SOURCE, key=SOURCE)
     return Job(
         id=f"p{number}",

@@ -31,7 +31,7 @@ import torch
 
 from benchmarks import report, subjects
 from benchmarks.batching import catalog_of
-from benchmarks.engine import Engine, Plain, picture_of, seconds_of, settle
+from benchmarks.engine import Engine, Plain, mode_of, picture_of, seconds_of, settle
 from inference import selftest
 from inference.job import Job
 from inference.model_spec import ModelSpec
@@ -76,7 +76,7 @@ def with_options(spec: ModelSpec, asked: Mapping[str, Any]) -> ModelSpec:
     """The model's entry with these and no other options."""
     values = spec.model_dump(mode="json", exclude_unset=True)
     kept = {key: value for key, value in values.items() if key not in OPTIONS}
-    return ModelSpec.model_validate(kept | dict(asked) | {"modes": [spec.modes[0]]})
+    return ModelSpec.model_validate(kept | dict(asked) | {"modes": [mode_of(spec)]})
 
 
 def compare(

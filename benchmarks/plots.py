@@ -46,7 +46,8 @@ def options(told: Document) -> list[Panel]:
     """Speeds over plain diffusers, and bytes of the weights."""
     ways = {name: one for name, one in told["ways"].items() if "times_as_fast" in one}
     speeds = {name: {"": one["times_as_fast"]} for name, one in ways.items()}
-    sizes = {name: {"": one.get("weight_bytes", 0) / 1e9} for name, one in ways.items()}
+    known = {name: one["weight_bytes"] for name, one in ways.items() if "weight_bytes" in one}
+    sizes = {name: {"": size / 1e9} for name, size in known.items()}
     title = f"times as fast as diffusers: {told['model']}, {told['side']} px"
     return [Panel(title, speeds, 1.0), Panel("GB of weights", sizes)]
 

@@ -23,9 +23,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from benchmarks import report, subjects
 from benchmarks.checkpoints import SKELETONS
-from benchmarks.engine import Engine, Plain, picture_of, release, seconds_of, settle
+from benchmarks.engine import Engine, Plain, mode_of, picture_of, release, seconds_of, settle
 from inference.errors import ModelFailed
-from inference.job import Mode
 from inference.model_spec import ModelSpec
 
 LEAST_KLEIN = 3.6
@@ -68,12 +67,6 @@ def typical_seconds(action: Callable[[], object], rounds: int, device: str) -> f
     return statistics.median(seconds_of(action, device) for _ in range(rounds))
 
 
-def one_mode(spec: ModelSpec) -> ModelSpec:
-    """The entry for the one mode that is measured."""
-    mode = Mode.GENERATE if Mode.GENERATE in spec.modes else spec.modes[0]
-    return spec.model_copy(update={"modes": (mode,)})
-
-
 def command_line() -> argparse.ArgumentParser:
     """What may be asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -94,7 +87,8 @@ def main() -> None:
     found: dict[str, dict[str, Any]] = {}
     for name in subjects.names_of(asked):
         try:
-            spec = one_mode(subjects.spec_named(asked, name))
+            spec = subjects.spec_named(asked, name)
+            spec = spec.model_copy(update={"modes": (mode_of(spec),)})
             found[name] = measure(spec, asked.device, **sizes)
         except (ModelFailed, RuntimeError, SystemExit) as error:
             found[name] = {"failed": str(error)[:300]}

@@ -16,6 +16,7 @@ from benchmarks.checkpoints import (
     SCALES,
     SKELETONS,
     TEXTS,
+    is_complete,
     random_checkpoint,
     spec_of,
     weight_bytes,
@@ -56,7 +57,7 @@ def spec_named(asked: argparse.Namespace, name: str, keep: Sequence[str] = ()) -
     folder = folder_of(asked, name)
     if name not in SKELETONS:
         raise SystemExit(f"{name}: random are {', '.join(SKELETONS)}; name --models for others")
-    if not folder.exists():
+    if not is_complete(folder):
         _make_room(asked, name, [folder_of(asked, one) for one in keep])
     random_checkpoint(name, folder, scale=asked.scale, text=asked.text)
     return spec_of(name, folder, asked.scale)
@@ -101,7 +102,7 @@ def needed_bytes(asked: argparse.Namespace, name: str) -> int:
 
 def fit_together(asked: argparse.Namespace, names: Sequence[str]) -> bool:
     """Whether the disk holds the random checkpoints of all of these at once."""
-    missing = [name for name in names if not folder_of(asked, name).exists()]
+    missing = [name for name in names if not is_complete(folder_of(asked, name))]
     needed = sum(needed_bytes(asked, name) for name in missing)
     others = _others(asked, [folder_of(asked, name) for name in names])
     gained = sum(file.stat().st_size for one in others for file in one.rglob("*.safetensors"))
