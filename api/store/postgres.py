@@ -95,9 +95,11 @@ class PostgresDatabase(Database):
         self._ahead_ms: float | None = None
         self._leading: Connection | None = None
         self._listening: asyncio.Task[None] | None = None
-        self._turn = asyncio.Lock()
+        self._turn, self._asking = asyncio.Lock(), asyncio.Lock()
         self._uncut = Uncut()
         self._closed = False
+        # Set when the line for listening is cut, and when all is to end.
+        self._changed = asyncio.Event()
 
     async def migrate(self) -> None:
         """Create or upgrade the tables; of several servers that start one does, the others wait."""
@@ -127,12 +129,13 @@ class PostgresDatabase(Database):
     async def close(self) -> None:
         """Let what runs end, then disconnect."""
         self._closed = True
+        self._changed.set()
         await self._uncut.settle()
         if self._listening is not None:
-            self._listening.cancel()
-            await asyncio.gather(self._listening, return_exceptions=True)
+            # Not cancelled: a connection that is just being made would be left open.
+            await self._listening
         if self._leading is not None:
-            self._leading.terminate()
+            await _end(self._leading)
         await self._engine.dispose()
 
     def now_ms(self) -> int:
@@ -143,15 +146,18 @@ class PostgresDatabase(Database):
 
     async def leads(self) -> bool:
         """Whether this server has the lock of the one; it keeps it as long as it is connected."""
-        with _explaining():
-            if self._leading is None or self._leading.is_closed():
-                self._leading = await self._connect(_COMPANIONABLE, STATEMENT_SECONDS)
-            got = await self._leading.fetchval("SELECT pg_try_advisory_lock($1)", LEADING)
-            return bool(got)
+        return await self._run(self._lead)
 
     async def listen(self, hear: Hear) -> None:
         """Tell what is announced, our own words too, but for what is said while the line is cut."""
         self._listening = asyncio.create_task(self._listen_forever(hear), name="listening")
+
+    async def _lead(self) -> bool:
+        async with self._asking:
+            if self._leading is None or self._leading.is_closed():
+                self._leading = await self._connect(_COMPANIONABLE, STATEMENT_SECONDS)
+            got = await self._leading.fetchval("SELECT pg_try_advisory_lock($1)", LEADING)
+        return bool(got)
 
     async def _run(self, attempt: Callable[[], Awaitable[T]]) -> T:
         if self._closed:
@@ -233,33 +239,41 @@ class PostgresDatabase(Database):
         )
 
     async def _listen_forever(self, hear: Hear) -> None:
-        while True:
+        while not self._closed:
+            self._changed.clear()
             try:
                 await self._listen_once(hear)
             except _AWAY as error:
                 log.warning("listening_waits", reason=type(error).__name__)
             except Exception:
                 log.exception("listening_broke")
-            await asyncio.sleep(PAUSE_SECONDS)
+            await self._pause(PAUSE_SECONDS)
 
     async def _listen_once(self, hear: Hear) -> None:
         def heard(_connection: object, _pid: int, _channel: str, payload: object) -> None:
             task_id, _, word = str(payload).partition(" ")
             hear(task_id, word)
 
-        gone = asyncio.Event()
         connection = await self._connect(_COMPANIONABLE, STATEMENT_SECONDS)
         try:
-            connection.add_termination_listener(lambda _: gone.set())
+            connection.add_termination_listener(lambda _: self._changed.set())
             await connection.add_listener(CHANNEL, heard)
-            while not gone.is_set():
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(ASK_SECONDS):
-                        await gone.wait()
-                if not gone.is_set():
-                    await connection.execute("SELECT 1")
+            while not (self._closed or connection.is_closed()):
+                await connection.execute("SELECT 1")
+                await self._pause(ASK_SECONDS)
         finally:
-            connection.terminate()
+            await _end(connection)
+
+    async def _pause(self, seconds: float) -> None:
+        if not self._closed:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._changed.wait()
+
+
+async def _end(connection: Connection) -> None:
+    with suppress(*_AWAY):
+        await connection.close(timeout=BUSY_SECONDS)
 
 
 @contextmanager

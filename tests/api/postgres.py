@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -168,8 +169,8 @@ def _group() -> int | None:
     return pwd.getpwnam(USER).pw_gid if USER else None
 
 
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
+@contextmanager
+def started() -> Iterator[Cluster]:
     """A running PostgreSQL; skips where the machine has none."""
     if not BINARIES:
         pytest.skip("there is no PostgreSQL in /usr/lib/postgresql")
@@ -177,7 +178,14 @@ def cluster() -> Iterator[Cluster]:
     try:
         made.start()
         made.make_shared()
-        Cluster.running = made
         yield made
     finally:
         made.remove()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """The PostgreSQL of all tests of this process."""
+    with started() as made:
+        Cluster.running = made
+        yield made
