@@ -10,17 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from api.accounts import Caller, Key
 from api.build import Services
-from api.errors import Unavailable
+from api.errors import Unavailable, Unsure
 from api.idempotency import Once
-from api.orders import Order
+from api.orders import Order, Upload
 from api.settings import SettingsError
 from api.tasks import Delivery, Task, TaskState, TaskUpdate
-from inference.job import ImageRequest
+from inference.job import ImageRequest, ImageRole
 from tests.api.conftest import Serve
-from tests.api.making import submitted
+from tests.api.making import encoded, submitted
 from tests.api.postgres import Cluster, rows, started
 from tests.api.receivers import Receiver
 from tests.api.scripted import ScriptedEngine
@@ -238,6 +239,25 @@ async def persist(work: Callable[[], object]) -> Task:
                 return await work()  # type: ignore[misc]
             except Unavailable:
                 await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize(("error", "stays"), [(Unsure, True), (Unavailable, False)])
+async def test_the_inputs_of_what_may_be_kept_stay(
+    services: Services,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[Unavailable],
+    stays: bool,
+) -> None:
+    async def accept(*_: object) -> None:
+        raise error("the database went away")
+
+    monkeypatch.setattr(services.store, "accept", accept)
+    picture = Upload(field="image", data=encoded(Image.new("RGB", (64, 64))), role=ImageRole.SOURCE)
+    with pytest.raises(error):
+        await submitted(services, WISH, uploads=[picture])
+    inputs = [path for path in (tmp_path / "data" / "objects").rglob("*") if path.is_file()]
+    assert bool(inputs) == stays
 
 
 async def test_a_start_without_the_database_says_so(serve: Serve, tmp_path: Path) -> None:
