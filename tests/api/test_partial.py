@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,12 @@ from api.accounts import Caller
 from api.build import Services
 from api.errors import NotReady, Unavailable
 from api.orders import Order
-from api.store import Store
-from api.tasks import Extras, Task, TaskState, TaskUpdate
+from api.store import Store, ledger
+from api.tasks import Extras, Failure, Task, TaskState, TaskUpdate
 from inference.errors import JobError, ModelFailed, OutOfMemory, PipelineFailed
 from inference.job import ImageRequest, Job
 from tests.api.conftest import Serve
+from tests.api.making import output_of
 from tests.api.scripted import ScriptedEngine
 from tests.api.test_dispatcher import (
     crash,
@@ -86,9 +89,22 @@ async def test_the_others_are_kept_and_they_alone_are_charged(
     told = [(one.index, one.kind, one.message) for one in task.failures]
     assert told == [(0, "pipeline_failed", "it broke"), (2, "pipeline_failed", "it broke")]
     assert (task.credits, task.cost, await spent(services)) == (12, 6, 6)
+    assert task.attempt == 1 and not engine.was_cancelled(task.id)
     assert (await services.darkroom.image(task.id, 3, account=TEAM)).data
     with pytest.raises(NotReady, match="picture 2 could not be made: it broke"):
         await services.darkroom.image(task.id, 2, account=TEAM)
+
+
+async def test_a_part_is_given_back_once_however_often_that_is_asked(
+    services: Services, engine: ScriptedEngine
+) -> None:
+    engine.fails = failing(0)
+    task = await done(services, await order(services, count=3))
+    for _ in range(2):
+        await services.store._database.write(
+            lambda connection: ledger.refund_part(connection, task.id, PRICE, now_ms=1)
+        )
+    assert await spent(services) == 2 * PRICE
 
 
 async def test_where_all_fail_the_task_fails_and_costs_nothing(
@@ -106,10 +122,15 @@ async def test_where_all_fail_the_task_fails_and_costs_nothing(
 async def test_without_leave_one_failure_still_ends_the_task(
     services: Services, engine: ScriptedEngine
 ) -> None:
-    engine.fails = failing(1)
+    def fails(job: Job, index: int) -> JobError | None:
+        if index == 1:
+            engine.gate.clear()  # the next picture is still in the making when this one fails
+        return failing(1)(job, index)
+
+    engine.fails = fails
     task = await ended(services, await submit(services, count=3))
     assert (task.state, task.failures, task.cost) == (TaskState.FAILED, (), 0)
-    assert len(task.outputs) < 2
+    assert [one.index for one in task.outputs] == [0]
 
 
 async def test_the_reason_names_no_folder_of_this_machine(
@@ -238,6 +259,48 @@ async def test_what_kills_its_workers_is_given_up_alone(serve: Serve) -> None:
     assert failure.message == "gave up after 3 attempts"
 
 
+async def test_a_cancel_goes_before_giving_up(serve: Serve, engine: ScriptedEngine) -> None:
+    first = ScriptedEngine()
+
+    def stall(job: Job, index: int) -> JobError | None:
+        if index == 1:
+            first.gate.clear()
+            first.gate.wait(SECONDS)
+        return None
+
+    first.fails = stall
+    async with serve(first, max_attempts=1) as services:
+        task = await order(services, count=2)
+        await seen(services, task, 1)
+        assert await services.store.request_cancel(task.id)
+        await crash(services, first)
+    async with serve(engine, max_attempts=1) as services:
+        found = await done(services, task)
+        assert (found.state, found.failures, found.attempt) == (TaskState.CANCELLED, (), 2)
+        assert await spent(services) == 0
+
+
+async def test_a_picture_has_one_end(serve: Serve, tmp_path: Path) -> None:
+    """Whichever was recorded first, made or failed, is the one; the other changes nothing."""
+    stuck = ScriptedEngine()
+    stuck.gate.clear()
+    async with serve(stuck) as services:
+        task = await order(services, count=2)
+        await until_running(services, task)
+        holding, store = services.dispatcher._runs[task.id].holding, services.store
+        failures = [Failure(index=n, kind="pipeline_failed", message="it broke") for n in (0, 1)]
+        assert await store.add_failure(holding, failures[0])
+        assert await store.add_output(holding, output_of(task.id, 0))
+        assert await store.add_output(holding, output_of(task.id, 1))
+        assert await store.add_failure(holding, failures[1])
+        found = await now(services, task)
+        assert [one.index for one in found.outputs] == [1]
+        assert [one.index for one in found.failures] == [0]
+        with closing(sqlite3.connect(tmp_path / "data" / "darkroom.db")) as database:
+            assert database.execute('SELECT "index" FROM failures').fetchall() == [(0,)]
+        await crash(services, stuck)
+
+
 async def test_a_late_failure_is_not_recorded(
     serve: Serve, engine: ScriptedEngine, tmp_path: Path
 ) -> None:
@@ -251,6 +314,7 @@ async def test_a_late_failure_is_not_recorded(
         await until_idle(services)
         left = await now(services, task)
         assert (left.state, left.failures) == (TaskState.RUNNING, ())
+        assert engine.was_cancelled(task.id), "the others are not made for nobody"
 
 
 async def test_a_database_that_fails_for_a_while_forgets_no_failure(
