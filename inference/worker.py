@@ -124,6 +124,10 @@ class Worker:
                     image.carrier.throw(Abandon())
                 self._end(image)
 
+    def close(self) -> None:
+        """Let nothing come from the hub any more; nobody waits for it."""
+        self._residents.close()
+
     def fail_all(self, error: Exception) -> None:
         """After a fault of the loop itself: answer everybody, so that nobody waits for ever."""
         for image in [*self._running, *self._waiting]:

@@ -71,6 +71,7 @@ class ThreadHost:
     def _answer_all(self) -> None:
         """Leave nobody waiting for a device that has stopped."""
         try:
+            self._worker.close()
             self._worker.cancel(lambda job: True)
         except BaseException:
             log.exception("worker.fault", device=self._worker.device)

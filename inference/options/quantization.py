@@ -149,6 +149,7 @@ def _file(wanted: Quantization) -> str:
         if not Path(wanted.file).is_file():
             raise ModelFailed(f"quantization: there is no file {wanted.file}")
         return wanted.file
-    from huggingface_hub import hf_hub_download
-
-    return str(hf_hub_download(wanted.source, wanted.file, revision=wanted.revision))
+    # it was fetched before the load lock was taken
+    if (path := _file_here(wanted)) is None:
+        raise ModelFailed(f"quantization: {wanted.file} of {wanted.source} is not here")
+    return str(path)

@@ -1,4 +1,4 @@
-"""One model of one device on its way: read into RAM, brought to the device, tested, and back."""
+"""One model of one device on its way: fetched, read into RAM, brought to the device, and back."""
 
 from __future__ import annotations
 
@@ -19,8 +19,16 @@ from inference.coalesce import Rendezvous
 from inference.errors import ModelFailed
 from inference.faults import free_cache
 from inference.hub.checkpoint import stamp_of
+from inference.hub.download import Download
 from inference.job import Mode
-from inference.loading import first_line, folders_of, pick_dtype, read_pipelines
+from inference.loading import (
+    fetch,
+    first_line,
+    folders_of,
+    is_here,
+    pick_dtype,
+    read_pipelines,
+)
 from inference.model import LoadedModel, load_model
 from inference.model_spec import ModelSpec
 from inference.options import quantization
@@ -55,7 +63,7 @@ Read = tuple[Mapping[Mode, Any], list[Weights], Hashable]
 
 @dataclass(slots=True, eq=False)
 class Resident:
-    """One model as its device's thread knows it; only `_read` runs on another."""
+    """One model as its device's thread knows it; only `_read` and fetching run on others."""
 
     spec: ModelSpec
     home: Home
@@ -77,6 +85,9 @@ class Resident:
     used_at: float | None = None
     load_seconds: float = 0.0
     _pipes: Mapping[Mode, Any] | None = None
+    _download: Download = field(default_factory=Download)
+    _fetching: Future[None] | None = None
+    _is_fetched: bool = False
     _reading: Future[Read] | None = None
     _aside: Aside | None = None
     _begun: float = 0.0
@@ -92,8 +103,8 @@ class Resident:
 
     @property
     def is_busy(self) -> bool:
-        """Whether it is being read, placed or tested."""
-        return self._reading is not None or self._aside is not None
+        """Whether it is being fetched, read, placed or tested."""
+        return self.is_reading or self._aside is not None
 
     @property
     def is_ready(self) -> bool:
@@ -107,13 +118,31 @@ class Resident:
 
     @property
     def is_reading(self) -> bool:
-        """Whether it is being read, or was and has not been taken up."""
-        return self._reading is not None
+        """Whether it is being fetched or read, or was and has not been taken up."""
+        return self._reading is not None or self._fetching is not None
+
+    @property
+    def fetched_bytes(self) -> tuple[int, int]:
+        """How much of its files is here, and of how many bytes, while they come; else 0 of 0."""
+        return self._download.bytes if self.is_reading else (0, 0)
+
+    @property
+    def is_fetching(self) -> bool:
+        """Whether files of it are on their way to this machine."""
+        done, whole = self.fetched_bytes
+        return self._fetching is not None or done < whole
+
+    @property
+    def lacks_files(self) -> bool:
+        """Whether it has to be fetched before it can be read."""
+        return not (self.is_read or self._is_fetched or is_here(self._as_read()))
 
     @property
     def waits_for(self) -> Future[Any] | None:
         """What is being done for it on another thread: read, compiled."""
-        return self._reading if self._aside is None else self._aside.waits_for
+        if self._aside is not None:
+            return self._aside.waits_for
+        return self._reading if self._fetching is None else self._fetching
 
     @property
     def own_parts(self) -> Collection[str]:
@@ -141,13 +170,24 @@ class Resident:
             self._looked, self._expected = now, self._look()
         return self._expected
 
+    def fetch(self) -> None:
+        """Begin to bring its files to this machine, on a thread of its own; it takes no room."""
+        log.info("model.fetching", model=self.spec.name)
+        spec, download = self._as_read(), Download()
+        self._download, self.error = download, None
+        self._fetching = on_a_thread(f"fetch-{self.spec.name}", lambda: fetch(spec, download))
+
     def read(self) -> None:
         """Begin to read it into RAM, on a thread of its own."""
-        self._begun, self.error = self.home.clock(), None
-        self._reading = on_a_thread(f"load-{self.spec.name}", self._read)
+        download = Download()
+        self._begun, self.error, self._is_fetched = self.home.clock(), None, False
+        self._download = download
+        self._reading = on_a_thread(f"load-{self.spec.name}", lambda: self._read(download))
 
     def take_up(self) -> bool:
-        """Take what was read, if it has come; raises ModelFailed where it failed."""
+        """Take what has come, its files or its weights; raises ModelFailed where it failed."""
+        if self._fetching is not None:
+            return self._take_files(self._fetching)
         if self._reading is None or not self._reading.done():
             return False
         future, self._reading = self._reading, None
@@ -158,6 +198,19 @@ class Resident:
         if stamp != self._stamp:
             self._stamp, self.findings = stamp, None
         return True
+
+    def _take_files(self, future: Future[None]) -> bool:
+        if not future.done():
+            return False
+        self._fetching, self._looked = None, -math.inf
+        if (error := future.exception()) is not None:
+            raise _as_failure(self.spec.name, "fetching it", error)
+        self._is_fetched = True
+        return True
+
+    def stop_fetching(self) -> None:
+        """Let files come no more; what is here of them stays."""
+        self._download.stop()
 
     def bring(self) -> None:
         """Begin to bring it to the device and make it ready; `go_on` does it piece by piece."""
@@ -202,7 +255,9 @@ class Resident:
         if self._aside is not None:
             self._aside.give_up()
             self._aside = None
-        self._reading = None
+        self.stop_fetching()
+        self._fetching = self._reading = None
+        self._is_fetched = False
         if self.model is not None:
             self._let_go()
             self.model.detach(self.home.rendezvous)
@@ -217,9 +272,16 @@ class Resident:
             gc.collect()
         free_cache(self.home.device)
 
-    def _read(self) -> Read:
+    def _as_read(self) -> ModelSpec:
+        """The entry without its quantization, where that is known to be left out."""
+        spec = self.spec
+        if self.not_narrowed or quantization.obstacle(spec, self.home.device):
+            return spec.model_copy(update={"quantization": None})
+        return spec
+
+    def _read(self, download: Download) -> Read:
         held, spec = self.home.held, self.spec
-        pipes = self._pipelines()
+        pipes = self._pipelines(download)
         folders = folders_of(spec)
         dtype = pick_dtype(spec, self.home.device)
         weights = held.keep(pipes, folders, dtype, self.own_parts)
@@ -227,7 +289,7 @@ class Resident:
             one.read(pin=self.keeps_ram)
         return pipes, weights, stamp_of(*folders)
 
-    def _pipelines(self) -> Mapping[Mode, Any]:
+    def _pipelines(self, download: Download) -> Mapping[Mode, Any]:
         """As the entry asks for them, or without its quantization, and why."""
         spec, device, held = self.spec, self.home.device, self.home.held
 
@@ -239,13 +301,13 @@ class Resident:
             reason = self.not_narrowed or quantization.obstacle(spec, device)
             if not reason:
                 try:
-                    return read_pipelines(spec, device, find_held)
+                    return read_pipelines(spec, device, find_held, download)
                 except ModelFailed as error:
                     reason = str(error)
             log.warning("option.off", model=spec.name, option="quantization", reason=reason)
             self._unmet = {"quantization": reason}
             spec = spec.model_copy(update={"quantization": None})
-        return read_pipelines(spec, device, find_held)
+        return read_pipelines(spec, device, find_held, download)
 
     def _settle(self) -> None:
         """Within an aside: to the device, attached, tested."""
@@ -314,6 +376,8 @@ class Resident:
     def _look(self) -> Parts:
         spec = self.spec
         try:
+            if not is_here(self._as_read()):
+                return {}
             folders, dtype = folders_of(spec), pick_dtype(spec, self.home.device)
             shares = quantization.shares(spec, dtype, folders)
             return self.home.held.expected(folders, dtype, self.own_parts, spec.name, shares)

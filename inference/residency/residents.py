@@ -93,6 +93,8 @@ class Residents:
             one.wanted, one.gentle, one.leaving, one.is_barred = True, False, False, False
         if action is ModelAction.UNLOAD:
             one.wanted, one.leaving, one.error, one.is_barred = False, True, None, False
+            if one.is_fetching:
+                one.drop(self._others(one))
         if action is not ModelAction.LOAD:
             one.pinned = action is ModelAction.PIN
         if action in (ModelAction.UNLOAD, ModelAction.UNPIN):
@@ -101,6 +103,11 @@ class Residents:
                     self._pardon(other)
         self._changed = True
         self._tell(one)
+
+    def close(self) -> None:
+        """Let nothing come from the hub any more."""
+        for one in self._all.values():
+            one.stop_fetching()
 
     def usable(self, name: str) -> LoadedModel | None:
         """The model, if pictures of it may start now; raises ModelFailed, for a while."""
@@ -294,6 +301,10 @@ class Residents:
             if one.is_read and is_for_device:
                 one.keeps_ram = move.keeps or one.offload is not Offload.NONE
                 one.bring()
+            elif one.lacks_files:
+                # what it takes is known once it is here, and nobody has to go for it before
+                one.fetch()
+                return
             elif not one.is_read:
                 one.on_device = is_for_device
                 one.read()
@@ -331,6 +342,7 @@ class Residents:
 
     def _status_of(self, one: Resident) -> ModelStatus:
         model, findings = one.model, one.findings
+        fetched_bytes, fetch_bytes = one.fetched_bytes
         return ModelStatus(
             name=one.spec.name,
             state=_state(one),
@@ -343,6 +355,8 @@ class Residents:
             pinned=one.pinned,
             weight_bytes=sum(one.all_parts(self._clock()).values()),
             working_bytes=findings.working.peak_bytes() if findings is not None else 0,
+            fetched_bytes=fetched_bytes,
+            fetch_bytes=fetch_bytes,
             last_used_at=one.used_at,
         )
 

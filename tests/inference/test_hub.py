@@ -8,31 +8,38 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from huggingface_hub import constants
-from safetensors.torch import save_file
+from safetensors.torch import load, save, save_file
 
+from inference import selftest
 from inference.assistants.rater import LocalRater
 from inference.assistants.spec import RaterSpec
 from inference.catalog import Catalog
 from inference.check.assistants import check_assistants
 from inference.errors import HubFailed, LoraFailed, ModelFailed
+from inference.events import Failed, ImageDone
+from inference.hosts.base import Close, Manage
+from inference.hosts.thread import ThreadHost
 from inference.hub import cache, fetch
 from inference.hub.download import Download
 from inference.hub.fetch import Fetcher, bring
 from inference.hub.files import Kind, Wanted, one_file, wanted
 from inference.hub.repository import HubFile
 from inference.hub.sources import Sources
+from inference.job import Mode
 from inference.loading import LOAD_LOCK, is_here, read_part, read_pipelines
 from inference.loras.files import find
 from inference.model_spec import ModelSpec
+from inference.status import ModelAction, ModelState, ModelStatus
 from tests.hub import COMMIT, Hub, digest, reached, running, seen
 from tests.inference import taught
-from tests.inference.making import ENTRIES, catalog_over
+from tests.inference.making import ENTRIES, Bench, catalog_over, job, plain
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 OTHER = "beef" + "0" * 36
@@ -479,3 +486,132 @@ def test_a_gguf_file_comes_too_and_replaces_weights(hub: Hub, spec: ModelSpec) -
         read_pipelines(narrow, "cpu")
     assert cache.find(one_file("", "owner/narrow", None, "tiny.gguf")) is not None
     assert seen(hub, WEIGHTS)["GET"] == []
+
+
+class TestServed:
+    """Models of one device: one comes slowly from the hub while another serves."""
+
+    @pytest.fixture(autouse=True)
+    def _measured_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(selftest, "MEASURED_SIZES", 1)
+
+    @pytest.fixture
+    def bench(self, hub: Hub, folders: dict[str, Path]) -> Bench:
+        found = {"flux": folders["flux"], "flux-cfg": folders["flux-cfg"]}
+        near = catalog_over(found).models["flux-cfg"]
+        far = catalog_over(found).models["flux"].model_copy(update={"source": "owner/far"})
+        both = {one.name: one.model_copy(update={"modes": (Mode.GENERATE,)}) for one in (near, far)}
+        return Bench(Catalog(models=both), retry_load_seconds=0.2)
+
+    def told(self, bench: Bench, name: str = "flux") -> ModelStatus:
+        return next(one for one in bench.worker.status(True).models if one.name == name)
+
+    def ticked(self, bench: Bench, condition: Callable[[], bool], seconds: float = 60) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, "it never came"
+            bench.worker.tick()
+
+    def test_another_loads_and_serves_while_it_comes(
+        self, hub: Hub, bench: Bench, folders: dict[str, Path], catalog: Catalog
+    ) -> None:
+        hub.slow_seconds = 0.5
+        bench.submit(job("late", model="flux"))
+        self.ticked(bench, lambda: self.told(bench).fetched_bytes > 0)
+        bench.submit(job("soon", model="flux-cfg"))
+        self.ticked(bench, lambda: any(isinstance(one, ImageDone) for one in bench.seen.events))
+        told = self.told(bench)
+        assert told.state is ModelState.LOADING and told.weight_bytes == 0
+        assert 0 < told.fetched_bytes < told.fetch_bytes
+        assert self.told(bench, "flux-cfg").fetch_bytes == 0
+        hub.slow_seconds = 0.0
+        bench.finish()
+        wanted = plain(catalog.models["flux"], job("late", model="flux"))
+        assert bench.seen.picture("late").tobytes() == wanted.tobytes()
+        told = self.told(bench)
+        assert (told.state, told.fetched_bytes, told.fetch_bytes) == (ModelState.READY, 0, 0)
+
+    def test_nobody_leaves_the_device_before_it_is_here(self, hub: Hub, bench: Bench) -> None:
+        bench.worker._residents.get("flux-cfg")
+        near = self.told(bench, "flux-cfg")
+        room = near.weight_bytes * 3 // 2 + near.working_bytes
+        budget = replace(bench.worker._residents.budget, device_bytes=room)
+        bench.worker._residents.budget = budget
+        hub.slow_seconds = 0.2
+        bench.submit(job("late", model="flux"))
+        self.ticked(bench, lambda: self.told(bench).fetched_bytes > 0)
+        assert self.told(bench, "flux-cfg").state is ModelState.READY
+        hub.slow_seconds = 0.0
+        bench.finish()
+        assert self.told(bench, "flux-cfg").state is not ModelState.READY
+        assert self.told(bench).state is ModelState.READY
+
+    def test_unloading_ends_it_and_loading_goes_on(
+        self, hub: Hub, bench: Bench, tmp_path: Path
+    ) -> None:
+        hub.slow_seconds = 0.1
+        part = part_of(weights(hub), tmp_path)
+        bench.worker.command("flux", ModelAction.LOAD)
+        self.ticked(bench, lambda: part.exists() and part.stat().st_size > 0)
+        bench.worker.command("flux", ModelAction.UNLOAD)
+        bench.ticks(2)
+        told = self.told(bench)
+        assert (told.state, told.fetch_bytes) == (ModelState.UNLOADED, 0)
+        assert not bench.worker.at_work
+        until(lambda: "fetch-flux" not in {one.name for one in threading.enumerate()}, 10)
+        held = part.stat().st_size
+        hub.slow_seconds = 0.0
+        hub.asked.clear()
+        bench.worker.command("flux", ModelAction.LOAD)
+        self.ticked(bench, lambda: self.told(bench).state is ModelState.READY)
+        assert seen(hub, WEIGHTS)["GET"] == [f"bytes={held}-"]
+
+    def test_the_end_of_the_worker_ends_it(self, hub: Hub, bench: Bench, tmp_path: Path) -> None:
+        hub.slow_seconds = 0.1
+        part = part_of(weights(hub), tmp_path)
+        host = ThreadHost(bench.worker)
+        host.start()
+        host.send(Manage("flux", ModelAction.LOAD))
+        until(lambda: part.exists() and part.stat().st_size > 0)
+        host.send(Close(time.monotonic()))
+        assert host.join(10)
+        until(lambda: "fetch-flux" not in {one.name for one in threading.enumerate()}, 10)
+        assert part.stat().st_size < len(weights(hub))
+
+    def test_one_that_cannot_be_had_says_why_and_is_tried_again(
+        self, hub: Hub, bench: Bench
+    ) -> None:
+        hub.gated = {"owner/far"}
+        bench.submit(job("late", model="flux"))
+        bench.submit(job("soon", model="flux-cfg"))
+        bench.finish()
+        failed = bench.seen.outcome("late")
+        assert isinstance(failed, Failed)
+        assert str(failed.error).startswith("owner/far: gated: its terms have to be accepted")
+        assert isinstance(bench.seen.outcome("soon"), ImageDone)
+        assert self.told(bench).state is ModelState.FAILED
+        hub.gated = set()
+        time.sleep(0.3)
+        bench.submit(job("again", model="flux"))
+        bench.finish()
+        assert isinstance(bench.seen.outcome("again"), ImageDone)
+
+    def test_what_was_pulled_since_is_loaded_next(self, hub: Hub, bench: Bench) -> None:
+        bench.worker._residents.get("flux")
+        bench.submit(job("before", model="flux"))
+        bench.finish()
+        tensors = {
+            name: one + 0.1 if one.is_floating_point() else one
+            for name, one in load(weights(hub)).items()
+        }
+        files = {**hub.repositories["owner/far"], WEIGHTS: save(tensors, {"format": "pt"})}
+        hub.move("owner/far", OTHER, files)
+        for name, is_new in (("moved", False), ("pulled", True)):
+            if is_new:
+                Fetcher().fetch(PIPELINE, Download())
+            bench.worker.command("flux", ModelAction.UNLOAD)
+            self.ticked(bench, lambda: self.told(bench).state is ModelState.UNLOADED)
+            bench.submit(job(name, model="flux"))
+            bench.finish()
+            same = bench.seen.picture(name).tobytes() == bench.seen.picture("before").tobytes()
+            assert same is not is_new
