@@ -171,7 +171,10 @@ class FetchedLoras:
         if not self._is_tidy:
             self._folder.mkdir(mode=0o700, exist_ok=True)
             for part in self._folder.glob("*.part"):
-                part.unlink()
+                # A young one may be in the hands of another server on this folder.
+                with suppress(FileNotFoundError):
+                    if self._now() - part.stat().st_mtime > FRESH_SECONDS:
+                        part.unlink()
             self._is_tidy = True
 
     async def _in_thread(self, work: Callable[..., None], *arguments: object) -> None:

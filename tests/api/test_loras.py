@@ -199,10 +199,13 @@ async def test_what_does_not_come_leaves_nothing(
 
 
 async def test_what_a_crash_left_half_fetched_goes(kept: Kept, tmp_path: Path) -> None:
+    """But not what another server may be fetching just now."""
     (tmp_path / "loras").mkdir()
-    (tmp_path / "loras" / "tmpabc.part").write_bytes(b"half")
+    for part in ("old.part", "young.part"):
+        (tmp_path / "loras" / part).write_bytes(b"half")
+    os.utime(tmp_path / "loras" / "old.part", (time.time() - 601, time.time() - 601))
     name = await fetched(kept(), tensors())
-    assert files(tmp_path) == [f"{name[7:]}.safetensors"]
+    assert files(tmp_path) == [f"{name[7:]}.safetensors", "young.part"]
 
 
 async def test_a_full_disk_is_no_fault_of_the_address(
