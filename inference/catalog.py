@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from inference.assistants.spec import EnhancerSpec, RaterSpec, SearchSpec, ViewerSpec
 from inference.errors import CatalogError, UnknownModel, Unsupported
@@ -29,6 +29,16 @@ def _parse_names(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+def _check_name(name: str) -> str:
+    """Names stand in addresses, logs and lines of a terminal."""
+    if not name.strip() or not name.isprintable() or name != name.strip():
+        raise ValueError(f"{name!r} is no name: it must be printable, without spaces around it")
+    if {"", ".", ".."} & {*name.split("/")}:
+        raise ValueError(f"{name!r} is no name: between slashes must stand more than dots")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_parse_names)]
 
 
@@ -59,8 +69,8 @@ def _parse_alias(value: object) -> object:
 class Catalog(Strict):
     """Every served model, every name it answers to, and who helps around the pictures."""
 
-    models: dict[str, ModelSpec]
-    aliases: dict[str, Annotated[Alias, BeforeValidator(_parse_alias)]] = Field(default={})
+    models: dict[Name, ModelSpec]
+    aliases: dict[Name, Annotated[Alias, BeforeValidator(_parse_alias)]] = Field(default={})
     rater: RaterSpec | None = None
     enhancer: EnhancerSpec | None = None
     search: SearchSpec | None = None
@@ -171,7 +181,8 @@ def load_catalog(path: Path) -> Catalog:
     if isinstance(values, dict) and isinstance(values.get("models"), dict):
         for name, entry in values["models"].items():
             if isinstance(entry, dict):
-                entry.setdefault("name", str(name))
+                # anew: entries that an anchor shares are one
+                values["models"][name] = {"name": str(name), **entry}
     try:
         return Catalog.model_validate(values)
     except ValidationError as error:

@@ -24,6 +24,7 @@ from inference.hub.repository import NO_SUCH_PLACE, why
 from inference.job import Mode
 from inference.model_spec import ModelSpec
 from inference.options import quantization
+from inference.places import BUILTIN, BUILTIN_FOLDER
 from inference.residency.quiet import loading
 from inference.schedulers import check_samplers
 
@@ -31,10 +32,6 @@ from inference.schedulers import check_samplers
 # threads that build at once can leave weights on the meta device. Nothing is fetched within: what
 # lies on the hub has come before.
 LOAD_LOCK = threading.Lock()
-
-_BUILTIN = "builtin:"
-_BUILTIN_FOLDER = Path(__file__).parent / "demo"
-
 
 # Parts that are held already, by their name in the pipeline, for a model's folders and dtype.
 FindHeld = Callable[[Sequence[Path], torch.dtype], Mapping[str, Any]]
@@ -101,9 +98,9 @@ def place_of(one: Wanted, download: Download | None = None) -> str:
 
 def locate(source: str) -> str:
     """The folder or hub id behind `source`; raises ModelFailed for an unknown built-in."""
-    if not source.startswith(_BUILTIN):
+    if not source.startswith(BUILTIN):
         return source
-    folder = _BUILTIN_FOLDER / source.removeprefix(_BUILTIN)
+    folder = BUILTIN_FOLDER / source.removeprefix(BUILTIN)
     if not folder.is_dir():
         raise ModelFailed(f"{source}: no such built-in model")
     return str(folder)

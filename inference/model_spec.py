@@ -21,6 +21,7 @@ from inference.loras.spec import LoraSpec, LoraStrength
 from inference.options import spec as option_spec
 from inference.options.spec import AnyQuantization, AnyStepCache, Attention, VaeOptions
 from inference.pipelines import FAMILIES, Family
+from inference.places import Source
 from inference.prices import Price
 from inference.references import spec as reference_spec
 from inference.references.spec import References
@@ -92,7 +93,7 @@ class ModelSpec(Strict):
 
     name: str = ""
     family: str
-    source: str
+    source: Source
     revision: str | None = None
     description: str = ""
     license: str = ""

@@ -32,7 +32,8 @@ class YamlDocument:
             found = _child(node, part)
             if found is not None:
                 line, node = found
-                path.append(str(part))
+                name = str(part)
+                path.append(name if name.isprintable() and name else repr(name))
         return line, ".".join(path)
 
 
@@ -53,7 +54,9 @@ def read_yaml(path: Path) -> YamlDocument:
     """Read one YAML file with plain types only; raises CatalogError with the line."""
     try:
         text = path.read_text(encoding="utf-8")
-        return YamlDocument(path, yaml.load(text, _Loader), yaml.compose(text, yaml.SafeLoader))
+        root = yaml.compose(text, yaml.SafeLoader)
+        _refuse_circles(root, set(), set())
+        return YamlDocument(path, yaml.load(text, _Loader), root)
     except OSError as error:
         raise CatalogError(f"{path}: {error.strerror}") from None
     except yaml.YAMLError as error:
@@ -80,6 +83,19 @@ def explain(error: ValidationError, document: YamlDocument, model: type[BaseMode
         # of a union's complaints about one place, the first is about the form most files use
         lines.setdefault((line, where), f"{document.path}:{line}: {where or 'file'}: {message}")
     return "\n".join(text for _, text in sorted(lines.items()))
+
+
+def _refuse_circles(node: yaml.Node | None, above: set[int], seen: set[int]) -> None:
+    """Refuse what holds itself by an alias: it is endless for whoever walks through it."""
+    if not isinstance(node, yaml.CollectionNode) or id(node) in seen:
+        return
+    if id(node) in above:
+        problem = "what is anchored here holds itself"
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+    for inner in node.value:
+        for one in inner if isinstance(inner, tuple) else (inner,):
+            _refuse_circles(one, above | {id(node)}, seen)
+    seen.add(id(node))
 
 
 def _child(node: yaml.Node | None, part: int | str) -> tuple[int, yaml.Node] | None:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from inference.errors import BadValue, Unsupported
 from inference.job import ImageRequest, Lora
+from inference.places import PathWithin, Source
 
 if TYPE_CHECKING:
     from inference.model_spec import ModelSpec
@@ -38,9 +39,9 @@ class LoraSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    source: str = Field(min_length=1)
+    source: Source
     revision: str | None = None
-    file: str = ""
+    file: PathWithin = ""
     strength: LoraStrength = 1.0
     rank: Rank | None = None
     trigger: str = ""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from inference.places import SourceOrNone, path_within
 from inference.references.spec import Way
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Quantization(_Strict):
     kind: QuantizationKind
     parts: tuple[str, ...] = ()
     file: str = ""
-    source: str = ""
+    source: SourceOrNone = ""
     revision: str | None = None
 
     @model_validator(mode="after")
@@ -58,10 +59,14 @@ class Quantization(_Strict):
         if self.kind is not QuantizationKind.GGUF:
             if foreign := sorted(self.model_fields_set - {"kind", "parts"}):
                 raise ValueError(f"{self.kind} has no {', '.join(foreign)}")
+            if "parts" in self.model_fields_set and not self.parts:
+                raise ValueError("parts must name at least one, or be left out for the denoisers")
         elif not self.file.endswith(".gguf"):
             raise ValueError("gguf needs a file, one of .gguf")
         elif self.parts:
             raise ValueError("gguf is one denoiser, and has no parts")
+        elif self.source:
+            path_within(self.file)
         return self
 
 
@@ -105,9 +110,10 @@ def _by_kind(value: Any) -> Any:
 
 AnyQuantization = Annotated[Quantization, BeforeValidator(_by_kind)]
 AnyStepCache = Annotated[StepCache, BeforeValidator(_by_kind)]
-# What diffusers calls them; those of _hub are fetched from the hub by the package "kernels".
+# What diffusers calls them; those of _hub are fetched from the hub by the package "kernels". Not
+# flex: called as diffusers does it computes all scores at once, slower and in more memory.
 ATTENTIONS = (
-    *("native", "_native_flash", "_native_efficient", "_native_math", "_native_cudnn", "flex"),
+    *("native", "_native_flash", "_native_efficient", "_native_math", "_native_cudnn"),
     *("flash", "flash_varlen", "flash_hub", "flash_varlen_hub", "flash_4_hub"),
     *("_flash_3", "_flash_varlen_3", "_flash_3_hub", "_flash_3_varlen_hub"),
     *("sage", "sage_varlen", "sage_hub", "sage_blackwell_hub"),

@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from inference.arguments import TRUE_CFG
 from inference.errors import BadValue, Unsupported
 from inference.job import ImageRequest, ImageRole, InputImage, Mode, ReferenceTag
+from inference.places import PathWithin, SourceOrNone
 
 if TYPE_CHECKING:
     from inference.model_spec import ModelSpec
@@ -71,12 +72,12 @@ class ReferenceSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     by: Way
-    source: str = ""
+    source: SourceOrNone = ""
     revision: str | None = None
-    subfolder: str = ""
-    file: str = ""
-    image_encoder: str = ""
-    image_encoder_subfolder: str = ""
+    subfolder: PathWithin = ""
+    file: PathWithin = ""
+    image_encoder: SourceOrNone = ""
+    image_encoder_subfolder: PathWithin = ""
     condition: Literal["as_given", "edges", "grey", "blur"] = "as_given"
     control_mode: Annotated[int, Field(ge=0, strict=True)] | None = None
     strength: Annotated[float, Field(gt=0, le=4, strict=True)] = 1.0

@@ -338,6 +338,26 @@ class TestMistakes:
             ({"name": "other"}, "model 'm' calls itself 'other'"),
             ({"dtype": "float8"}, "'auto', 'float32', 'bfloat16' or 'float16'"),
             ({"defaults": {"strength": 0}}, "greater than or equal to 0.01"),
+            ({"source": ""}, "m.source: String should have at least 1 character"),
+            ({"source": " "}, "m.source: must be a folder, or an id of the hub"),
+            ({"source": "a/b\nc"}, "m.source: must be a folder, or an id of the hub"),
+            ({"source": "https://huggingface.co/a/b"}, "and no address; write a/b"),
+            ({"source": "s3://bucket/a"}, "and no address"),
+            ({"source": "builtin:nope"}, "no such built-in model, only tiny-flux, tiny-flux-fill"),
+            ({"source": "builtin:train"}, "no such built-in model"),
+            ({"source": "builtin:tiny-flux/vae"}, "no such built-in model"),
+            ({"loras": {"x": {"source": "builtin:nope"}}}, "m.loras.x.source: there is no such"),
+            ({"loras": {"x": {"source": "a/b", "file": "../c"}}}, "'../c' is no path within"),
+            ({"references": {"style": {"by": "redux", "source": "hf://a"}}}, "and no address"),
+            (
+                {"references": {"pose": {"by": "controlnet", "source": "a/b", "subfolder": "/x"}}},
+                "'/x' is no path within a source",
+            ),
+            ({"quantization": {"kind": "torchao-int8", "parts": []}}, "parts must name at least"),
+            (
+                {"quantization": {"kind": "gguf", "source": "a/b", "file": "../../x.gguf"}},
+                "'../../x.gguf' is no path within a source",
+            ),
         ],
     )
     def test_a_value_that_cannot_be_is_refused(
@@ -384,6 +404,33 @@ class TestMistakes:
         self, tmp_path: Path, alias: dict[str, Any], said: str
     ) -> None:
         assert said in refusal(tmp_path, {"models": {"m": ENTRY}, "aliases": alias})
+
+    @pytest.mark.parametrize(
+        "name", ["", " ", " m", "a\nb", "a\x1b[2J", "../m", "a/./b", "/m", "."]
+    )
+    def test_a_name_that_would_not_stand_in_an_address_or_a_log_is_refused(
+        self, tmp_path: Path, name: str
+    ) -> None:
+        for document in ({"models": {name: ENTRY}}, {"aliases": {name: "m"}}):
+            said = refusal(tmp_path, {"models": {"m": ENTRY}} | document)
+            assert f"{name!r} is no name" in said and "\n" not in said
+
+    @pytest.mark.parametrize("name", ["google:4@1", "owner/flux.2 pro", "ein-größeres", "5"])
+    def test_names_that_clients_send_are_taken(self, tmp_path: Path, name: str) -> None:
+        path = written(tmp_path, {"models": {name: ENTRY}})
+        assert load_catalog(path).names() == [name]
+
+    def test_entries_may_share_an_anchor_and_none_may_hold_itself(self, tmp_path: Path) -> None:
+        text = "models:\n  a: &a {family: flux, source: x/y}\n  b: *a\n"
+        models = load_catalog(written(tmp_path, text)).models
+        assert [(name, spec.name) for name, spec in models.items()] == [("a", "a"), ("b", "b")]
+        text = "models: &m\n  a: *m\n"
+        assert "what is anchored here holds itself" in refusal(tmp_path, text)
+
+    def test_a_file_of_gguf_beside_no_source_is_any_path(self, tmp_path: Path) -> None:
+        quantization = {"kind": "gguf", "file": "../../x.gguf"}
+        path = written(tmp_path, {"models": {"m": ENTRY | {"quantization": quantization}}})
+        assert load_catalog(path).models["m"].quantization is not None
 
     def test_every_mistake_is_told_at_once(self, tmp_path: Path) -> None:
         text = "models:\n  m: {family: flux, sorce: x}\n  n: {family: flux, price: -1}\n"

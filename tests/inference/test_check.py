@@ -185,7 +185,7 @@ def test_loras_and_references_are_looked_for_too(flux: Path, tmp_path: Path) -> 
         references={
             "palette": "transfer",
             "composition": {"by": "controlnet", "source": str(tmp_path)},
-            "style": {"by": "redux", "source": "builtin:no-such"},
+            "style": {"by": "redux", "source": "./no-such-folder"},
         },
     )
     assert len(told.problems) == 3
@@ -193,7 +193,7 @@ def test_loras_and_references_are_looked_for_too(flux: Path, tmp_path: Path) -> 
     assert any(
         "composition" in problem and "no safetensors" in problem for problem in told.problems
     )
-    assert any("style" in problem and "no such built-in" in problem for problem in told.problems)
+    assert any("style" in problem and "is not there" in problem for problem in told.problems)
 
 
 @pytest.mark.parametrize(

@@ -369,7 +369,6 @@ class TestWhere:
     def test_an_empty_folder_and_a_missing_file(self, models: Any, tmp_path: Path) -> None:
         assert "no .safetensors" in refusal(models["flux"], tmp_path)
         assert "is not there" in refusal(models["flux"], tmp_path / "x.safetensors")
-        assert "no such built-in" in refusal(models["flux"], "builtin:nothing")
 
     def test_the_hub_offline_says_why(self, models: Any, monkeypatch: Any, tmp_path: Path) -> None:
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)

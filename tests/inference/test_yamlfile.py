@@ -76,6 +76,9 @@ def test_a_file_of_the_wrong_form_is_told_as_a_whole(tmp_path: Path) -> None:
         ("when: 2026-13-45\n", 1, "month must be"),
         ("a: \x07\n", 1, "special characters"),
         ("[" * 5000, 1, "not YAML"),
+        ("a: &a\n  b: *a\n", 1, "what is anchored here holds itself"),
+        ("a: 1\nb: &b [1, [2, *b]]\n", 2, "what is anchored here holds itself"),
+        ("a: &a {x: {? *a : 1}}\n", 1, "what is anchored here holds itself"),
     ],
 )
 def test_what_is_no_yaml_is_refused_with_its_line(
@@ -90,6 +93,11 @@ def test_what_is_no_yaml_is_refused_with_its_line(
 def test_a_merged_key_may_be_overridden(tmp_path: Path) -> None:
     text = "base: &base {watts: 5, colour: red}\ndesk: {<<: *base, colour: blue}\n"
     assert read_yaml(write(tmp_path, text)).values["desk"] == {"watts": 5, "colour": "blue"}
+
+
+def test_what_is_meant_twice_is_no_circle(tmp_path: Path) -> None:
+    text = "a: &a {x: [1]}\nb: [*a, *a, {c: *a}]\n"
+    assert read_yaml(write(tmp_path, text)).values["b"][2]["c"] == {"x": [1]}
 
 
 def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
