@@ -149,7 +149,8 @@ class Services:
 
     async def _undo(self) -> None:
         await self.store.close()
-        self.pixels.shutdown()
+        # nobody waits for what it still does
+        self.pixels.shutdown(wait=False, cancel_futures=True)
         self.folder.unlock()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -14,7 +15,7 @@ from api.errors import Unavailable
 from api.run import EnginePort, Run, Workshop
 from api.settings import Settings
 from api.store import Claim
-from inference.errors import EngineClosed
+from inference.errors import DeviceMissing, EngineClosed
 from inference.status import EngineStatus
 
 __all__ = ["Dispatcher", "EnginePort", "Workshop"]
@@ -42,7 +43,10 @@ class Dispatcher:
         self._is_dry = False
         self._closing = False
         self._engine_started = False
+        self._fault: str | None = None
         self._last_beat = time.monotonic()
+        # Leases that ended while nobody reached the database are first for their holders to renew.
+        self._patient_until = 0.0
         self._seconds_per_image: float | None = None
 
     @property
@@ -54,6 +58,11 @@ class Dispatcher:
     def started(self) -> bool:
         """Whether the engine has been started."""
         return self._engine_started
+
+    @property
+    def fault(self) -> str | None:
+        """Why the engine will never start, if so; then no more tasks are taken."""
+        return self._fault
 
     @property
     def silence_seconds(self) -> float:
@@ -94,7 +103,11 @@ class Dispatcher:
         if not self._loops:
             return
         (claiming, beating), self._loops = self._loops, []
-        await claiming
+        if not self._engine_started:
+            # it may be a long way to there
+            claiming.cancel()
+        with suppress(asyncio.CancelledError):
+            await claiming
         if self._driving:
             await asyncio.wait(self._driving, timeout=self._settings.drain_seconds)
         await self._put_back()
@@ -127,15 +140,25 @@ class Dispatcher:
 
     async def _start_engine(self) -> None:
         # Off the loop: the first thing an engine does may be to import torch for seconds.
-        await asyncio.to_thread(self._shop.engine.start)
+        try:
+            await asyncio.to_thread(self._shop.engine.start)
+        except DeviceMissing as error:
+            log.error("engine_cannot_start", reason=str(error))
+            self._fault, self._closing = str(error), True
+            return
         self._engine_started = True
 
     async def _claim_while_room(self) -> None:
         self._wake.clear()
         while not self._closing and self._has_room():
             claim = await self._shop.store.claim(
-                self._worker, lease_ms=self._lease_ms, running_here=list(self._runs)
+                self._worker,
+                lease_ms=self._lease_ms,
+                running_here=list(self._runs),
+                takes_over=time.monotonic() > self._patient_until,
             )
+            if self._patient_until == math.inf:
+                self._patient_until = time.monotonic() + 2 * self._settings.heartbeat_seconds
             self._is_dry = claim is None
             if claim is None:
                 return
@@ -200,6 +223,7 @@ class Dispatcher:
             await step()
         except Unavailable as error:
             log.warning("dispatcher_waits", step=step.__name__, reason=str(error))
+            self._patient_until = math.inf
             await asyncio.sleep(PAUSE_AFTER_ERROR_SECONDS)
         except Exception:
             log.exception("dispatcher_step_broke", step=step.__name__)

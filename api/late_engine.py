@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -23,14 +24,22 @@ class LateEngine:
         self._catalog = catalog
         self._settings = settings
         self._engine: Engine | None = None
+        self._closed = False
+        # who closes does not wait for a start, which may hang in a driver
+        self._door = threading.Lock()
 
     def start(self) -> None:
-        """Import torch, make the engine, start its workers. Takes seconds: call it in a thread."""
+        """Import torch, make the engine, start its workers. Takes seconds: call it in a thread.
+
+        Starts none that was closed meanwhile. Raises DeviceMissing.
+        """
         from inference.engine import Engine
 
         engine = Engine(self._catalog, self._settings)
-        engine.start()
-        self._engine = engine
+        with self._door:
+            if not self._closed:
+                engine.start()
+                self._engine = engine
 
     def submit(
         self,
@@ -62,5 +71,7 @@ class LateEngine:
 
     def close(self, timeout_seconds: float = 30.0) -> None:
         """As the engine does."""
+        with self._door:
+            self._closed = True
         if self._engine is not None:
             self._engine.close(timeout_seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,6 +24,7 @@ from api.tasks import ImageFormat
 
 PREFIX = "DARKROOM_"
 MIB = 1024**2
+DEVICE = re.compile(r"cpu(:0)?|cuda:(0|[1-9]\d{0,2})")
 STORAGE = r"^(local|s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_./-]*)?)$"
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -136,6 +138,15 @@ class Settings(BaseSettings):
     def _number(cls, value: Any) -> Any:
         # of the numbers that a Literal lists, no text is taken for one
         return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+    @field_validator("devices")
+    @classmethod
+    def _are_devices(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        # whether there are such is known once torch is imported, long after this
+        for name in value:
+            if not DEVICE.fullmatch(name):
+                raise ValueError(f"{name!r} is no device; write cpu, or cuda:0, cuda:1 and so on")
+        return value
 
     @field_validator("public_url")
     @classmethod

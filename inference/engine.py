@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-import torch
-
 from inference.balance import Balance
 from inference.catalog import Catalog
+from inference.devices import devices_of
 from inference.errors import EngineClosed, ModelFailed, UnknownModel
 from inference.events import Emit, Event, Failed, Progress
 from inference.homes import Homes
@@ -24,11 +23,14 @@ from inference.worker import Worker
 
 
 class Engine:
-    """Makes the pictures of jobs; all methods may be called from any thread."""
+    """Makes the pictures of jobs; all methods may be called from any thread.
+
+    Raises DeviceMissing for a device of the settings that is not there.
+    """
 
     def __init__(self, catalog: Catalog, settings: EngineSettings | None = None) -> None:
         settings = settings or EngineSettings()
-        devices = settings.devices or all_devices()
+        devices = devices_of(settings.devices)
         self._homes = Homes(catalog, devices)
         self._hosts: list[Host] = [
             ThreadHost(Worker(device, self._homes.catalog_of(number), settings))
@@ -139,8 +141,3 @@ class Engine:
             emit(event)
 
         return passed
-
-
-def all_devices() -> tuple[str, ...]:
-    """Every CUDA device by its torch name, or the CPU."""
-    return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count())) or ("cpu",)

@@ -14,6 +14,7 @@ EngineError
 │   └── PipelineFailed  the pipeline raised
 ├── HubFailed         the hub of models does not give what was asked of it
 ├── EngineClosed      the engine takes no more work
+├── DeviceMissing     a device it is to use is not there; found when it is started
 └── CatalogError      models.yaml cannot be used; found at start-up
 
 `kind` is a neutral word: whoever speaks HTTP maps it to a status and dresses the message.
@@ -108,6 +109,12 @@ class EngineClosed(EngineError):
     """The engine is shutting down and takes no more work."""
 
     kind = "closed"
+
+
+class DeviceMissing(EngineError):
+    """This machine has no such device; the message names those it has."""
+
+    kind = "device_missing"
 
 
 class CatalogError(EngineError):

@@ -13,7 +13,7 @@ from api.cli.pull import chosen
 from api.cli.settings import settings_of
 from api.cli.terminal import Failure, UsageError, out, say
 from inference.catalog import Catalog, load_catalog
-from inference.errors import CatalogError
+from inference.errors import CatalogError, DeviceMissing
 
 if TYPE_CHECKING:
     from api.settings import Settings
@@ -59,7 +59,10 @@ def _check(
     if memory is not None:
         device, size = _ANY_CARD, size_of(memory)
     else:
-        device, size = machine(settings.devices, settings.device_memory_bytes)
+        try:
+            device, size = machine(settings.devices, settings.device_memory_bytes)
+        except DeviceMissing as error:
+            raise Failure(f"DARKROOM_DEVICES: {error}") from None
     with Sources() as sources:
         models, assistants = chosen
         return check(catalog, models, device, size, sources, assistants)
@@ -83,13 +86,16 @@ def _lines(report: Report) -> Iterator[str]:
     for assistant in report.assistants:
         yield ""
         yield from _assistant(assistant)
-    if not report.weight_bytes:
-        # no model could be read, so nothing can be said of all
+    sound = [one for one in report.models if one.is_servable]
+    if not sound:
+        # nothing can be said of all
         return
     yield ""
-    beside = report.weight_bytes <= report.memory_bytes
-    turns = "room for all at once" if beside else "they take turns on the device"
-    yield f"weights of all, shared parts once: {_size(report.weight_bytes)}; {turns}"
+    all_bytes = report.weight_bytes + report.working_bytes
+    turns = "room for all at once" if all_bytes <= report.memory_bytes else "they take turns"
+    whose = "all" if sound == [*report.models] else f"the {len(sound)} that can be served"
+    beside = f"and {_size(report.working_bytes)} for a picture"
+    yield f"weights of {whose}, shared parts once: {_size(report.weight_bytes)}, {beside}; {turns}"
 
 
 def _assistant(one: AssistantReport) -> Iterator[str]:
@@ -137,4 +143,6 @@ def _picture(one: PictureReport, modes: str) -> Iterator[str]:
 
 
 def _size(size: int) -> str:
+    if size < 10**5:
+        return f"{size} bytes" if size != 1 else "1 byte"
     return f"{size / 1e9:.1f} GB" if size >= 10**8 else f"{size / 1e6:.1f} MB"

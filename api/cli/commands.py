@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -74,6 +77,8 @@ def serve(
         code = run(settings)
     except UsageError as error:
         stop(error)
+    except Failure as error:
+        stop(error, code=1)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     raise typer.Exit(code)
@@ -224,4 +229,28 @@ def main() -> None:
     # CPU threads that wait for one another asleep: where others want the cores too, two that
     # spin took over ten minutes for what takes one thread one
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    app()
+    _leave(_status_of(app))
+
+
+def _status_of(command: Callable[[], object]) -> int:
+    """What a command ends with, its last word said."""
+    try:
+        command()
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else 1
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        return 1
+    return 0
+
+
+def _leave(status: int) -> NoReturn:
+    """End the process now: the interpreter would wait for every thread that a library left.
+
+    One that compiled kept a server for minutes after its last word, Ctrl-C or not. What is to last
+    is on disk by now.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)

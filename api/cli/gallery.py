@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from api.cli.own_engine import own_engine
 from api.cli.paper import contact_sheet
 from api.cli.sheets import SHEETS
 from api.cli.studio import Studio
 from api.cli.terminal import Failure, UsageError, out, say
-from api.logs import configure_logging
 from api.settings import Settings
 from inference.catalog import load_catalog
 from inference.errors import CatalogError, Refused
@@ -32,18 +32,10 @@ def run(folder: Path, names: Iterable[str], settings: Settings) -> None:
         raise UsageError(str(error)) from None
     except OSError as error:
         raise UsageError(f"{folder}: {error.strerror}", "out") from None
-    # torch takes seconds to import: only once the wish is known to be a good one
-    from api.build import build_engine
-
-    configure_logging("error")
-    engine = build_engine(catalog, settings)
-    engine.start()
-    try:
+    with own_engine(catalog, settings) as engine:
         studio = Studio(catalog, engine)
         for name in wanted:
             _draw(studio, name, folder)
-    finally:
-        engine.close(timeout_seconds=0)
     write_page(folder)
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from PIL import UnidentifiedImageError
 
+from api.cli.own_engine import own_engine
 from api.cli.terminal import Failure, UsageError, say
 from api.cli.wish import Given, Made, Step, Update, Updates, Waiting, Wish
-from api.logs import configure_logging
 from api.outputs import encode_output
 from api.settings import Settings
 from inference.catalog import Catalog, load_catalog
@@ -33,21 +33,13 @@ def make(wish: Wish, settings: Settings) -> Updates:
     except CatalogError as error:
         raise UsageError(str(error)) from None
     yield Waiting(why=f"loading {job.model}")
-    # torch takes seconds to import: only once the wish is known to be a good one
-    from api.build import build_engine
-
-    configure_logging("error")
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    engine = build_engine(catalog, settings)
-    engine.start()
-    try:
+    with own_engine(catalog, settings) as engine:
         pictures = [given.data for given in wish.pictures]
         keys = [image.key for image in job.images]
         engine.submit(job, dict(zip(keys, pictures, strict=True)), events.put)
         for _ in job.seeds:
             yield from _one_picture(job, events)
-    finally:
-        engine.close(timeout_seconds=0)
 
 
 def _one_picture(job: Job, events: queue.SimpleQueue[Event]) -> Iterator[Update]:

@@ -15,7 +15,7 @@ from sse_starlette.sse import AppStatus
 
 from api.build import Services, build
 from api.cli.models import aliases, sizes
-from api.cli.terminal import UsageError, out, say
+from api.cli.terminal import Failure, UsageError, out, say
 from api.logs import configure_logging
 from api.punctual import Punctual
 from api.settings import Settings, SettingsError
@@ -44,6 +44,14 @@ class Server(uvicorn.Server):
         self._url = url
         self.exit_status = 0
 
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until the end, and wait for no thread: one may compile or hang for minutes."""
+        loop = (self.config.get_loop_factory() or asyncio.new_event_loop)()
+        try:
+            loop.run_until_complete(self.serve(sockets))
+        finally:
+            loop.close()
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self._services.start()
         await super().startup(sockets)
@@ -71,6 +79,9 @@ class Server(uvicorn.Server):
         """Leave it to the next start, and to whoever starts it, once no device works any more."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
+            if self._services.dispatcher.fault is not None:
+                self.should_exit = True
+                return
             devices = self._services.engine.status().devices
             if self._services.dispatcher.started and not any(one.alive for one in devices):
                 say("no device works any more; what is not finished waits for the next start")
@@ -87,7 +98,7 @@ class Server(uvicorn.Server):
 def run(settings: Settings) -> int:
     """Serve until a signal, or until no device works; the exit status.
 
-    Raises UsageError when it cannot start.
+    Raises UsageError when it cannot start, and Failure when its devices are not there.
     """
     configure_logging(settings.log_level)
     try:
@@ -105,6 +116,8 @@ def run(settings: Settings) -> int:
         server.run(sockets=[listener])
     except (SettingsError, OSError) as error:
         raise UsageError(str(error)) from None
+    if services.dispatcher.fault is not None:
+        raise Failure(f"DARKROOM_DEVICES: {services.dispatcher.fault}")
     return server.exit_status
 
 

@@ -15,9 +15,10 @@ import torch
 from inference import loading
 from inference.catalog import Catalog
 from inference.check.assistants import AssistantReport, check_assistants
-from inference.check.blueprint import Blueprint, build, misfits, size_bytes
+from inference.check.blueprint import Blueprint, build, misfits, reason, size_bytes
 from inference.check.fits import Need, Sizes, remedies
 from inference.check.shapes import Picture, pictures_of, working_bytes
+from inference.devices import devices_of
 from inference.errors import HubFailed, ModelFailed
 from inference.hub.checkpoint import parts_of
 from inference.hub.sources import Place, Sources
@@ -74,11 +75,16 @@ class ModelReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """All entries; `weight_bytes` is what their weights take together, shared parts once."""
+    """All entries, and what those that can be served take together.
+
+    `weight_bytes` counts shared parts once; `working_bytes` is the most that one picture of a
+    default size takes beside.
+    """
 
     device: str
     memory_bytes: int
     weight_bytes: int
+    working_bytes: int
     models: tuple[ModelReport, ...]
     assistants: tuple[AssistantReport, ...] = ()
 
@@ -95,13 +101,15 @@ def check(
     checks = [_Check(catalog.models[name], device, memory_bytes, sources) for name in names]
     for one in checks:
         one.run()
-    sizes = {key: size for one in checks for key, size in one.sizes_by_key.items()}
+    sound = [one for one in checks if one.report.is_servable]
+    sizes = {key: size for one in sound for key, size in one.sizes_by_key.items()}
     for one in checks:
         one.tell_parts([other for other in checks if other is not one])
     return Report(
         device=device,
         memory_bytes=memory_bytes,
         weight_bytes=sum(sizes.values()),
+        working_bytes=max((one.working_bytes for one in sound), default=0),
         models=tuple(one.report for one in checks),
         assistants=check_assistants(catalog, assistants, sources),
     )
@@ -127,8 +135,16 @@ class _Check:
             places = self._look_up()
             if places:
                 self._look_into(places[0])
-        except (ModelFailed, HubFailed) as error:
-            self.report.problems.append(str(error))
+        except Exception as error:
+            # whatever files can be wrong about is the problem of their entry alone
+            self.report.problems.append(reason(error))
+
+    @property
+    def working_bytes(self) -> int:
+        """What a picture of the default size takes beside the weights, in the costliest mode."""
+        default = _shown(self._spec.default_size)
+        pictures = self.report.pictures
+        return max((one.working_bytes for one in pictures if one.size == default), default=0)
 
     def tell_parts(self, others: Sequence[_Check]) -> None:
         """Once all entries are known: which part is whose too."""
@@ -148,8 +164,9 @@ class _Check:
         for number, wanted in enumerate(self._sources.of(self._spec)):
             try:
                 place = self._sources.find(wanted)
-            except (HubFailed, ModelFailed) as error:
-                self.report.problems.append(f"{wanted.owner}: {error}" if number else str(error))
+            except Exception as error:
+                told = reason(error)
+                self.report.problems.append(f"{wanted.owner}: {told}" if number else told)
                 if not number:
                     return []
                 continue
@@ -184,8 +201,8 @@ class _Check:
                     self.report.problems += [
                         f"{name}: {one}" for one in misfits(module, held[name])
                     ]
-                except (ValueError, KeyError, OSError) as error:
-                    self.report.problems.append(f"{name}: {loading.first_line(error)}")
+                except Exception as error:
+                    self.report.problems.append(f"{name}: {reason(error)}")
             elif place.missing_bytes == 0 and name not in place.replaced:
                 self.report.problems.append(f"{name}: no safetensors file")
 
@@ -218,7 +235,7 @@ class _Check:
                     self.report.pictures.append(replace(told, mode=mode))
         if not self.report.pictures:
             self.report.notes.append("what a picture takes is not known of its classes")
-        default = "x".join(map(str, spec.default_size))
+        default = _shown(spec.default_size)
         if bad := [one for one in self.report.pictures if not one.fits and one.size == default]:
             modes = ", ".join(dict.fromkeys(one.mode.value for one in bad))
             self.report.problems.append(f"does not fit at its default size {default}: {modes}")
@@ -238,7 +255,7 @@ class _Check:
         fits = total <= self._memory_bytes
         return PictureReport(
             mode=need.mode,
-            size="x".join(map(str, need.size)),
+            size=_shown(need.size),
             needs_bytes=total,
             working_bytes=need.working_bytes,
             fits=fits,
@@ -269,10 +286,19 @@ def _sizes(spec: ModelSpec) -> list[tuple[int, int]]:
     return list(dict.fromkeys((spec.default_size, *found)))
 
 
+def _shown(size: tuple[int, int]) -> str:
+    return "x".join(map(str, size))
+
+
 def machine(devices: Sequence[str], memory_bytes: int | None) -> tuple[str, int]:
-    """The first device that would serve, and what models may take of it."""
-    usual = "cuda:0" if torch.cuda.is_available() else "cpu"
-    device = devices[0] if devices else usual
+    """The first device that would serve, and what models may take of it.
+
+    Raises DeviceMissing where that is to be asked of one that is not here.
+    """
+    if devices and memory_bytes is not None:
+        # as another machine would serve it
+        return devices[0], memory_bytes
+    device = devices_of(devices)[0]
     if memory_bytes is not None:
         return device, memory_bytes
     return device, budget_of(device, EngineSettings(devices=(device,))).device_bytes

@@ -55,6 +55,7 @@ def test_a_number_of_a_few_is_read_from_its_variable(monkeypatch: pytest.MonkeyP
         ("LEASE_SECONDS", "inf"), ("MAX_PICTURE_MEGAPIXELS", "500"), ("OUTPUT_FORMAT", "gif"),
         ("PUBLIC_URL", "pictures.example"), ("LOG_LEVEL", "loud"), ("DRAIN_SECONDS", "-1"),
         ("DISK_FLOOR_BYTES", "1GB"), ("MYNTH_BALANCE_STATUS", "no"),
+        ("DEVICES", "foo"), ("DEVICES", "cpu,meta"), ("DEVICES", "cuda"), ("DEVICES", "cuda:01"),
     ],
 )  # fmt: skip
 def test_a_bad_value_names_itself(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from inference.catalog import Catalog
+from inference.devices import devices_of
 from inference.engine import Engine
-from inference.errors import EngineClosed, Unsupported
+from inference.errors import DeviceMissing, EngineClosed, Unsupported
 from inference.events import Cancelled, Failed, Progress
 from inference.faults import is_lost
 from inference.homes import Homes, deal
@@ -99,6 +100,25 @@ def test_a_device_serves_what_may_be_there_and_what_stays_comes_first(catalog: C
     assert served[1] == ["always", "both", "two", "one", "plain", "own"]
     assert homes.homeless() == {}
     assert (homes.of("own"), homes.of("plain"), homes.of("unknown")) == ((1,), (0, 1), (0, 1))
+
+
+def test_devices_are_those_named_or_every_card_or_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def named(*names: str, cards: int) -> tuple[str, ...]:
+        monkeypatch.setattr("torch.cuda.device_count", lambda: cards)
+        return devices_of(names)
+
+    assert named(cards=0) == ("cpu",)
+    assert named(cards=2) == ("cuda:0", "cuda:1")
+    assert named("cuda:1", "cpu", cards=2) == ("cuda:1", "cpu")
+    assert named("cpu", "cpu", cards=0) == ("cpu", "cpu")
+    for wrong in ("cuda:2", "cuda", "meta", "foo"):
+        with pytest.raises(DeviceMissing, match=f"no {wrong} here, only cuda:0, cuda:1, cpu"):
+            named("cpu", wrong, cards=2)
+
+
+def test_an_engine_is_not_made_for_a_device_that_is_not_there(catalog: Catalog) -> None:
+    with pytest.raises(DeviceMissing, match="cuda:99"):
+        Engine(catalog, EngineSettings(devices=("cpu", "cuda:99")))
 
 
 def test_devices_of_one_name_are_all_meant_by_it(catalog: Catalog) -> None:

@@ -49,6 +49,19 @@ def test_the_variable_counts_where_no_flag_is_given(monkeypatch: pytest.MonkeyPa
     assert [one["servable"] for one in told["models"]] == [False]
 
 
+def test_a_card_that_is_not_here_is_checked_for_by_its_size_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DARKROOM_DEVICES", "cuda:99")
+    missing = check("tiny-flux")
+    assert missing.exit_code == 1
+    assert missing.stderr.splitlines()[-1].startswith(
+        "darkroom: DARKROOM_DEVICES: there is no cuda:99 here, only "
+    )
+    monkeypatch.setenv("DARKROOM_DEVICE_MEMORY_BYTES", "1000000000")
+    assert check("tiny-flux").exit_code == 0
+
+
 def test_all_that_is_shipped_can_be_served_here() -> None:
     told = check()
     assert told.exit_code == 0, told.stdout

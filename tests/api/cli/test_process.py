@@ -25,9 +25,31 @@ import api.build
 from tests.api.scripted import ScriptedEngine
 engine = ScriptedEngine(picture_seconds={seconds})
 engine.fails = lambda job, index: {fails}
+{setup}
 api.build.build_engine = lambda *_: engine
 from api.cli.commands import main
 main()
+"""
+# Threads that a library left, such as those that wait for a compiler.
+BUSY_THREADS = """
+import concurrent.futures, threading, time
+begin = engine.start
+def start():
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    concurrent.futures.ThreadPoolExecutor(1).submit(time.sleep, 600)
+    begin()
+engine.start = start
+"""
+# An engine that does not get as far as its first device.
+ENDLESS_START = "import time; engine.start = lambda: time.sleep(600)"
+ENDLESS_CLOSE = "import time; engine.close = lambda **_: time.sleep(600)"
+NO_DEVICE = """
+import time
+from inference.errors import DeviceMissing
+def start():
+    time.sleep(3)
+    raise DeviceMissing("there is no cuda:7 here, only cpu")
+engine.start = start
 """
 
 # Each starts processes that import a web framework; on a loaded machine that takes its time.
@@ -42,9 +64,9 @@ def spawn(tmp_path: Path) -> Iterator[Spawn]:
     started = []
 
     def start(
-        *arguments: object, seconds: float = 0.0, fails: str = "None"
+        *arguments: object, seconds: float = 0.0, fails: str = "None", setup: str = ""
     ) -> subprocess.Popen[str]:
-        script = SCRIPTED.format(root=str(ROOT), seconds=seconds, fails=fails)
+        script = SCRIPTED.format(root=str(ROOT), seconds=seconds, fails=fails, setup=setup)
         process = subprocess.Popen(
             [sys.executable, "-c", script, *map(str, arguments)],
             cwd=tmp_path,
@@ -154,6 +176,53 @@ def test_the_second_ctrl_c_leaves_at_once_and_the_next_start_goes_on(spawn: Spaw
     url, _ = greeting(spawn("serve", "--port", 0))
     told = ask(f"{url}/darkroom/generations/{task['id']}?wait=30")
     assert (told["state"], told["seeds"]) == ("succeeded", [5])
+
+
+@pytest.mark.parametrize("setup", [BUSY_THREADS, ENDLESS_START])
+def test_it_waits_for_no_thread_and_the_next_start_goes_on(spawn: Spawn, setup: str) -> None:
+    server = spawn("serve", "--port", 0, seconds=3, setup=setup)
+    url, _ = greeting(server)
+    task = ask(f"{url}/darkroom/generations", {"prompt": "a", "seed": 5})
+    if setup == BUSY_THREADS:
+        until_running(url, task["id"])
+    left = time.monotonic()
+    server.send_signal(signal.SIGINT)
+    _, err = server.communicate(timeout=60)
+    assert (server.returncode, time.monotonic() - left < 30) == (0, True)
+    assert "Traceback" not in err and "stopped" in err
+    url, _ = greeting(spawn("serve", "--port", 0))
+    told = ask(f"{url}/darkroom/generations/{task['id']}?wait=30")
+    assert (told["state"], told["seeds"], told["attempt"]) == ("succeeded", [5], 1)
+
+
+def test_the_second_ctrl_c_leaves_while_the_engine_is_closed(spawn: Spawn) -> None:
+    server = spawn("serve", "--port", 0, setup=ENDLESS_CLOSE)
+    greeting(server)
+    server.send_signal(signal.SIGINT)
+    assert server.stderr is not None
+    while "stopping" not in server.stderr.readline():
+        pass
+    time.sleep(1.0)
+    assert server.poll() is None
+    server.send_signal(signal.SIGINT)
+    server.communicate(timeout=10)
+    assert server.returncode == 130
+
+
+def test_a_device_that_is_not_there_ends_the_server_and_keeps_its_tasks(spawn: Spawn) -> None:
+    server = spawn("serve", "--port", 0, setup=NO_DEVICE)
+    url, _ = greeting(server)
+    task = ask(f"{url}/darkroom/generations", {"prompt": "a", "seed": 5})
+    _, err = server.communicate(timeout=60)
+    assert server.returncode == 1
+    last = "darkroom: DARKROOM_DEVICES: there is no cuda:7 here, only cpu"
+    assert err.splitlines()[-1] == last
+    assert "Traceback" not in err
+    client = spawn("generate", "a", setup=NO_DEVICE)
+    _, err = client.communicate(timeout=60)
+    assert (client.returncode, err.splitlines()[-1]) == (1, last)
+    url, _ = greeting(spawn("serve", "--port", 0))
+    assert ask(f"{url}/darkroom/generations/{task['id']}?wait=30")["state"] == "succeeded"
 
 
 def test_a_folder_in_use_is_told_in_a_line(spawn: Spawn) -> None:
