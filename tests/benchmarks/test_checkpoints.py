@@ -51,6 +51,17 @@ def test_a_full_one_has_the_sizes_of_the_real_one(name: str, tmp_path: Path) -> 
             assert size_bytes(module) < sizes[part] / 2
         else:
             assert size_bytes(module) == sizes[part]
+    # no token with a meaning is one that the tiny tokenizers lack
+    for config in tmp_path.glob("[ws]*/text_encoder*/config.json"):
+        assert max(token_ids(json.loads(config.read_text()))) < 300, config
+
+
+def token_ids(config: dict[str, Any]) -> Iterator[int]:
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from token_ids(value)
+        elif key.endswith("_token_id") and isinstance(value, int):
+            yield value
 
 
 @pytest.mark.parametrize("name", SKELETONS)
