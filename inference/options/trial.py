@@ -93,6 +93,18 @@ def settle(
             option.switch_on(model)
 
 
+def give_up(model: LoadedModel, error: Exception) -> bool:
+    """Switch off all that could be why the model's self-test failed; whether that was anything."""
+    on = [one for one in OPTIONS if (told := model.options.get(one.name)) and not told.reason]
+    for option in on:
+        option.switch_off(model)
+        reason = f"the self-test failed with it: {first_line(error)}"
+        told = replace(model.options[option.name], effective=option.off, reason=reason)
+        model.options[option.name] = told
+        log.warning("option.off", model=model.spec.name, option=option.name, reason=reason)
+    return bool(on)
+
+
 def _tried(option: _Option, model: LoadedModel, device: str) -> OptionStatus:
     asked = model.options[option.name]
     reason = option.obstacle(model.spec, device)
@@ -125,7 +137,7 @@ def make_picture(
     rows: int = 1,
     denoise: Callable[[Sequence[Call]], list[Any]] = coalesce.forward,
 ) -> None:
-    """One step of a picture, the denoisers' forwards with so many equal rows; raises what it does."""
+    """One step of a picture, its denoisers' forwards with so many equal rows; raises as they do."""
     job = probe_job(model, model.spec.modes[0], steps=1, seed=1, size=size)
     carrier = Carrier(make_probe(model, job)[1])
     carrier.advance()
@@ -142,7 +154,7 @@ def make_picture(
 
 
 def _make_smallest(model: LoadedModel) -> None:
-    make_picture(model, model.spec.smallest_size)
+    make_picture(model, model.spec.smallest_size, denoise=compiled.forward)
 
 
 def _make_usual(model: LoadedModel) -> None:

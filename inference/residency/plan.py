@@ -319,12 +319,13 @@ class _Planner:
         return sorted(models, key=lambda one: one.used)
 
     def _reason(self, wanted: Standing) -> str:
-        needed = device_bytes([wanted])
-        pinned = [one.name for one in self._device.values() if one.pinned]
-        beside = f", beside {', '.join(pinned)}, which stay" if pinned else ""
+        only_free = wanted.gentle and wanted.waiting_since is None
+        staying = [one for one in self._device.values() if one.pinned or only_free]
+        names = ", ".join(one.name for one in staying)
+        kept = f", of which {in_gib(total_bytes(staying))} are kept for {names}" if staying else ""
         return (
-            f"{wanted.name} needs {in_gib(needed)} of the device, and models may take "
-            f"{in_gib(self._budget.device_bytes)}{beside}"
+            f"{wanted.name} needs {in_gib(device_bytes([wanted]))} of the device, and models may "
+            f"take {in_gib(self._budget.device_bytes)}{kept}"
         )
 
 

@@ -17,7 +17,7 @@ import torch
 
 from inference.coalesce import Rendezvous
 from inference.errors import ModelFailed
-from inference.faults import free_cache
+from inference.faults import free_cache, without_tensors
 from inference.hub.checkpoint import stamp_of
 from inference.hub.download import Download
 from inference.job import Mode
@@ -37,6 +37,7 @@ from inference.prompts import PromptCache
 from inference.residency.aside import Aside, breathe, on_a_thread
 from inference.residency.findings import Findings
 from inference.residency.held import ANY_NAME, HeldParts
+from inference.residency.memory import Working
 from inference.residency.offload import Offload, effective, install, resident_bytes
 from inference.residency.placement import Weights
 from inference.residency.plan import Parts
@@ -84,13 +85,13 @@ class Resident:
     used: float = 0.0
     used_at: float | None = None
     load_seconds: float = 0.0
+    begun: float = 0.0
     _pipes: Mapping[Mode, Any] | None = None
     _download: Download = field(default_factory=Download)
     _fetching: Future[None] | None = None
     _is_fetched: bool = False
     _reading: Future[Read] | None = None
     _aside: Aside | None = None
-    _begun: float = 0.0
     _stamp: Hashable = None
     _unmet: Mapping[str, str] = field(default_factory=dict)
     _expected: Parts = field(default_factory=dict)
@@ -139,10 +140,11 @@ class Resident:
 
     @property
     def waits_for(self) -> Future[Any] | None:
-        """What is being done for it on another thread: read, compiled."""
+        """What another thread still does for it: fetch, read, compile."""
+        future = self._reading if self._fetching is None else self._fetching
         if self._aside is not None:
-            return self._aside.waits_for
-        return self._reading if self._fetching is None else self._fetching
+            future = self._aside.waits_for
+        return None if future is None or future.done() else future
 
     @property
     def own_parts(self) -> Collection[str]:
@@ -180,7 +182,7 @@ class Resident:
     def read(self) -> None:
         """Begin to read it into RAM, on a thread of its own."""
         download = Download()
-        self._begun, self.error, self._is_fetched = self.home.clock(), None, False
+        self.begun, self.error, self._is_fetched = self.home.clock(), None, False
         self._download = download
         self._reading = on_a_thread(f"load-{self.spec.name}", lambda: self._read(download))
 
@@ -214,8 +216,8 @@ class Resident:
 
     def bring(self) -> None:
         """Begin to bring it to the device and make it ready; `go_on` does it piece by piece."""
-        if self._begun == 0.0:
-            self._begun = self.home.clock()
+        if self.begun == 0.0:
+            self.begun = self.home.clock()
         self.on_device, self.error = True, None
         self._aside = Aside(self._settle)
 
@@ -229,7 +231,7 @@ class Resident:
         self._aside = None
         if aside.error is not None:
             raise _as_failure(self.spec.name, "the self-test", aside.error)
-        self.load_seconds, self._begun = self.home.clock() - self._begun, 0.0
+        self.load_seconds, self.begun = self.home.clock() - self.begun, 0.0
         return True
 
     def work_within(self, room_bytes: int) -> None:
@@ -266,7 +268,7 @@ class Resident:
         kept = {id(one) for other in others for one in other.weights}
         shared = [id(one) in kept for one in self.weights]
         self.model, self._pipes, self.weights = None, None, []
-        self.on_device, self.keeps_ram, self._begun = False, False, 0.0
+        self.on_device, self.keeps_ram, self.begun = False, False, 0.0
         lost = [one for one, is_shared in zip(watched, shared, strict=True) if not is_shared]
         if any(one() is not None for one in lost):
             gc.collect()
@@ -312,6 +314,10 @@ class Resident:
     def _settle(self) -> None:
         """Within an aside: to the device, attached, tested."""
         assert self._pipes is not None, "it was read before"
+        if self.offload.value != self.spec.offload and self.findings is None:
+            log.warning(
+                "option.off", model=self.spec.name, option="offload", device=self.home.device
+            )
         for one in self.weights:
             breathe()
             if self.offload is Offload.NONE:
@@ -323,12 +329,21 @@ class Resident:
             self.model = self._load(self._pipes)
         if self.findings is None:
             options.settle(self.model, self.home.device, self._unmet, folder=folder)
-            working = run_selftest(self.model, self.home.device)
-            self.findings = Findings.of(self.model, working)
+            self.findings = Findings.of(self.model, self._tested(self.model))
         elif not self.model.lanes:
             known = self.findings.options
             options.settle(self.model, self.home.device, self._unmet, known, folder)
             self.findings.give(self.model)
+
+    def _tested(self, model: LoadedModel) -> Working:
+        """What the self-test found, without the options that it fails with."""
+        try:
+            return run_selftest(model, self.home.device)
+        except Exception as error:
+            if not options.give_up(model, without_tensors(error)):
+                raise
+        free_cache(self.home.device)
+        return run_selftest(model, self.home.device)
 
     def _load(self, pipes: Mapping[Mode, Any]) -> LoadedModel:
         breathe()

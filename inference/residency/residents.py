@@ -150,9 +150,10 @@ class Residents:
         for one in self._all.values():
             if one.is_barred and now - one.failed_at > self._retry_seconds:
                 self._pardon(one)
-            if one.is_busy:
-                self._go_on(one, now)
+            if one.is_reading:
+                self._take_up(one, now)
             one.wanted = one.wanted and not one.is_ready
+        self._go_on(demands, now)
         # what LoRAs and references take changes without a move
         self._changed = self._changed or now - self._looked > _LOOK_SECONDS
         if self._changed or any(self._is_missing(name, one) for name, one in demands.items()):
@@ -188,12 +189,33 @@ class Residents:
         if demand.running:
             one.used, one.used_at = now, time.time()
 
-    def _go_on(self, one: Resident, now: float) -> None:
+    def _take_up(self, one: Resident, now: float) -> None:
         try:
-            if one.is_reading:
-                if one.take_up():
-                    self._place(one, now)
-            elif one.go_on():
+            if one.take_up():
+                self._place(one, now)
+        except ModelFailed as error:
+            self._fail(one, error, now)
+        self._tell(one)
+
+    def _go_on(self, demands: Mapping[str, Demand], now: float) -> None:
+        """Do one piece for the model whose request came first: in turns all would come late."""
+        # what was read since is taken up first
+        begun = [
+            one
+            for one in self._all.values()
+            if one.is_busy and not one.is_reading and one.waits_for is None
+        ]
+        if not begun:
+            return
+
+        def urgency(one: Resident) -> tuple[float, float]:
+            demand = demands.get(one.spec.name)
+            since = demand.waiting_since if demand is not None else None
+            return (math.inf if since is None else since, one.begun)
+
+        one = min(begun, key=urgency)
+        try:
+            if one.go_on():
                 self._check_size(one)
                 one.forget_ram(self._others(one))
                 one.wanted, one.arrived, one.used = False, now, now

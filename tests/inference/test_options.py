@@ -27,6 +27,7 @@ from inference.options.compiled import Uncompiled, compiled_blocks
 from inference.options.spec import ATTENTIONS, OptionStatus, VaeOptions, requested
 from inference.pixels import Pictures
 from inference.references.image_rows import ImageUse
+from inference.residency import resident
 from inference.residency.held import HeldParts
 from inference.residency.placement import Weights, packed, tensors_of
 from inference.status import Lane, ModelAction, ModelState, ModelStatus
@@ -191,6 +192,25 @@ def test_an_attention_backend_is_the_models_own(catalog: Catalog) -> None:
     block = model.pipes[Mode.GENERATE].transformer.transformer_blocks[0]
     assert block.attn.processor._attention_backend == "_native_math"
     assert difference(bench.seen.picture("j"), plain(catalog.models["flux"], job())) <= 1
+
+
+def test_an_option_that_the_self_test_fails_with_is_left_off(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though its own trial went well: the model serves without."""
+    run = resident.run_selftest
+
+    def picky(model: Any, device: str) -> Any:
+        backends = {one._attention_backend for one in options._processors(model.attached[0].module)}
+        if backends != {None}:
+            raise RuntimeError("not with that one")
+        return run(model, device)
+
+    monkeypatch.setattr(resident, "run_selftest", picky)
+    bench = made(with_options(catalog, attention="_native_math"), job())
+    told = status_of(bench).options["attention"]
+    assert told.effective == "native" and "not with that one" in told.reason
+    assert bench.seen.picture("j").tobytes() == plain(catalog.models["flux"], job()).tobytes()
 
 
 def test_a_unet_takes_no_backend_and_says_so(catalog: Catalog) -> None:
@@ -448,7 +468,7 @@ def test_a_controlnet_works_on_narrowed_and_on_compiled_weights(
     skeletons.tiny_controlnet(skeletons.tiny_flux()).save_pretrained(tmp_path)
     pose = {"pose": {"by": "controlnet", "source": str(tmp_path)}}
     shown = InputImage(role=ImageRole.REFERENCE, key="source", tag=ReferenceTag.POSE, weight=1.0)
-    asked = narrowed.models["flux"].model_dump(mode="json")["quantization"]
+    asked = narrowed.models["flux"].model_dump(mode="json", exclude_unset=True)["quantization"]
     jobs = [job("a", images=(shown,)), job("b", images=(shown,), seeds=(2,)), job("c")]
     wide = made(with_options(catalog, references=pose), *jobs).seen
     for options_ in ({"quantization": asked}, {"compile": True}):

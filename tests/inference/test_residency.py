@@ -167,7 +167,7 @@ def test_pinned_models_stay_and_the_reason_names_them() -> None:
         standing("kept", on_device=True, pinned=True), standing("there", waiting_since=0.0)
     )
     assert made.moves == []
-    assert "kept" in made.refused["there"] and "60" not in made.draining
+    assert "kept for kept" in made.refused["there"] and not made.draining
 
 
 def test_what_never_fits_is_refused_with_figures() -> None:
@@ -188,6 +188,15 @@ def test_of_several_asked_for_at_once_the_others_wait_for_the_first() -> None:
         standing("c", 30, waiting_since=4.0),
     )
     assert moves(made) == [("load", "b"), ("load", "c")] and not made.refused
+
+
+def test_the_reason_names_who_is_there_before_a_gentle_one() -> None:
+    budget = Budget(device_bytes=10 * 1024**3, ram_bytes=0)
+    here = standing("here", 6 * 1024**3, on_device=True)
+    more = standing("more", 7 * 1024**3, wanted=True, gentle=True)
+    reason = planned(here, more, budget=budget).refused["more"]
+    assert "of which 6.0 GiB are kept for here" in reason
+    assert not planned(here, replace(more, waiting_since=1.0), budget=budget).refused
 
 
 def test_an_operators_wish_takes_room_from_the_idle_and_a_gentle_one_from_nobody() -> None:

@@ -411,6 +411,21 @@ def test_a_model_is_tested_between_the_steps_of_others(three: Catalog) -> None:
     assert bench.seen.picture("waits")
 
 
+def test_of_models_asked_for_at_once_the_first_is_ready_first(three: Catalog) -> None:
+    """In turns each would be ready when all are."""
+    bench = Bench(three)
+    for name in three.models:
+        bench.submit(job(name, model=name))
+        time.sleep(0.01)
+    until(bench, lambda: any(one.is_ready for one in bench.worker._residents._all.values()))
+    others = [one for one in bench.worker._residents._all.values() if not one.is_ready]
+    assert [one.spec.name for one in others] == [*three.models][1:]
+    assert all(one.model is None or not one.model.lanes for one in others)
+    bench.finish()
+    ends = [one.job_id for one in bench.seen.events if isinstance(one, ImageDone)]
+    assert ends[0] == next(iter(three.models))
+
+
 class Clock:
     """Time that the test makes."""
 
