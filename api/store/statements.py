@@ -95,11 +95,20 @@ def ahead_of(task: Task) -> Select[int]:
 
 
 def claim(
-    worker: str, *, now_ms: int, lease_ms: int, running_here: Collection[str]
+    worker: str,
+    *,
+    now_ms: int,
+    lease_ms: int,
+    running_here: Collection[str],
+    takes_over: bool = True,
 ) -> ReturningUpdate[*tuple[Any, ...]]:
-    """Lease the next task: a queued one, or one whose lease ran out and is not `running_here`."""
+    """Lease the next task: a queued one, or one whose lease ran out and is not `running_here`.
+
+    Who does not take over gets of the latter only what was given back, which has no lease.
+    """
     waiting = _next(QUEUED)
-    lost = _next(and_(RUNNING, tasks.c.lease_until_ms < now_ms, tasks.c.id.not_in(running_here)))
+    ended = tasks.c.lease_until_ms < (now_ms if takes_over else 1)
+    lost = _next(and_(RUNNING, ended, tasks.c.id.not_in(running_here)))
     # Two lookups in two indexes: an OR would sort the whole queue for every claim.
     both = union_all(select(waiting), select(lost)).subquery()
     chosen = select(both.c.id).order_by(both.c.priority.desc(), both.c.created_ms, both.c.id)

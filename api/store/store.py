@@ -124,16 +124,26 @@ class Store:
         return await self._database.read(work)
 
     async def claim(
-        self, worker: str, *, lease_ms: int, running_here: Collection[str] = ()
+        self,
+        worker: str,
+        *,
+        lease_ms: int,
+        running_here: Collection[str] = (),
+        takes_over: bool = True,
     ) -> Claim | None:
         """The next task to run, leased to `worker`: a queued one or one whose lease ran out.
 
-        Tasks in `running_here` are left alone, whatever their lease says.
+        Tasks in `running_here` are left alone, whatever their lease says; and those of others,
+        unless it `takes_over` or they were given back.
         """
 
         async def work(connection: AsyncConnection) -> Claim | None:
             claimed = statements.claim(
-                worker, now_ms=self._now_ms(), lease_ms=lease_ms, running_here=running_here
+                worker,
+                now_ms=self._now_ms(),
+                lease_ms=lease_ms,
+                running_here=running_here,
+                takes_over=takes_over,
             )
             row = (await connection.execute(claimed)).one_or_none()
             if row is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -57,16 +56,8 @@ def engine() -> ScriptedEngine:
 
 
 @pytest.fixture
-def serve(
-    tmp_path: Path, models: Path, engine: ScriptedEngine, request: pytest.FixtureRequest
-) -> Serve:
-    """`async with serve(**settings) as services`; always on the same data folder.
-
-    TEST_DATABASE=postgres has every service of the tests on PostgreSQL.
-    """
-    elsewhere: dict[str, Any] = {}
-    if os.environ.get("TEST_DATABASE") == "postgres":
-        elsewhere["database_url"] = request.getfixturevalue("cluster").emptied()
+def serve(tmp_path: Path, models: Path, engine: ScriptedEngine) -> Serve:
+    """`async with serve(**settings) as services`; always on the same data folder."""
 
     @asynccontextmanager
     async def run(
@@ -78,8 +69,7 @@ def serve(
             "drain_seconds": 2.0,
             "disk_floor_bytes": 0,
         }
-        values |= elsewhere | changes
-        services = build(Settings(**values), engine=engine, assistants=assistants)
+        services = build(Settings(**(values | changes)), engine=engine, assistants=assistants)
         await services.start()
         try:
             yield services

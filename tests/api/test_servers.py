@@ -231,6 +231,31 @@ async def test_a_restart_of_the_database_costs_nothing_but_time(
     assert rows(url, "SELECT balance, held FROM accounts WHERE name = ''") == [(-12, 0)]
 
 
+async def test_after_an_outage_who_runs_a_task_goes_on(serve: Serve, fragile: Cluster) -> None:
+    """Every lease ended meanwhile, and the other server is idle."""
+    engines = ScriptedEngine(), ScriptedEngine()
+    engines[0].gate.clear()
+    settings = {
+        "database_url": fragile.emptied(),
+        "heartbeat_seconds": 0.5,
+        "lease_seconds": 1.5,
+    }
+    async with serve(engine=engines[0], **settings) as one:
+        task = await submitted(one, WISH)
+        async with asyncio.timeout(SECONDS):
+            while not engines[0].orders:
+                await asyncio.sleep(0.01)
+        async with serve(engine=engines[1], **settings) as two:
+            await asyncio.to_thread(fragile.stop)
+            await asyncio.sleep(2.5)
+            await asyncio.to_thread(fragile.start)
+            await persist(lambda: submitted(two, WISH))
+            await asyncio.sleep(2)
+            engines[0].gate.set()
+            ended = await persist(lambda: two.darkroom.wait(task.id, timeout_seconds=SECONDS))
+    assert (ended.state, ended.attempt) == (TaskState.SUCCEEDED, 1)
+
+
 async def persist(work: Callable[[], object]) -> Task:
     """As a client does that was told to come back."""
     async with asyncio.timeout(SECONDS):
