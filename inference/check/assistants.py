@@ -11,8 +11,8 @@ import torch
 import transformers
 
 from inference.catalog import Catalog
-from inference.check.blueprint import size_bytes
-from inference.errors import HubFailed, ModelFailed
+from inference.check.blueprint import reason, size_bytes
+from inference.errors import ModelFailed
 from inference.hub.files import Wanted, assistant_of, assistants_of
 from inference.hub.sources import Sources
 from inference.loading import first_line
@@ -60,8 +60,9 @@ def _check(catalog: Catalog, wanted: Wanted, sources: Sources) -> AssistantRepor
         place = sources.find(wanted)
         told.where, told.missing_bytes = place.where, place.missing_bytes
         model = _build(place.folders[0], _READERS[wanted.owner], spec.device)
-    except (HubFailed, ModelFailed) as error:
-        told.problems.append(str(error))
+    except Exception as error:
+        # whatever files can be wrong about
+        told.problems.append(reason(error))
         return told
     told.weight_bytes = size_bytes(model)
     if wanted.owner == "rater, classifier":

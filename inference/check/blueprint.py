@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -18,11 +18,14 @@ import torch
 import transformers
 from accelerate import init_empty_weights
 
-from inference.errors import ModelFailed
+from inference.errors import EngineError, ModelFailed
 from inference.hub.checkpoint import Part, shapes_of
 from inference.loading import first_line
 
 Module = torch.nn.Module
+
+# No model has so many, and each takes time to build.
+_MOST_LAYERS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +50,30 @@ def build(folders: Sequence[Path], dtype: torch.dtype) -> Blueprint:
     for name, kind in index.items():
         if name.startswith("_") or not isinstance(kind, list) or None in kind:
             continue
+        if len(kind) != 2:
+            raise ModelFailed(f"{name}: model_index.json does not say which class of which library")
         places = [folder / name for folder in folders if (folder / name).is_dir()]
         if not places:
             raise ModelFailed(f"{name}: named in model_index.json, and there is no such folder")
         config = places[-1] / "config.json"
         told = _read(config, f"{name}/config.json") if config.is_file() else {}
+        for key, layers in _too_many(told):
+            raise ModelFailed(f"{name}: its config has {layers} as its {key}")
         own = told.get("_class_name", kind[1]) if len(places) > 1 else kind[1]
         module = _part(name, str(kind[0]), str(own), places[-1])
         if module is not None:
             # not its own `to`, which warns of what is kept wider
             parts[name] = Module.to(module, "meta", dtype)
     return Blueprint(index, parts)
+
+
+def reason(error: Exception) -> str:
+    """What an error says, in one line that names the file where the system does."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, EngineError | ValueError):
+        return first_line(error)
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def size_bytes(module: Module) -> int:
@@ -104,10 +120,19 @@ def misfits(module: Module, part: Part) -> list[str]:
     return found
 
 
+def _too_many(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Numbers of layers, in a config and those within, that no model has."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _too_many(value)
+        elif isinstance(value, int) and value > _MOST_LAYERS and "layers" in key:
+            yield key, value
+
+
 def _part(name: str, library: str, kind: str, folder: Path) -> Module | None:
     try:
         found = _class(library, kind)
-    except (ImportError, AttributeError):
+    except (ImportError, AttributeError, RuntimeError):
         raise ModelFailed(f"{name}: {library} has no {kind}") from None
     if not (isinstance(found, type) and issubclass(found, Module)):
         return None
@@ -143,7 +168,7 @@ def _read(path: Path, name: str) -> dict[str, Any]:
         told = json.loads(path.read_bytes())
     except OSError as error:
         raise ModelFailed(f"{name}: {error.strerror}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ModelFailed(f"{name} is no JSON") from None
     if not isinstance(told, dict):
         raise ModelFailed(f"{name} is no table")

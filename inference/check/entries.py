@@ -19,7 +19,7 @@ from inference.check.blueprint import Blueprint, build, misfits, reason, size_by
 from inference.check.fits import Need, Sizes, remedies
 from inference.check.shapes import Picture, pictures_of, working_bytes
 from inference.devices import devices_of
-from inference.errors import HubFailed, ModelFailed
+from inference.errors import ModelFailed
 from inference.hub.checkpoint import parts_of
 from inference.hub.sources import Place, Sources
 from inference.job import Mode

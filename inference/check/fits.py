@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import torch
 
-from inference.check.blueprint import Blueprint, streamed_bytes
+from inference.check.blueprint import Blueprint, Module, streamed_bytes
 from inference.check.shapes import pictures_of, working_bytes
 from inference.job import Mode
 from inference.model_spec import ModelSpec
@@ -60,7 +61,22 @@ class Sizes:
 
     def with_options(self, **options: object) -> Sizes:
         """The same with other options in the entry."""
-        return replace(self, spec=self.spec.model_copy(update=options))
+        changed = replace(self, spec=self.spec.model_copy(update=options))
+        return changed._in_half() if "dtype" in options else changed
+
+    def _in_half(self) -> Sizes:
+        """The same in numbers of two bytes."""
+        share = torch.bfloat16.itemsize / self.dtype.itemsize
+        parts = {
+            name: Module.to(deepcopy(part), torch.bfloat16)
+            for name, part in self.plan.parts.items()
+        }
+        return replace(
+            self,
+            weights={name: int(size * share) for name, size in self.weights.items()},
+            plan=replace(self.plan, parts=parts),
+            dtype=torch.bfloat16,
+        )
 
     def _visiting(self, name: str, mode: Offload) -> int:
         share = quantization.shares(self.spec, self.dtype).get(name, 1)
@@ -71,22 +87,23 @@ class Sizes:
 def remedies(sizes: Sizes, need: Need, memory_bytes: int) -> Iterator[str]:
     """Each option, or size, that would make a picture fit alone; two together where none does."""
     found = [
-        words
-        for words, options in _options(sizes)
-        if sizes.with_options(**options).needs_bytes(_again(sizes, need, options)) <= memory_bytes
+        words for words, options in _options(sizes) if _fits(sizes, need, options, memory_bytes)
     ]
     if not found:
         tiles = {"vae": VaeOptions(tiling=True)}
-        for words, options in _options(sizes):
-            both = {**options, **tiles}
-            if sizes.with_options(**both).needs_bytes(_again(sizes, need, both)) <= memory_bytes:
-                found.append(f"{words} with vae: {{tiling: true}}")
+        found = [
+            f"{words} with vae: {{tiling: true}}"
+            for words, options in _options(sizes)
+            if _fits(sizes, need, {**options, **tiles}, memory_bytes)
+        ]
     yield from found
     if (size := _smaller(sizes, need, memory_bytes)) is not None:
         yield f"sizes up to {size[0]}x{size[1]}"
 
 
 def _options(sizes: Sizes) -> Iterator[tuple[str, dict[str, object]]]:
+    if sizes.dtype is torch.float32:
+        yield "dtype: bfloat16", {"dtype": "bfloat16"}
     if not sizes.spec.vae.tiling:
         yield "vae: {tiling: true}", {"vae": VaeOptions(tiling=True)}
     if torch.device(sizes.device).type != "cuda":
@@ -105,13 +122,13 @@ def _options(sizes: Sizes) -> Iterator[tuple[str, dict[str, object]]]:
             yield f"offload: {mode}", {"offload": mode.value}
 
 
-def _again(sizes: Sizes, need: Need, options: Mapping[str, object]) -> Need:
-    """The same picture, measured anew where an option changes what is run."""
-    if "vae" not in options:
-        return need
-    spec = sizes.spec.model_copy(update=dict(options))
-    picture = pictures_of(spec, need.mode, need.size)
-    return replace(need, operations=working_bytes(spec, sizes.plan, picture))
+def _fits(sizes: Sizes, need: Need, options: Mapping[str, object], memory_bytes: int) -> bool:
+    """Whether the same picture does with other options, measured anew where they change it."""
+    changed = sizes.with_options(**options)
+    if not options.keys().isdisjoint(("vae", "dtype")):
+        picture = pictures_of(changed.spec, need.mode, need.size)
+        need = replace(need, operations=working_bytes(changed.spec, changed.plan, picture))
+    return changed.needs_bytes(need) <= memory_bytes
 
 
 def _smaller(sizes: Sizes, need: Need, memory_bytes: int) -> tuple[int, int] | None:

@@ -18,7 +18,10 @@ def base_of(folder: Path) -> Path:
     path = folder / "base.json"
     if not path.is_file():
         return folder
-    return folder.joinpath(json.loads(path.read_text())["base"]).resolve()
+    try:
+        return folder.joinpath(json.loads(path.read_text())["base"]).resolve()
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} names no base") from None
 
 
 def write_base(folder: Path, base: Path) -> None:

@@ -77,8 +77,10 @@ def read_json(folder: Path, name: str) -> Mapping[str, Any]:
         told: Mapping[str, Any] = json.loads((folder / name).read_bytes())
     except OSError as error:
         raise HubFailed(f"{name}: {error.strerror}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise HubFailed(f"{name} is no JSON") from None
+    if not isinstance(told, dict):
+        raise HubFailed(f"{name} is no table")
     return told
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import struct
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from stat import S_ISREG
+from typing import Any
 
 # Bytes of a number by the name that safetensors has for its type.
 _WIDTHS = {
@@ -24,6 +25,13 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 # Keys of a config that differ between copies of the same.
 _HISTORY = ("_name_or_path", "_diffusers_version", "transformers_version", "torch_dtype", "dtype")
 _READ_BYTES = 1 << 22
+# What the format allows.
+_MOST_HEADER_BYTES = 100_000_000
+# What often lies where weights should, by how it begins.
+_OTHERS = {
+    b"version https://git-lfs": "is a pointer of git-lfs and not the weights: run git lfs pull",
+    b"<": "is a web page, and no safetensors file",
+}
 
 Stamp = tuple[int, int, int]
 # Of files that were read whole, by where they are and what they were then.
@@ -99,9 +107,7 @@ def cached_folder(hub_id: str, revision: str | None) -> Path | None:
 
 def shapes_of(file: Path) -> dict[str, tuple[int, ...]]:
     """The shapes of a file's tensors; raises ValueError where it is not whole."""
-    length = 8 + len(header := _header(file))
-    tensors = json.loads(header)
-    tensors.pop("__metadata__", None)
+    length, tensors = _read_header(file)
     end = max((one["data_offsets"][1] for one in tensors.values()), default=0)
     if file.stat().st_size != length + end:
         raise ValueError(f"{file.name} is not whole")
@@ -112,12 +118,19 @@ def _weights(folder: Path) -> tuple[Path, ...]:
     """The files that are loaded from a part's folder: those of its index, or the one without."""
     indexes = sorted(folder.glob("*.safetensors.index.json"), key=lambda path: len(path.name))
     if indexes:
-        named: Mapping[str, str] = json.loads(indexes[0].read_text())["weight_map"]
-        files = [folder / name for name in sorted(set(named.values()))]
+        files = [folder / name for name in _named(indexes[0])]
         return tuple(file for file in files if file.is_file())
     files = sorted(folder.glob("*.safetensors"), key=lambda path: (len(path.name), path.name))
     # the shortest name has no variant in it, such as .fp16
     return tuple(files[:1])
+
+
+def _named(index: Path) -> list[str]:
+    try:
+        files = {str(name) for name in json.loads(index.read_bytes())["weight_map"].values()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ValueError(f"{index.name} is no index of weights") from None
+    return sorted(files)
 
 
 def _settings(config: Path) -> bytes:
@@ -134,16 +147,56 @@ def _stamp(file: Path) -> Stamp:
 
 
 def _header(file: Path) -> bytes:
+    """The table that a safetensors file begins with; raises ValueError where it is none."""
+    if not S_ISREG((status := file.stat()).st_mode):
+        # a pipe would be waited for
+        raise ValueError(f"{file.name} is no file")
     with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        # what is longer than the file is no header
-        return stream.read(min(length, file.stat().st_size))
+        first = stream.read(32)
+        length = int.from_bytes(first[:8], "little")
+        if first[8:9] != b"{" or length > _MOST_HEADER_BYTES:
+            raise ValueError(f"{file.name} {_what(first)}")
+        if length > status.st_size - 8:
+            raise ValueError(f"{file.name} is not whole")
+        stream.seek(8)
+        return stream.read(length)
+
+
+def _what(first: bytes) -> str:
+    """What is no safetensors file, by its first bytes."""
+    for begin, words in _OTHERS.items():
+        if first.lstrip().startswith(begin):
+            return words
+    if not first:
+        return "is empty"
+    return "is not whole" if len(first) < 9 else "is no safetensors file"
+
+
+def _read_header(file: Path) -> tuple[int, dict[str, Any]]:
+    """Where the numbers begin, and what is said of each tensor; raises ValueError."""
+    header = _header(file)
+    try:
+        tensors = json.loads(header)
+        tensors.pop("__metadata__", None)
+        is_sound = all(_is_sound(one) for one in tensors.values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        is_sound = False
+    if not is_sound:
+        raise ValueError(f"{file.name} has a header that is none of safetensors")
+    return 8 + len(header), tensors
+
+
+def _is_sound(tensor: Mapping[str, Any]) -> bool:
+    begin, end = tensor["data_offsets"]
+    numbers = [begin, end, *tensor["shape"]]
+    return isinstance(tensor["dtype"], str) and all(
+        isinstance(one, int) and one >= 0 for one in numbers
+    )
 
 
 @lru_cache(maxsize=512)
 def _file_bytes(file: Path, stamp: Stamp, float_bytes: int) -> int:
-    tensors = json.loads(_header(file))
-    tensors.pop("__metadata__", None)
+    _, tensors = _read_header(file)
     size = 0
     for tensor in tensors.values():
         kind = tensor["dtype"]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from pathlib import Path
+from os.path import exists
 from typing import Any
 
 from inference.catalog import Catalog
@@ -49,7 +49,7 @@ class Wanted:
 def is_hub_id(source: str) -> bool:
     """Whether a source names a repository of the hub, and no place on this machine."""
     is_file = source.endswith((".safetensors", ".gguf"))
-    is_place = is_file or source.startswith(("builtin:", ".", "/", "~")) or Path(source).exists()
+    is_place = is_file or source.startswith(("builtin:", ".", "/", "~")) or exists(source)
     return not is_place and _HUB_ID.fullmatch(source) is not None
 
 
@@ -194,7 +194,10 @@ def _weights(one: Wanted, names: Sequence[str], folder: str, read: ReadJson) -> 
     files = [name for name in beside if name.endswith(".safetensors")]
     if indexes:
         # the shortest name has no variant in it, such as .fp16
-        parts: Mapping[str, str] = read(min(indexes, key=len))["weight_map"]
+        index = min(indexes, key=len)
+        parts = read(index).get("weight_map")
+        if not isinstance(parts, Mapping):
+            raise HubFailed(f"{index} is no index of weights")
         named = [_joined(folder, part) for part in sorted(set(parts.values()))]
         if missing := [name for name in named if name not in names]:
             raise HubFailed(f"{one.repository} has no {', '.join(missing[:3])}, which it lists")
