@@ -79,9 +79,10 @@ class ImageRequest:
     with an optional `resolution` tier ("1k", "2k", "4k"). `lora_strength` and `lora_rank` are for
     every LoRA that says none of its own, those of the `profile` too. `downsizing_mp`, in millions
     of pixels, is what input pictures are shrunk to; `mask_blur`, in pixels of the picture made, is
-    how far beyond the mask it fades into the source. `offloading` asks for the weights to be kept
-    off the device until they are used. `by_default` names the fields that but repeat a default of
-    the API they came by: where the model has no use for one, it asks for nothing.
+    how far beyond the mask it fades into the source. `offloading` says whether the weights are kept
+    off the device until they are used: the model's entry decides that, another wish is refused.
+    `by_default` names the fields that but repeat a default of the API they came by: where the model
+    has no use for one, it asks for nothing.
     """
 
     model: str
@@ -135,7 +136,6 @@ class Job:
     downsizing_mp: float | None = None
     sampler: str | None = None
     mask_blur: int = 0
-    offloading: bool | None = None
     account: str = ""
     priority: int = 0
 

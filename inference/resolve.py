@@ -52,7 +52,6 @@ def resolve(
         downsizing_mp=_downsizing(request),
         sampler=_sampler(request, spec, profile),
         mask_blur=_mask_blur(request, mode),
-        offloading=request.offloading,
         account=account,
         priority=priority,
     )
@@ -139,9 +138,13 @@ def _mask_blur(request: ImageRequest, mode: Mode) -> int:
 
 
 def _check_offloading(request: ImageRequest, spec: ModelSpec) -> None:
-    if request.offloading and spec.offload == "none":
-        what = f"{spec.name!r} keeps its weights on its device; leave offloading out"
-        raise Unsupported("offloading", what)
+    offloads = spec.offload != "none"
+    if request.offloading in (None, offloads):
+        return
+    entry = f"its entry in models.yaml says offload: {spec.offload}"
+    kept = "off its device until they are used" if offloads else "on its device"
+    what = f"{spec.name!r} keeps its weights {kept}, since {entry}; leave offloading out"
+    raise Unsupported("offloading", what)
 
 
 def _strength(request: ImageRequest, spec: ModelSpec, mode: Mode, steps: int) -> float:

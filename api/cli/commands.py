@@ -138,7 +138,7 @@ def generate(
     ] = None,
     offloading: Annotated[
         bool | None,
-        typer.Option(help="Keep weights off the device until used. (default: as set up)"),
+        typer.Option(help="Be refused unless the model keeps weights off the device, or on it."),
     ] = None,
     server: Annotated[
         str | None,

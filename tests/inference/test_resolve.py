@@ -479,15 +479,13 @@ class TestInputFields:
     def test_a_blur_has_bounds(self, blur: int) -> None:
         assert refused(images=(SOURCE, MASK), mask_blur=blur).field == "mask_blur"
 
-    @pytest.mark.parametrize("wanted", [None, False])
-    def test_weights_may_stay_where_they_are(self, wanted: bool | None) -> None:
-        assert made(offloading=wanted).offloading is wanted
-
-    def test_offloading_is_refused_where_it_cannot_be(self) -> None:
-        assert refused(offloading=True).field == "offloading"
-
-    def test_offloading_is_taken_where_the_entry_offloads(self) -> None:
-        spec = TINY.models["tiny-flux"].model_copy(update={"offload": "group"})
-        offloads = TINY.model_copy(update={"models": {**TINY.models, "tiny-flux": spec}})
-        request = ImageRequest(model="tiny-flux", prompt="a", offloading=True)
-        assert resolve(offloads, request, job_id="j").offloading is True
+    @pytest.mark.parametrize("offload", ["none", "model", "sequential", "group"])
+    def test_offloading_is_refused_where_the_entry_says_otherwise(self, offload: str) -> None:
+        spec = TINY.models["tiny-flux"].model_copy(update={"offload": offload})
+        catalog = TINY.model_copy(update={"models": {**TINY.models, "tiny-flux": spec}})
+        request = ImageRequest(model="tiny-flux", prompt="a")
+        for same in (None, offload != "none"):
+            resolve(catalog, replace(request, offloading=same), job_id="j")
+        with pytest.raises(Unsupported, match=f"offload: {offload}; leave offloading out") as told:
+            resolve(catalog, replace(request, offloading=offload == "none"), job_id="j")
+        assert told.value.field == "offloading"

@@ -102,7 +102,11 @@ class GenerationRequest(BaseModel):
         Int64 | None, Field(description="pixels beyond the mask over which its edge fades")
     ] = None
     offloading: Annotated[
-        bool | None, Field(description="true: keep weights off the device until they are used")
+        bool | None,
+        Field(
+            description="whether weights are kept off the device until they are used; refused "
+            "where the model's entry decides otherwise"
+        ),
     ] = None
     references: Annotated[list[Reference], Field(max_length=16)] = []
     output_format: Annotated[

@@ -106,7 +106,9 @@ class GenerateRequest(BaseModel):
     ] = None
     lora_strength: Annotated[float | None, Field(description="of the profile's LoRAs")] = None
     rank: Annotated[int | None, Field(description="components kept of the profile's LoRAs")] = None
-    offloading: bool | None = None
+    offloading: Annotated[
+        bool | None, Field(description="a hint, not followed: the model's entry decides")
+    ] = None
     output_format: Literal["png", "jpg", "jpeg"] = "png"
     binary_response: Annotated[bool, Field(description="answer with the picture's bytes")] = False
     s3_output_path: Annotated[

@@ -124,7 +124,6 @@ def to_request(wire: GenerateRequest, *, edits: bool) -> ImageRequest:
         seed=wire.seed,
         profile=wire.weight,
         downsizing_mp=wire.downsizing_mp,
-        offloading=wire.offloading,
         by_default=tuple(name for name in DEFAULTS if optional[name] == DEFAULTS[name]),
         **optional,
     )

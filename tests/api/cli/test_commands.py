@@ -47,7 +47,7 @@ def local(monkeypatch: pytest.MonkeyPatch) -> ScriptedEngine:
     """The engine that `generate` starts by itself."""
     engine = ScriptedEngine()
     monkeypatch.setattr("api.build.build_engine", lambda catalog, settings: engine)
-    monkeypatch.setattr("api.cli.local.configure_logging", lambda level: None)
+    monkeypatch.setattr("api.cli.own_engine.configure_logging", lambda level: None)
     return engine
 
 
@@ -154,7 +154,7 @@ class TestGenerateRemotely:
             (("--sampler", "euler"), "'tiny-flux' has no sampler 'euler'"),
             (("--mask-blur", 3), "mask_blur needs a mask; send one or leave it out (--mask-blur)"),
             (("--downsizing-mp", 1), "needs an input picture to shrink (--downsizing-mp)"),
-            (("--offloading",), "keeps its weights on its device"),
+            (("--offloading",), "keeps its weights on its device, since its entry in models.yaml"),
             (("--reference", "style:0.5=dot.png"), "cannot take style from a reference"),
             (("--reference", "style:2=dot.png"), "(--reference)"),
             (

@@ -101,10 +101,11 @@ def test_a_key_is_asked_for_where_there_are_keys__S2(
             {"num_inference_steps": 6},
             id="INF what is said counts more than the profile",
         ),
-        pytest.param({"offloading": False}, {"offloading": False}, id="S2 offloading"),
+        pytest.param({"offloading": True}, {"num_inference_steps": 8}, id="S2 offloading"),
+        pytest.param({"offloading": False}, {"num_inference_steps": 8}, id="S2 no offloading"),
         pytest.param(
             {},
-            {"num_inference_steps": 8, "guidance_scale": 3, "offloading": None, "loras": ()},
+            {"num_inference_steps": 8, "guidance_scale": 3, "loras": ()},
             id="INF what is not said is the model's choice",
         ),
     ],

