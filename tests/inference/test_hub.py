@@ -541,6 +541,8 @@ class TestServed:
         bench.submit(job("late", model="flux"))
         self.ticked(bench, lambda: self.told(bench).fetched_bytes > 0)
         assert self.told(bench, "flux-cfg").state is ModelState.READY
+        # or it would be in the way of others for as long
+        assert not bench.worker._residents._all["flux"].on_device
         hub.slow_seconds = 0.0
         bench.finish()
         assert self.told(bench, "flux-cfg").state is not ModelState.READY
