@@ -142,6 +142,7 @@ def _load(spec: ModelSpec, device: str, find_held: FindHeld | None) -> Mapping[M
     base = folders[0]
     if not (base / "model_index.json").is_file():
         raise ModelFailed(f"{spec.source}: no model_index.json in that folder")
+    check_class(spec, cache.read_json(base, "model_index.json"))
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     first, *others = spec.modes
@@ -188,6 +189,26 @@ def denoisers(spec: ModelSpec, pipe: Any) -> list[Any]:
         names = ", ".join(spec.rules.denoisers)
         raise ModelFailed(f"{spec.source}: {type(pipe).__name__} has none of {names}")
     return present
+
+
+def check_class(spec: ModelSpec, index: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that says it is of another architecture; raises ModelFailed."""
+    own: Any = getattr(diffusers, str(index.get("_class_name")), None)
+    if spec.rules.any_pipeline or not hasattr(own, "_get_signature_types"):
+        return
+    wanted = pipeline_class(spec, spec.modes[0])
+    found, needed = _denoiser_classes(own), _denoiser_classes(wanted)
+    if found and needed and found.isdisjoint(needed):
+        raise ModelFailed(
+            f"{spec.source}: its model_index.json is of {own.__name__}, and family "
+            f"{spec.family!r} needs one like {wanted.__name__}; name another source or family"
+        )
+
+
+def _denoiser_classes(pipeline: Any) -> set[Any]:
+    """What a pipeline's class runs at every step, as its own annotations have it."""
+    types = pipeline._get_signature_types()
+    return {kind for name in ("transformer", "unet") for kind in types.get(name, ())}
 
 
 def check_config(spec: ModelSpec, pipe: Any, config: Any) -> None:

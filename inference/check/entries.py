@@ -6,7 +6,7 @@ picture takes beside them from a forward of shapes alone; see `blueprint` and `s
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
@@ -16,6 +16,7 @@ from inference import loading
 from inference.catalog import Catalog
 from inference.check.assistants import AssistantReport, check_assistants
 from inference.check.blueprint import Blueprint, build, misfits, reason, size_bytes
+from inference.check.classes import misses, unlike
 from inference.check.fits import Need, Sizes, remedies
 from inference.check.shapes import Picture, pictures_of, working_bytes
 from inference.devices import devices_of
@@ -178,7 +179,10 @@ class _Check:
     def _look_into(self, place: Place) -> None:
         spec, dtype = self._spec, loading.pick_dtype(self._spec, self._device)
         plan = build(place.folders, dtype)
-        self.report.problems += _misses(spec, plan)
+        self.report.problems += misses(spec, plan)
+        # of a derived one the index is its base's
+        if len(place.folders) == 1 and self.report.is_servable and (note := unlike(spec, plan)):
+            self.report.notes.append(note)
         self._compare(place, plan)
         self._count(place, plan, dtype)
         if obstacle := quantization.obstacle(spec, self._device):
@@ -261,18 +265,6 @@ class _Check:
             fits=fits,
             remedies=() if fits else tuple(remedies(sizes, need, self._memory_bytes)),
         )
-
-
-def _misses(spec: ModelSpec, plan: Blueprint) -> Iterator[str]:
-    """What the pipelines of the modes need, and the checkpoint does not name."""
-    for kind in dict.fromkeys(loading.pipeline_class(spec, mode) for mode in spec.modes):
-        modules, _ = kind._get_signature_keys(kind)
-        left_out = {*kind._optional_components, *spec.rules.processors}
-        missing = sorted(set(modules) - set(plan.index) - left_out)
-        if missing:
-            yield f"{kind.__name__} needs {', '.join(missing)}, which it has not"
-    if plan.part(*spec.rules.denoisers) is None:
-        yield f"it has none of {', '.join(spec.rules.denoisers)}"
 
 
 def _sizes(spec: ModelSpec) -> list[tuple[int, int]]:

@@ -195,10 +195,7 @@ def _weights(one: Wanted, names: Sequence[str], folder: str, read: ReadJson) -> 
     if indexes:
         # the shortest name has no variant in it, such as .fp16
         index = min(indexes, key=len)
-        parts = read(index).get("weight_map")
-        if not isinstance(parts, Mapping):
-            raise HubFailed(f"{index} is no index of weights")
-        named = [_joined(folder, part) for part in sorted(set(parts.values()))]
+        named = [_joined(folder, part) for part in _shards(index, read(index))]
         if missing := [name for name in named if name not in names]:
             raise HubFailed(f"{one.repository} has no {', '.join(missing[:3])}, which it lists")
         return named
@@ -206,6 +203,14 @@ def _weights(one: Wanted, names: Sequence[str], folder: str, read: ReadJson) -> 
         place = _place(one.repository, folder)
         raise HubFailed(f"{place} has pickled weights alone, which may run anything")
     return sorted(files, key=lambda name: (len(name), name))[:1]
+
+
+def _shards(index: str, told: Mapping[str, Any]) -> list[str]:
+    parts = told.get("weight_map")
+    names: list[Any] = [*parts.values()] if isinstance(parts, Mapping) else [None]
+    if not all(isinstance(name, str) for name in names):
+        raise HubFailed(f"{index} is no index of weights")
+    return sorted(set(names))
 
 
 def _file(one: Wanted, names: Sequence[str]) -> str:

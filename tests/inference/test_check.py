@@ -236,6 +236,37 @@ def test_what_does_not_fit_says_what_would_and_it_does(flux: Path) -> None:
     assert named is narrowed.is_servable is True
 
 
+def test_half_the_bytes_are_offered_to_what_is_served_in_four(flux: Path) -> None:
+    whole = one(flux).pictures[0].needs_bytes
+    half = one(flux, dtype="bfloat16").pictures[0].needs_bytes
+    assert half < whole
+    told = one(flux, half)
+    assert "dtype: bfloat16" in told.pictures[0].remedies
+    assert one(flux, half, dtype="bfloat16").is_servable
+    assert "dtype: bfloat16" not in one(flux, half - 1).pictures[0].remedies
+    narrow = one(flux, half - 1, dtype="bfloat16")
+    assert not narrow.is_servable and "dtype: bfloat16" not in narrow.pictures[0].remedies
+
+
+def test_what_does_not_fit_is_not_counted_among_all(flux: Path, copied: Path) -> None:
+    plain = one(flux)
+    wide = entry(copied, sizes=["512x512"])
+    told = report_of(plain.pictures[0].needs_bytes, a=entry(flux), b=wide)
+    assert [model.is_servable for model in told.models] == [True, False]
+    assert told.weight_bytes == plain.weight_bytes
+    assert told.working_bytes == plain.pictures[0].working_bytes
+    none = report_of(1, a=entry(flux))
+    assert none.weight_bytes == none.working_bytes == 0
+
+
+def test_a_checkpoint_of_another_pipeline_of_its_architecture_is_noted(flux: Path) -> None:
+    told = one(flux, family="flux-kontext")
+    assert told.is_servable
+    (note,) = told.notes
+    assert "of FluxPipeline, and family 'flux-kontext' is served by FluxKontext" in note
+    assert one(flux).notes == one("builtin:tiny-flux-kontext", family="flux-kontext").notes == []
+
+
 def test_a_cpu_is_offered_no_offloading(flux: Path) -> None:
     told = one(flux, 1000)
     assert told.pictures and all(not picture.remedies for picture in told.pictures)

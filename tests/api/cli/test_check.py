@@ -29,6 +29,9 @@ def test_what_fits_and_what_does_not_is_said_plainly() -> None:
     assert "tiny-flux: CANNOT BE SERVED" in bad.stdout and "DOES NOT FIT" in bad.stdout
     assert "or with offload: sequential" in bad.stdout
     assert "cannot be served: tiny-flux" in bad.stderr
+    assert "weights of all" in good.stdout and "weights of" not in bad.stdout
+    few = check("tiny-flux", "--memory", "1")
+    assert "any card (as cuda): models may take 1 byte" in few.stdout
 
 
 def test_nothing_is_said_of_weights_that_could_not_be_read(tmp_path: Path) -> None:
