@@ -149,6 +149,22 @@ async def test_every_webhook_is_delivered_once(pair: Pair) -> None:
         assert len(receiver.received) == 20
 
 
+async def test_what_another_delivers_is_left_to_it(serve: Serve, cluster: Cluster) -> None:
+    url = cluster.emptied()
+    async with serve(engine=ScriptedEngine(), database_url=url) as one:
+        task = await submitted(one, WISH)
+        await one.darkroom.wait(task.id, timeout_seconds=SECONDS)
+        out = f"'m', '{task.id}', '', 'darkroom', 'https://x.example/', 'waiting', 1"
+        rows(
+            url,
+            "INSERT INTO outbox (id, task_id, account, dialect, url, state, attempts, next_ms,"
+            f" last_error, created_ms) VALUES ({out}, {2**50}, 'being delivered', 0)",
+        )
+        async with serve(engine=ScriptedEngine(), database_url=url):
+            await asyncio.sleep(0.5)
+            assert rows(url, "SELECT attempts, next_ms FROM outbox") == [(1, 2**50)]
+
+
 async def test_one_sweeps_and_when_it_is_gone_the_other(serve: Serve, cluster: Cluster) -> None:
     url = cluster.emptied()
     async with AsyncExitStack() as first, AsyncExitStack() as second:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,13 +16,15 @@ from alembic.migration import MigrationContext
 from sqlalchemy import insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from api.accounts import Account
 from api.build import build
-from api.errors import BadRequest, Unavailable, Unsure
+from api.errors import BadRequest, NoCredits, Unavailable, Unsure
 from api.settings import Settings, SettingsError, load_settings
 from api.store import MigrationError, Store, open_database, postgres
 from api.store.accounts import AccountStore
 from api.store.postgres import PostgresDatabase
 from api.store.schema import accounts, metadata, tasks
+from api.store.uploads import KeptUpload, UploadStore
 from api.tasks import TaskState
 from tests.api.making import AMPLE, inserted, open_store, output_of, submission
 from tests.api.places import OnServer
@@ -177,6 +180,31 @@ async def test_a_rush_leaves_room_for_the_rest(store: Store) -> None:
         slowest = max(slowest, time.monotonic() - started)
     assert len(await rush) == 150
     assert slowest < SOON_SECONDS
+
+
+async def test_what_is_counted_of_an_account_stays_so(
+    store: Store, database: PostgresDatabase, place: OnServer
+) -> None:
+    """Uploads that fit once, and credits that are taken back once, at eight doors at once."""
+    uploads, books = UploadStore(database), AccountStore(database)
+    made = await asyncio.gather(
+        *(uploads.insert("me", [upload(f"u{n}")], max_bytes=15) for n in range(8))
+    )
+    assert sorted(made) == [False] * 7 + [True]
+    await books.grant("me", 10, "")
+    taken = await asyncio.gather(
+        *(books.grant("me", -6, "") for _ in range(8)), return_exceptions=True
+    )
+    assert Counter(type(one) for one in taken) == {Account: 1, NoCredits: 7}
+    assert place.rows("SELECT balance FROM accounts WHERE name = 'me'") == [(4,)]
+
+
+def upload(name: str) -> KeptUpload:
+    """One of ten bytes."""
+    return KeptUpload(
+        id=name, account="me", key=f"uploads/{name}/0.png", media_type="image/png",
+        size_bytes=10, width=1, height=1, created_ms=0, expires_ms=2**50,
+    )  # fmt: skip
 
 
 async def test_a_slow_statement_does_not_stop_the_loop(database: PostgresDatabase) -> None:
