@@ -106,6 +106,7 @@ class Run:
         self._lost = False
         # Why it fails if it does: the first of what went wrong.
         self._failure = next(iter(claim.task.failures), None)
+        self._reason: str | None = None
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._log = log.bind(task_id=self.task.id, attempt=self.task.attempt)
@@ -253,8 +254,10 @@ class Run:
         """A failure as callers are told of it."""
         why = str(error)
         if error.kind == ModelFailed.kind:
-            # The reason names folders of this machine, which are no caller's business.
+            # The reason names folders of this machine, and clients of a hosted API show what they
+            # are told to whoever uses them. Our own API tells it as it does of its models.
             self._log.error("model_failed", reason=why)
+            self._reason = _storable(why)
             why = f"the model {self.task.job.model!r} could not be loaded"
         return Failure(index=index, kind=error.kind, message=_storable(why))
 
@@ -328,6 +331,8 @@ class Run:
 
     async def _finish(self, state: TaskState, failure: Failure | None = None) -> None:
         kind, message = (failure.kind, failure.message) if failure else (None, None)
+        if kind == ModelFailed.kind and self._reason is not None:
+            await self._note(self.task.job, replace(self.task.findings, reason=self._reason))
         task = await self._insist(
             lambda: self._shop.store.finish(
                 self.holding, state, error_kind=kind, error_message=message

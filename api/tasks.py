@@ -137,12 +137,14 @@ class Findings:
     `enhanced` is the prompt that the pictures were made from, where it is not the caller's own,
     and `sources` the addresses that it was enriched from. `result` is what a look at a picture
     said: `level` of a rating, `alt` of a description, `score`, `summary`, `findings` and
-    `strengths` of a review.
+    `strengths` of a review. `reason` is why the model of a task that failed could not be loaded; it
+    may name folders and addresses of this machine, so that none but our own API tells it.
     """
 
     enhanced: Enhanced | None = None
     sources: tuple[str, ...] = ()
     result: Mapping[str, Any] | None = None
+    reason: str | None = None
 
 
 NO_FINDINGS = Findings()

@@ -97,7 +97,7 @@ class Remote:
             for image in task["images"]:
                 yield self._fetch(task, image)
             if task["error"] is not None:
-                raise Failure(task["error"]["message"])
+                raise Failure(_why(task["error"]))
             for lost in task["failures"]:
                 say(f"darkroom: picture {lost['index'] + 1}: {lost['message']}")
 
@@ -135,10 +135,9 @@ class Remote:
 
     def _states(self, name: str, only: str | None) -> dict[str, Mapping[str, Any]]:
         """A model on each device that works, or on one."""
-        reply = _json(self._client.get("/darkroom/devices", timeout=ANSWER_SECONDS))
         states = {
             device["device"]: model
-            for device in reply["devices"]
+            for device in self._devices()
             for model in device["models"]
             if model["name"] == name and device["alive"] and only in (None, device["device"])
         }
@@ -150,10 +149,15 @@ class Remote:
         """Every device, as the server tells of it; raises Failure."""
         with closing(self._client):
             try:
-                reply = _json(self._client.get("/darkroom/devices", timeout=ANSWER_SECONDS))
+                return self._devices()
             except httpx2.HTTPError as error:
                 raise Failure(f"lost the server: {error}") from None
-        told: list[Mapping[str, Any]] = reply["devices"]
+
+    def _devices(self) -> list[Mapping[str, Any]]:
+        reply = self._client.get("/darkroom/devices", timeout=ANSWER_SECONDS)
+        if reply.is_error:
+            raise _refusal(reply)
+        told: list[Mapping[str, Any]] = _json(reply)["devices"]
         return told
 
     def _choose(self, wish: Wish) -> Wish:
@@ -276,6 +280,13 @@ def _json(reply: httpx2.Response) -> Mapping[str, Any]:
     except ValueError:
         raise Failure(f"{reply.url} answered with something else than JSON") from None
     return told
+
+
+def _why(error: Mapping[str, Any]) -> str:
+    """What a server says of a task that failed."""
+    # one of an older server tells no reason
+    reason = error.get("reason")
+    return f"{error['message']}: {reason}" if reason else str(error["message"])
 
 
 def _refusal(reply: httpx2.Response) -> Exception:

@@ -32,7 +32,8 @@ class ScriptedEngine:
     """Makes plain pictures whose colour is their seed, one after the other.
 
     `fails` names the error of a picture. While `gate` is clear every picture waits after step 0,
-    as one does whose step takes long; it still hears of its cancellation.
+    as one does whose step takes long; it still hears of its cancellation. While it is `starting` it
+    knows no devices.
     """
 
     def __init__(self, *, picture_seconds: float = 0.0) -> None:
@@ -44,6 +45,7 @@ class ScriptedEngine:
         self.models = {"tiny-flux", "tiny-flux-fill", "tiny-flux-kontext"}
         self.managed: list[tuple[str, ModelAction, str | None]] = []
         self.idle_seconds = 0.0
+        self.starting = False
         self._picture_seconds = picture_seconds
         self._cancelled: set[str] = set()
         self._inbox: queue.Queue[Order | None] = queue.Queue()
@@ -83,6 +85,8 @@ class ScriptedEngine:
         self.managed.append((model, action, device))
 
     def status(self) -> EngineStatus:
+        if self.starting:
+            return EngineStatus(devices=())
         device = DeviceStatus(
             device="cpu",
             name="script",

@@ -143,6 +143,19 @@ async def test_the_reason_names_no_folder_of_this_machine(
     assert failure.message == "the model 'paint' could not be loaded"
 
 
+async def test_why_a_model_failed_is_kept_apart_from_what_everybody_is_told(
+    services: Services, engine: ScriptedEngine
+) -> None:
+    engine.fails = lambda job, index: ModelFailed("/srv/secret is missing")
+    task = await ended(services, await submit(services, count=2))
+    assert (task.state, task.error_kind) == (TaskState.FAILED, "model_failed")
+    assert task.error_message == "the model 'paint' could not be loaded"
+    assert task.findings.reason == "/srv/secret is missing"
+    engine.fails = lambda job, index: PipelineFailed("it broke")
+    task = await ended(services, await submit(services, count=1))
+    assert (task.error_message, task.findings.reason) == ("it broke", None)
+
+
 async def test_a_watcher_hears_of_each_once_and_before_the_end(
     services: Services, engine: ScriptedEngine
 ) -> None:

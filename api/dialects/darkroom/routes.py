@@ -25,6 +25,7 @@ from api.dialects.darkroom.events import to_stream
 from api.dialects.darkroom.webhook import WEBHOOKS
 from api.dialects.orders import ended_or_left, place
 from api.dialects.pictures import picture_response
+from api.errors import Unavailable
 from api.tasks import TaskState
 
 MAX_WAIT_SECONDS = 60
@@ -172,8 +173,11 @@ async def queue(desk: DeskOf, _: CallerOf) -> dict[str, Any]:
 
 @router.get("/devices", response_model=schema.DeviceList)
 async def devices(desk: DeskOf, _: CallerOf) -> dict[str, Any]:
-    """Devices, their workers and what they have loaded."""
-    return translate.to_devices(desk.engine_status())
+    """Devices, their workers and what they have loaded; 503 until they are known."""
+    status = desk.engine_status()
+    if not status.devices:
+        raise Unavailable("the engine is starting; ask again", retry_after_seconds=1)
+    return translate.to_devices(status)
 
 
 DIALECT = Dialect(

@@ -151,6 +151,9 @@ class TaskError(BaseModel):
 
     kind: str
     message: str
+    reason: Annotated[
+        str | None, Field(description="why its model could not be loaded, as the server tells it")
+    ]
 
 
 class PictureFailure(BaseModel):

@@ -145,7 +145,11 @@ def to_body(task: Task, link: PictureLink) -> dict[str, Any]:
     job = task.job
     here = f"{PREFIX}/generations/{task.id}"
     failed = task.error_kind is not None or task.error_message is not None
-    error = {"kind": task.error_kind or "failed", "message": task.error_message or "no reason"}
+    error = {
+        "kind": task.error_kind or "failed",
+        "message": task.error_message or "no reason",
+        "reason": task.findings.reason,
+    }
     return {
         "id": task.id,
         "state": task.state.value,

@@ -20,7 +20,7 @@ from api.cli.commands import app
 from api.cli.remote import events_of
 from api.settings import Settings
 from inference.catalog import Catalog
-from inference.errors import PipelineFailed
+from inference.errors import ModelFailed, PipelineFailed
 from tests.api.http.served import Served, serving, until
 from tests.api.killing import free_port
 from tests.api.scripted import ScriptedEngine
@@ -181,6 +181,15 @@ class TestGenerateRemotely:
             server.script.fails = lambda job, index: None
         assert "darkroom: " in said
         assert not list(folder.iterdir())
+
+    def test_why_a_model_failed_is_told(self, server: Served, folder: Path) -> None:
+        server.script.fails = lambda job, index: ModelFailed("/models/flux is no folder")
+        try:
+            said = darkroom("generate", "a", "--server", server.url, code=1).stderr
+        finally:
+            server.script.fails = lambda job, index: None
+        last = "darkroom: the model 'tiny-flux' could not be loaded: /models/flux is no folder"
+        assert said.splitlines()[-1] == last
 
     def test_the_others_come_when_one_fails_there(self, server: Served, folder: Path) -> None:
         server.script.fails = lambda job, index: PipelineFailed("it broke") if index == 1 else None

@@ -87,7 +87,7 @@ class TestTheCommand:
             return script
 
         monkeypatch.setattr("api.build.build_engine", build)
-        monkeypatch.setattr("api.cli.gallery.configure_logging", lambda level: None)
+        monkeypatch.setattr("api.cli.own_engine.configure_logging", lambda level: None)
         monkeypatch.chdir(tmp_path)
         return script
 

@@ -46,7 +46,7 @@ def test_models_are_moved_on_one_device_and_a_dead_ones_tasks_are_made_by_anothe
     (tmp_path / "models.yaml").write_text(MODELS)
     models = tmp_path / "models.yaml"
     with serving(tmp_path, is_scripted=False, models=models, devices="cpu,cpu:0") as served:
-        until(lambda: bool(told(served)))
+        until(lambda: served.client.get("/darkroom/devices").is_success)
         lost = {"nowhere": "failed"}
         first = {"anywhere": "unloaded", **lost}
         assert told(served) == {"cpu": first, "cpu:0": {**first, "second": "unloaded"}}

@@ -13,7 +13,9 @@ import httpx2
 import pytest
 from PIL import Image
 
-from inference.errors import OutOfMemory
+from api.cli import remote
+from api.cli.terminal import Failure
+from inference.errors import ModelFailed, OutOfMemory
 from tests.api.http.served import Served, serving, until
 
 
@@ -172,7 +174,30 @@ def test_a_failure_is_told_with_its_kind(served: Served) -> None:
     ended = served.make()
 
     assert (ended["state"], ended["images"]) == ("failed", [])
-    assert ended["error"] == {"kind": "out_of_memory", "message": "the picture does not fit"}
+    told = {"kind": "out_of_memory", "message": "the picture does not fit", "reason": None}
+    assert ended["error"] == told
+
+
+def test_why_a_model_failed_is_told_beside_what_every_api_says(served: Served) -> None:
+    served.script.fails = lambda job, index: ModelFailed("no file /srv/weights")
+    assert served.make()["error"] == {
+        "kind": "model_failed",
+        "message": "the model 'tiny-flux' could not be loaded",
+        "reason": "no file /srv/weights",
+    }
+
+
+def test_devices_are_503_until_they_are_known(served: Served) -> None:
+    served.script.starting = True
+    try:
+        reply = served.client.get("/darkroom/devices")
+        with pytest.raises(Failure, match="the engine is starting"):
+            remote.devices(served.url, None)
+    finally:
+        served.script.starting = False
+    assert (reply.status_code, reply.json()["type"]) == (503, "urn:darkroom:unavailable")
+    assert reply.headers["retry-after"] == "1"
+    assert [one["device"] for one in remote.devices(served.url, None)] == ["cpu"]
 
 
 def test_queue_devices_and_models_are_told(served: Served) -> None:

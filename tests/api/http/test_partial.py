@@ -99,7 +99,7 @@ def test_a_generation_of_which_all_fail_has_failed(
     fail(0, 1)
     told = generated(team, 2)
     assert (told["state"], told["cost"], paid(team)) == ("failed", 0, 0)
-    assert told["error"] == {"kind": "pipeline_failed", "message": "it broke"}
+    assert told["error"] == {"kind": "pipeline_failed", "message": "it broke", "reason": None}
     assert [one["index"] for one in told["failures"]] == [0, 1]
 
 

@@ -360,6 +360,7 @@ def test_a_copy_that_cannot_be_delivered_costs_nothing(
     assert told["error"] == {
         "kind": "destination_failed",
         "message": f"destination 'site': {cause}",
+        "reason": None,
     }
     assert told["images"] == []
     assert books(served, headers) == (100, 0)
