@@ -67,6 +67,16 @@ def build(folders: Sequence[Path], dtype: torch.dtype) -> Blueprint:
     return Blueprint(index, parts)
 
 
+def see_file(file: Path) -> None:
+    """That a single file of weights is whole, by its header; raises ValueError or OSError."""
+    if file.suffix == ".safetensors":
+        shapes_of(file)
+    elif file.suffix == ".gguf":
+        with file.open("rb") as stream:
+            if stream.read(4) != b"GGUF":
+                raise ValueError(f"{file.name} is no gguf file")
+
+
 def reason(error: Exception) -> str:
     """What an error says, in one line that names the file where the system does."""
     if isinstance(error, OSError) and error.strerror:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -15,13 +16,14 @@ import torch
 from inference import loading
 from inference.catalog import Catalog
 from inference.check.assistants import AssistantReport, check_assistants
-from inference.check.blueprint import Blueprint, build, misfits, reason, size_bytes
+from inference.check.blueprint import Blueprint, build, misfits, reason, see_file, size_bytes
 from inference.check.classes import misses, unlike
 from inference.check.fits import Need, Sizes, remedies
 from inference.check.shapes import Picture, pictures_of, working_bytes
 from inference.devices import devices_of
 from inference.errors import ModelFailed
 from inference.hub.checkpoint import parts_of
+from inference.hub.files import Kind
 from inference.hub.sources import Place, Sources
 from inference.job import Mode
 from inference.model_spec import ModelSpec
@@ -133,8 +135,7 @@ class _Check:
         """Fill in the report."""
         self.report.dtype = str(loading.pick_dtype(self._spec, self._device)).partition(".")[2]
         try:
-            places = self._look_up()
-            if places:
+            if places := self._look_up():
                 self._look_into(places[0])
         except Exception as error:
             # whatever files can be wrong about is the problem of their entry alone
@@ -144,8 +145,8 @@ class _Check:
     def working_bytes(self) -> int:
         """What a picture of the default size takes beside the weights, in the costliest mode."""
         default = _shown(self._spec.default_size)
-        pictures = self.report.pictures
-        return max((one.working_bytes for one in pictures if one.size == default), default=0)
+        found = [one.working_bytes for one in self.report.pictures if one.size == default]
+        return max(found, default=0)
 
     def tell_parts(self, others: Sequence[_Check]) -> None:
         """Once all entries are known: which part is whose too."""
@@ -165,6 +166,9 @@ class _Check:
         for number, wanted in enumerate(self._sources.of(self._spec)):
             try:
                 place = self._sources.find(wanted)
+                if wanted.kind is Kind.FILE and not place.missing_bytes:
+                    single = Path(wanted.repository).expanduser()
+                    see_file(single if single.is_file() else place.folders[-1] / wanted.path)
             except Exception as error:
                 told = reason(error)
                 self.report.problems.append(f"{wanted.owner}: {told}" if number else told)

@@ -219,6 +219,35 @@ def test_the_others_are_told_as_if_there_was_none(report: Report) -> None:
     assert report.weight_bytes == first.weight_bytes + denoiser.size_bytes
 
 
+def test_single_files_are_looked_into_too(folders: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "good.safetensors").write_bytes(header({"a": TENSOR}) + bytes(4))
+    (tmp_path / "bad.safetensors").write_text(POINTER)
+    (tmp_path / "bad.gguf").write_text("<html>")
+    lora = {"source": str(tmp_path), "file": "bad.safetensors"}
+    entry = {
+        "name": "m",
+        "family": "flux",
+        "source": str(folders["flux"]),
+        "sizes": ["128x128"],
+        "loras": {
+            "good": {"source": str(tmp_path / "good.safetensors")},
+            "bad": {"source": str(tmp_path / "bad.safetensors")},
+            "within": lora,
+        },
+        "quantization": {"kind": "gguf", "file": str(tmp_path / "bad.gguf")},
+    }
+    with Sources() as sources:
+        catalog = Catalog.model_validate({"models": {"m": entry}})
+        (one,) = check(catalog, ["m"], "cpu", PLENTY, sources).models
+    found = sorted(problem.partition(": run")[0] for problem in one.problems)
+    pointer = "bad.safetensors is a pointer of git-lfs and not the weights"
+    assert found == [
+        f"m, LoRA bad: {pointer}",
+        f"m, LoRA within: {pointer}",
+        "m, quantization: bad.gguf is no gguf file",
+    ]
+
+
 def test_the_command_ends_well_too(
     entries: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
