@@ -12,16 +12,16 @@ import asyncpg
 import structlog
 from asyncpg import Connection
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.exc import TimeoutError as NoConnectionFree
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from api.clock import wall_clock_ms
-from api.errors import BadRequest, Unavailable, Unsure
+from api.errors import Unavailable, Unsure
 from api.store.company import ACCEPTING, CHANNEL, LEADING, MIGRATING
 from api.store.database import Database, Hear, Work
 from api.store.migrate import MigrationError, upgrade
+from api.store.sqlstates import AGAIN, AWAY, explaining, reason_of, sqlstate_of
 from api.uncut import Uncut
 
 T = TypeVar("T")
@@ -56,18 +56,12 @@ _BRIEF = _COMPANIONABLE | {
     "jit": "off",
 }
 
-# SQLSTATEs that pass: connection, read-only, access, conflict, resources, locks, operator, disk.
-_PASSING = ("08", "25", "28", "3D", "40", "53", "55", "57", "58")
-_AGAIN = ("40001", "40P01", "23505")
-_BAD_VALUE = "22"
-_AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, DBAPIError)
-
 _MARK = text(
     "SELECT CAST(pg_current_xact_id_if_assigned() AS text),"
     " CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)"
 )
 _TAKE_TURN = text(f"SELECT pg_advisory_xact_lock({ACCEPTING})")
-_BECAME = text("SELECT pg_xact_status(CAST(CAST(:xid AS text) AS xid8))")
+_BECAME = "SELECT pg_xact_status(CAST(CAST($1 AS text) AS xid8))"
 
 
 class PostgresDatabase(Database):
@@ -112,8 +106,8 @@ class PostgresDatabase(Database):
             async with engine.begin() as connection:
                 await connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATING})"))
                 await connection.run_sync(lambda inner: upgrade(inner, where="the database"))
-        except (*_AWAY, ValueError) as error:
-            raise MigrationError(f"the PostgreSQL database: {_reason(error)}") from None
+        except (*AWAY, ValueError) as error:
+            raise MigrationError(f"the PostgreSQL database: {reason_of(error)}") from None
         finally:
             await engine.dispose()
 
@@ -165,13 +159,13 @@ class PostgresDatabase(Database):
         return await self._uncut.run(self._persist(attempt))
 
     async def _persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        with _explaining():
+        with explaining():
             for _ in range(TRIES - 1):
                 try:
                     return await attempt()
                 except DBAPIError as error:
                     # The connections that a restart of the database cut are all replaced at once.
-                    if not (error.connection_invalidated or _state(error) in _AGAIN):
+                    if not (error.connection_invalidated or sqlstate_of(error) in AGAIN):
                         raise
             return await attempt()
 
@@ -182,7 +176,7 @@ class PostgresDatabase(Database):
                 transaction_id = await self._mark(connection)
             try:
                 await connection.commit()
-            except _AWAY:
+            except AWAY:
                 # Committed or not: the answer was lost, and only the database knows.
                 await connection.invalidate()
                 if transaction_id is not None and not await self._was_kept(transaction_id):
@@ -220,9 +214,13 @@ class PostgresDatabase(Database):
         """Whether a transaction was committed; raises Unsure if that cannot be found out."""
         deadline = time.monotonic() + BUSY_SECONDS
         while time.monotonic() < deadline:
-            with suppress(*_AWAY, NoConnectionFree):
-                async with self._engine.connect() as connection:
-                    became = await connection.scalar(_BECAME, {"xid": transaction_id})
+            with suppress(*AWAY):
+                # Not of the pool, which may be full of those who ask the same.
+                connection = await self._connect(_BRIEF, STATEMENT_SECONDS)
+                try:
+                    became = await connection.fetchval(_BECAME, transaction_id)
+                finally:
+                    await _end(connection)
                 if became in ("committed", "aborted"):
                     return bool(became == "committed")
             await asyncio.sleep(PAUSE_SECONDS / 5)
@@ -243,7 +241,7 @@ class PostgresDatabase(Database):
             self._changed.clear()
             try:
                 await self._listen_once(hear)
-            except _AWAY as error:
+            except AWAY as error:
                 log.warning("listening_waits", reason=type(error).__name__)
             except Exception:
                 log.exception("listening_broke")
@@ -272,7 +270,7 @@ class PostgresDatabase(Database):
 
 
 async def _end(connection: Connection) -> None:
-    with suppress(*_AWAY):
+    with suppress(*AWAY):
         await connection.close(timeout=BUSY_SECONDS)
 
 
@@ -284,42 +282,6 @@ def _dropping(connection: AsyncConnection) -> Iterator[None]:
     except TimeoutError:
         connection.sync_connection.invalidate()  # type: ignore[union-attr]
         raise
-
-
-@contextmanager
-def _explaining() -> Iterator[None]:
-    try:
-        yield
-    except IntegrityError:
-        raise
-    except (DBAPIError, asyncpg.PostgresError) as error:
-        state = _state(error)
-        if state.startswith(_BAD_VALUE):
-            raise BadRequest("a value cannot be kept: too long, too large or no text") from None
-        if state and not state.startswith(_PASSING):
-            raise
-        raise _unavailable(error) from error
-    except (OSError, NoConnectionFree, asyncpg.InterfaceError) as error:
-        raise _unavailable(error) from error
-
-
-def _unavailable(error: Exception) -> Unavailable:
-    # Its kind and no more: what the database says may name machines and users.
-    cause = getattr(error, "orig", None)
-    kind = type(getattr(cause, "__cause__", None) or cause or error).__name__
-    return Unavailable(f"the database cannot be used now: {kind}", retry_after_seconds=BUSY_SECONDS)
-
-
-def _reason(error: Exception) -> str:
-    """What an operator is told."""
-    said = str(getattr(error, "orig", None) or error)
-    return said.rpartition(">: ")[2] or type(error).__name__
-
-
-def _state(error: Exception) -> str:
-    """The SQLSTATE of what the database said, empty where it said nothing."""
-    said = getattr(error, "orig", None) or error
-    return str(getattr(said, "sqlstate", None) or "")
 
 
 def postgres_database(url: str) -> PostgresDatabase:
