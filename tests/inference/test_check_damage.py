@@ -165,6 +165,10 @@ DAMAGES: dict[str, tuple[Spoil, str]] = {
         "vae: named in model_index.json, and there is no such folder",
     ),
     "base": (put("base.json", "{}"), "base.json names no base"),
+    "base-shards": (
+        lambda folder: (put("base.json", '{"base": "../first"}')(folder), indexed("[]")(folder)),
+        f"{WEIGHTS}.index.json is no index of weights",
+    ),
     "base-away": (put("base.json", '{"base": "../away"}'), "model_index.json: No such file"),
 }
 
