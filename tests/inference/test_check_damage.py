@@ -60,6 +60,10 @@ def indexed(content: str) -> Spoil:
     return done
 
 
+def both(*changes: Spoil) -> Spoil:
+    return lambda folder: [change(folder) for change in changes]
+
+
 def told(name: str, **keys: Any) -> Spoil:
     def done(folder: Path) -> None:
         (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | keys))
@@ -166,7 +170,7 @@ DAMAGES: dict[str, tuple[Spoil, str]] = {
     ),
     "base": (put("base.json", "{}"), "base.json names no base"),
     "base-shards": (
-        lambda folder: (put("base.json", '{"base": "../first"}')(folder), indexed("[]")(folder)),
+        both(put("base.json", '{"base": "../first"}'), indexed("[]")),
         f"{WEIGHTS}.index.json is no index of weights",
     ),
     "base-away": (put("base.json", '{"base": "../away"}'), "model_index.json: No such file"),

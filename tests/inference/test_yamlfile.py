@@ -100,6 +100,12 @@ def test_what_is_meant_twice_is_no_circle(tmp_path: Path) -> None:
     assert read_yaml(write(tmp_path, text)).values["b"][2]["c"] == {"x": [1]}
 
 
+@pytest.mark.timeout(20)
+def test_what_is_meant_twice_over_and_over_is_walked_once(tmp_path: Path) -> None:
+    lines = [f"l{number}: &l{number} [*l{number - 1}, *l{number - 1}]" for number in range(1, 40)]
+    assert len(read_yaml(write(tmp_path, "\n".join(["l0: &l0 [1]", *lines]))).values) == 40
+
+
 def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "room.yaml"
     path.write_bytes(b"a: \xff\xfe\n")
