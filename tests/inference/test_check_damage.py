@@ -165,7 +165,7 @@ DAMAGES: dict[str, tuple[Spoil, str]] = {
     "config-deep": (told(CONFIG, num_layers=10**7), "its config has 10000000 as its num_layers"),
     "config-gone": (lambda folder: (folder / CONFIG).unlink(), "transformer: no config.json"),
     "part-file": (
-        lambda folder: (shutil.rmtree(folder / "vae"), (folder / "vae").write_text("x")),
+        both(lambda folder: shutil.rmtree(folder / "vae"), put("vae", "x")),
         "vae: named in model_index.json, and there is no such folder",
     ),
     "base": (put("base.json", "{}"), "base.json names no base"),
