@@ -114,7 +114,7 @@ class HeldParts:
     def _same(self, part: Part, dtype: torch.dtype) -> Weights | None:
         """Held weights that were read from files of the same content; reads all of both once."""
         for entry, weights in self._alive(part, dtype):
-            if entry.files == part.files or entry.digest() == part.digest():
+            if entry.files == part.files or _digest(entry) == part.digest():
                 return weights
         return None
 
@@ -127,3 +127,11 @@ class HeldParts:
 
     def _entries(self, part: Part, dtype: torch.dtype) -> list[_Entry]:
         return self._by_outline.setdefault((part.outline(), dtype), [])
+
+
+def _digest(part: Part) -> str | None:
+    try:
+        return part.digest()
+    except OSError:
+        # its files have gone since it was read
+        return None

@@ -3,44 +3,31 @@
 from __future__ import annotations
 
 import gc
-import math
 import time
 import weakref
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import structlog
-import torch
 
 from inference.coalesce import Rendezvous
 from inference.errors import ModelFailed
 from inference.faults import free_cache, without_tensors
-from inference.hub.checkpoint import stamp_of
-from inference.hub.download import Download
 from inference.job import Mode
-from inference.loading import (
-    fetch,
-    first_line,
-    folders_of,
-    is_here,
-    pick_dtype,
-    read_pipelines,
-)
 from inference.model import LoadedModel, load_model
 from inference.model_spec import ModelSpec
-from inference.options import quantization
 from inference.options import trial as options
 from inference.prompts import PromptCache
-from inference.residency.aside import Aside, breathe, on_a_thread
+from inference.residency.aside import Aside, breathe
 from inference.residency.findings import Findings
-from inference.residency.held import ANY_NAME, HeldParts
+from inference.residency.held import HeldParts
 from inference.residency.memory import Working
 from inference.residency.offload import Offload, effective, install, resident_bytes
 from inference.residency.placement import Weights
 from inference.residency.plan import Parts
+from inference.residency.reader import Reader, as_failure
 from inference.selftest import operation, run_selftest
 from inference.settings import EngineSettings
 
@@ -59,12 +46,9 @@ class Home:
     clock: Callable[[], float] = time.monotonic
 
 
-Read = tuple[Mapping[Mode, Any], list[Weights], Hashable]
-
-
 @dataclass(slots=True, eq=False)
 class Resident:
-    """One model as its device's thread knows it; only `_read` and fetching run on others."""
+    """One model as its device's thread knows it; `reader` is where other threads come in."""
 
     spec: ModelSpec
     home: Home
@@ -79,7 +63,6 @@ class Resident:
     weights: list[Weights] = field(default_factory=list)
     error: ModelFailed | None = None
     is_barred: bool = False
-    not_narrowed: str = ""
     failed_at: float = 0.0
     arrived: float = 0.0
     used: float = 0.0
@@ -87,15 +70,13 @@ class Resident:
     load_seconds: float = 0.0
     begun: float = 0.0
     _pipes: Mapping[Mode, Any] | None = None
-    _download: Download = field(default_factory=Download)
-    _fetching: Future[None] | None = None
-    _is_fetched: bool = False
-    _reading: Future[Read] | None = None
     _aside: Aside | None = None
     _stamp: Hashable = None
     _unmet: Mapping[str, str] = field(default_factory=dict)
-    _expected: Parts = field(default_factory=dict)
-    _looked: float = -math.inf
+    reader: Reader = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.reader = Reader(self.spec, self.home.device, self.home.held)
 
     @property
     def is_read(self) -> bool:
@@ -120,36 +101,18 @@ class Resident:
     @property
     def is_reading(self) -> bool:
         """Whether it is being fetched or read, or was and has not been taken up."""
-        return self._reading is not None or self._fetching is not None
-
-    @property
-    def fetched_bytes(self) -> tuple[int, int]:
-        """How much of its files is here, and of how many bytes, while they come; else 0 of 0."""
-        return self._download.bytes if self.is_reading else (0, 0)
-
-    @property
-    def is_fetching(self) -> bool:
-        """Whether files of it are on their way to this machine."""
-        done, whole = self.fetched_bytes
-        return self._fetching is not None or done < whole
+        return self.reader.is_at_work
 
     @property
     def lacks_files(self) -> bool:
         """Whether it has to be fetched before it can be read."""
-        return not (self.is_read or self._is_fetched or is_here(self._as_read()))
+        return not self.is_read and self.reader.lacks_files
 
     @property
     def waits_for(self) -> Future[Any] | None:
         """What another thread still does for it: fetch, read, compile."""
-        future = self._reading if self._fetching is None else self._fetching
-        if self._aside is not None:
-            future = self._aside.waits_for
+        future = self.reader.waits_for if self._aside is None else self._aside.waits_for
         return None if future is None or future.done() else future
-
-    @property
-    def own_parts(self) -> Collection[str]:
-        """The parts that no other model may have too; all where hooks move them."""
-        return ANY_NAME if self.offload is not Offload.NONE else self.spec.own_parts
 
     @property
     def offload(self) -> Offload:
@@ -165,54 +128,30 @@ class Resident:
         return {**weights, **self._extras()}
 
     def all_parts(self, now: float) -> Parts:
-        """Bytes of its weights: of what it has, or of its files, looked at every few seconds."""
+        """Bytes of its weights: of what it has, or as its files tell."""
         if self.is_read:
             return {one.key: one.size_bytes for one in self.weights}
-        if now - self._looked > _LOOK_SECONDS:
-            self._looked, self._expected = now, self._look()
-        return self._expected
+        return self.reader.expected(now)
 
     def fetch(self) -> None:
-        """Begin to bring its files to this machine, on a thread of its own; it takes no room."""
-        log.info("model.fetching", model=self.spec.name)
-        spec, download = self._as_read(), Download()
-        self._download, self.error = download, None
-        self._fetching = on_a_thread(f"fetch-{self.spec.name}", lambda: fetch(spec, download))
+        """Begin to bring its files to this machine."""
+        self.error = None
+        self.reader.fetch()
 
     def read(self) -> None:
-        """Begin to read it into RAM, on a thread of its own."""
-        download = Download()
-        self.begun, self.error, self._is_fetched = self.home.clock(), None, False
-        self._download = download
-        self._reading = on_a_thread(f"load-{self.spec.name}", lambda: self._read(download))
+        """Begin to read it into RAM."""
+        self.begun, self.error = self.home.clock(), None
+        self.reader.read(pin=self.keeps_ram)
 
     def take_up(self) -> bool:
         """Take what has come, its files or its weights; raises ModelFailed where it failed."""
-        if self._fetching is not None:
-            return self._take_files(self._fetching)
-        if self._reading is None or not self._reading.done():
+        if self.waits_for is not None:
             return False
-        future, self._reading = self._reading, None
-        if (error := future.exception()) is not None:
-            # such as RAM that could not be pinned: no reason to end anything but this
-            raise _as_failure(self.spec.name, "reading it", error)
-        self._pipes, self.weights, stamp = future.result()
-        if stamp != self._stamp:
-            self._stamp, self.findings = stamp, None
+        if (read := self.reader.take()) is not None:
+            self._pipes, self.weights, self._unmet = read.pipes, read.weights, read.unmet
+            if read.stamp != self._stamp:
+                self._stamp, self.findings = read.stamp, None
         return True
-
-    def _take_files(self, future: Future[None]) -> bool:
-        if not future.done():
-            return False
-        self._fetching, self._looked = None, -math.inf
-        if (error := future.exception()) is not None:
-            raise _as_failure(self.spec.name, "fetching it", error)
-        self._is_fetched = True
-        return True
-
-    def stop_fetching(self) -> None:
-        """Let files come no more; what is here of them stays."""
-        self._download.stop()
 
     def bring(self) -> None:
         """Begin to bring it to the device and make it ready; `go_on` does it piece by piece."""
@@ -230,7 +169,7 @@ class Resident:
             return False
         self._aside = None
         if aside.error is not None:
-            raise _as_failure(self.spec.name, "the self-test", aside.error)
+            raise as_failure(self.spec.name, "the self-test", aside.error)
         self.load_seconds, self.begun = self.home.clock() - self.begun, 0.0
         return True
 
@@ -257,9 +196,7 @@ class Resident:
         if self._aside is not None:
             self._aside.give_up()
             self._aside = None
-        self.stop_fetching()
-        self._fetching = self._reading = None
-        self._is_fetched = False
+        self.reader.give_up()
         if self.model is not None:
             self._let_go()
             self.model.detach(self.home.rendezvous)
@@ -273,43 +210,6 @@ class Resident:
         if any(one() is not None for one in lost):
             gc.collect()
         free_cache(self.home.device)
-
-    def _as_read(self) -> ModelSpec:
-        """The entry without its quantization, where that is known to be left out."""
-        spec = self.spec
-        if self.not_narrowed or quantization.obstacle(spec, self.home.device):
-            return spec.model_copy(update={"quantization": None})
-        return spec
-
-    def _read(self, download: Download) -> Read:
-        held, spec = self.home.held, self.spec
-        pipes = self._pipelines(download)
-        folders = folders_of(spec)
-        dtype = pick_dtype(spec, self.home.device)
-        weights = held.keep(pipes, folders, dtype, self.own_parts)
-        for one in weights:
-            one.read(pin=self.keeps_ram)
-        return pipes, weights, stamp_of(*folders)
-
-    def _pipelines(self, download: Download) -> Mapping[Mode, Any]:
-        """As the entry asks for them, or without its quantization, and why."""
-        spec, device, held = self.spec, self.home.device, self.home.held
-
-        def find_held(folders: Sequence[Path], dtype: torch.dtype) -> Mapping[str, Any]:
-            return held.find(folders, dtype, self.own_parts)
-
-        self._unmet = {}
-        if spec.quantization is not None:
-            reason = self.not_narrowed or quantization.obstacle(spec, device)
-            if not reason:
-                try:
-                    return read_pipelines(spec, device, find_held, download)
-                except ModelFailed as error:
-                    reason = str(error)
-            log.warning("option.off", model=spec.name, option="quantization", reason=reason)
-            self._unmet = {"quantization": reason}
-            spec = spec.model_copy(update={"quantization": None})
-        return read_pipelines(spec, device, find_held, download)
 
     def _settle(self) -> None:
         """Within an aside: to the device, attached, tested."""
@@ -387,28 +287,3 @@ class Resident:
             return {}
         held = self.model.loras.held_bytes + self.model.references.held_bytes
         return {("beside", self.spec.name): held}
-
-    def _look(self) -> Parts:
-        spec = self.spec
-        try:
-            if not is_here(self._as_read()):
-                return {}
-            folders, dtype = folders_of(spec), pick_dtype(spec, self.home.device)
-            shares = quantization.shares(spec, dtype, folders)
-            return self.home.held.expected(folders, dtype, self.own_parts, spec.name, shares)
-        except Exception as error:
-            # whatever is wrong with the files, which may be half written, loading will say
-            log.debug("model.unseen", model=spec.name, reason=first_line(error))
-            return {}
-
-
-# Files may come or change while the server runs.
-_LOOK_SECONDS = 10.0
-
-
-def _as_failure(name: str, what: str, error: BaseException) -> ModelFailed:
-    if isinstance(error, ModelFailed):
-        return error
-    failure = ModelFailed(f"{name}: {what} failed: {error}"[:500])
-    failure.__cause__ = error
-    return failure

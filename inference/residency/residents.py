@@ -15,13 +15,12 @@ from inference.errors import ModelFailed, NoRoom
 from inference.faults import without_tensors
 from inference.job import Job
 from inference.model import LoadedModel
-from inference.options.spec import OptionStatus, requested
 from inference.options.trial import NotNarrowed
 from inference.prompts import PromptCache
 from inference.residency.demand import Demand
 from inference.residency.held import HeldParts
 from inference.residency.memory import budget_of
-from inference.residency.offload import Offload, told
+from inference.residency.offload import Offload
 from inference.residency.plan import (
     Move,
     MoveKind,
@@ -34,14 +33,16 @@ from inference.residency.plan import (
     ram_bytes,
 )
 from inference.residency.resident import Home, Resident
+from inference.residency.told import standing_of, status_of
 from inference.settings import EngineSettings
-from inference.status import ModelAction, ModelState, ModelStatus
+from inference.status import ModelAction, ModelStatus
 
 log = structlog.get_logger()
 
 # Before a model has been measured, any guess will do: it only orders requests that wait for it.
 _GUESSED_STEP_SECONDS = 0.1
 _LOOK_SECONDS = 1.0
+_NOTHING: Mapping[str, Demand] = {}
 
 
 class Residents:
@@ -77,7 +78,7 @@ class Residents:
         }
         self._draining: set[str] = set()
         self._changed, self._looked = True, -math.inf
-        self._status = {name: self._status_of(one) for name, one in self._all.items()}
+        self._status = {name: status_of(one, clock()) for name, one in self._all.items()}
         self._used_bytes, self._told = (0, 0), -math.inf
 
     def preload(self) -> None:
@@ -93,7 +94,7 @@ class Residents:
             one.wanted, one.gentle, one.leaving, one.is_barred = True, False, False, False
         if action is ModelAction.UNLOAD:
             one.wanted, one.leaving, one.error, one.is_barred = False, True, None, False
-            if one.is_fetching:
+            if one.reader.is_fetching:
                 one.drop(self._others(one))
         if action is not ModelAction.LOAD:
             one.pinned = action is ModelAction.PIN
@@ -107,7 +108,7 @@ class Residents:
     def close(self) -> None:
         """Let nothing come from the hub any more."""
         for one in self._all.values():
-            one.stop_fetching()
+            one.reader.stop()
 
     def usable(self, name: str) -> LoadedModel | None:
         """The model, if pictures of it may start now; raises ModelFailed, for a while."""
@@ -223,7 +224,7 @@ class Residents:
                 log.info("model.loaded", model=one.spec.name, seconds=round(one.load_seconds, 2))
         except NotNarrowed as error:
             log.warning("option.off", model=one.spec.name, option="quantization", reason=str(error))
-            one.not_narrowed, self._changed = str(error), True
+            one.reader.not_narrowed, self._changed = str(error), True
             without_tensors(error)
             one.drop(self._others(one))
         except ModelFailed as error:
@@ -235,8 +236,8 @@ class Residents:
         self._changed = True
         if not one.on_device:
             return
-        staying = [self._standing(other, Demand(), now) for other in self._all.values()]
-        if device_bytes([one for one in staying if one.on_device]) <= self.budget.device_bytes:
+        staying = [other for other in self._standing(now) if other.on_device]
+        if device_bytes(staying) <= self.budget.device_bytes:
             one.bring()
         else:
             # larger than its files told: the next plan makes room
@@ -246,48 +247,23 @@ class Residents:
         """Let it work in the room there is; raises ModelFailed where one picture has none."""
         weights = sum(one.parts(self._clock()).values())
         one.work_within(self.budget.device_bytes - weights)
-        alone = device_bytes([self._standing(one, Demand(), self._clock())])
-        if alone > self.budget.device_bytes:
+        most, now = self.budget.device_bytes, self._clock()
+        alone = device_bytes([standing_of(one, Demand(), now, most)])
+        if alone > most:
             raise ModelFailed(
                 f"{one.spec.name} takes {in_gib(alone)} of the device to make a picture, and "
-                f"models may take {in_gib(self.budget.device_bytes)}"
+                f"models may take {in_gib(most)}"
             )
 
     def _plan(self, demands: Mapping[str, Demand], now: float) -> Plan:
-        nothing = Demand()
-        standing = [
-            self._standing(one, demands.get(name, nothing), now) for name, one in self._all.items()
-        ]
-        return plan(standing, self.budget, self._patience, now)
+        return plan(self._standing(now, demands), self.budget, self._patience, now)
 
-    def _standing(self, one: Resident, demand: Demand, now: float) -> Standing:
-        parts = one.parts(now)
-        working = one.findings.working.peak_bytes(demand.largest) if one.findings else 0
-        if demand.largest > 1.0 and one.findings is not None:
-            # a picture larger than there is room for is tried all the same, and may fail alone
-            most = self.budget.device_bytes - sum(parts.values())
-            working = max(one.findings.working.peak_bytes(), min(working, most))
-        return Standing(
-            name=one.spec.name,
-            parts=parts,
-            ram_parts=one.all_parts(now),
-            working_bytes=working,
-            on_device=one.on_device,
-            in_ram=one.is_read and (one.in_ram or not one.on_device),
-            busy=one.is_busy,
-            pinned=one.pinned,
-            wanted=one.wanted and not one.is_barred,
-            gentle=one.gentle,
-            leaving=one.leaving,
-            waiting_since=None if one.is_barred else demand.waiting_since,
-            waiting_priority=demand.waiting_priority,
-            running=demand.running,
-            running_priority=demand.running_priority,
-            drain_seconds=demand.drain_seconds,
-            load_seconds=one.load_seconds,
-            arrived=one.arrived,
-            used=one.used,
-        )
+    def _standing(self, now: float, demands: Mapping[str, Demand] = _NOTHING) -> list[Standing]:
+        most = self.budget.device_bytes
+        return [
+            standing_of(one, demands.get(name, Demand()), now, most)
+            for name, one in self._all.items()
+        ]
 
     def _follow(self, made: Plan, now: float) -> None:
         self._draining = made.draining
@@ -333,10 +309,8 @@ class Residents:
         log.info("model.moved", model=one.spec.name, move=move.kind.value)
 
     def _fail(self, one: Resident, error: ModelFailed, now: float) -> None:
-        is_raised = error.__traceback__ is not None
-        log.warning(
-            "model.failed", model=one.spec.name, reason=str(error), exc_info=is_raised and error
-        )
+        log.warning("model.failed", model=one.spec.name, reason=str(error))
+        log.debug("model.failed", model=one.spec.name, exc_info=error)
         # kept until it is tried again, and its frames hold the weights
         one.error = without_tensors(error)
         one.drop(self._others(one))
@@ -353,47 +327,11 @@ class Residents:
         return [other for other in self._all.values() if other is not one]
 
     def _measure(self, now: float) -> None:
-        standing = [self._standing(one, Demand(), now) for one in self._all.values()]
+        standing = self._standing(now)
         self._used_bytes = (
             device_bytes([one for one in standing if one.on_device]),
             ram_bytes([one for one in standing if one.in_ram]),
         )
 
     def _tell(self, one: Resident) -> None:
-        self._status[one.spec.name] = self._status_of(one)
-
-    def _status_of(self, one: Resident) -> ModelStatus:
-        model, findings = one.model, one.findings
-        fetched_bytes, fetch_bytes = one.fetched_bytes
-        return ModelStatus(
-            name=one.spec.name,
-            state=_state(one),
-            reason=str(one.error) if one.error is not None else "",
-            is_barred=one.is_barred,
-            lanes=dict(model.lanes) if model is not None and one.is_ready else {},
-            dtype=model.dtype if model is not None else "",
-            token_budget=model.attached[0].budget_tokens if model is not None else 0,
-            options=_options(one),
-            pinned=one.pinned,
-            weight_bytes=sum(one.all_parts(self._clock()).values()),
-            working_bytes=findings.working.peak_bytes() if findings is not None else 0,
-            fetched_bytes=fetched_bytes,
-            fetch_bytes=fetch_bytes,
-            last_used_at=one.used_at,
-        )
-
-
-def _options(one: Resident) -> dict[str, OptionStatus]:
-    if one.model is None:
-        return requested(one.spec)
-    return {**one.model.options, **told(one.spec, one.home.device)}
-
-
-def _state(one: Resident) -> ModelState:
-    if one.error is not None:
-        return ModelState.FAILED
-    if one.is_ready:
-        return ModelState.READY
-    if one.is_busy:
-        return ModelState.LOADING
-    return ModelState.IN_RAM if one.is_read else ModelState.UNLOADED
+        self._status[one.spec.name] = status_of(one, self._clock())

@@ -20,7 +20,7 @@ from inference.catalog import Catalog
 from inference.errors import ModelFailed
 from inference.events import Failed, ImageDone
 from inference.job import Mode
-from inference.residency import resident
+from inference.residency import reader, resident
 from inference.residency.held import HeldParts
 from inference.residency.placement import Weights
 from inference.residency.quiet import QUIET
@@ -221,6 +221,22 @@ def test_what_a_model_read_ahead_shares_leaves_the_device_with_the_other(three: 
     assert difference(bench.seen.picture("j"), plain(twin, job(model="twin"))) <= 1
 
 
+def test_a_model_is_read_though_the_files_of_one_like_it_have_gone(
+    three: Catalog, tmp_path: Path
+) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(three.models["flux"].source, own)
+    first = three.models["flux"].model_copy(update={"name": "first", "source": str(own)})
+    both = three.model_copy(update={"models": {**three.models, "first": first}})
+    bench = Bench(both)
+    bench.worker._residents.get("first")
+    shutil.rmtree(own)
+    bench.submit(job("a"))
+    bench.submit(job("b", model="first"))
+    bench.finish()
+    assert bench.seen.picture("a").tobytes() == bench.seen.picture("b").tobytes()
+
+
 def test_prompts_are_encoded_anew_once_the_files_are_others(three: Catalog, tmp_path: Path) -> None:
     own = tmp_path / "own"
     shutil.copytree(three.models["flux"].source, own)
@@ -374,7 +390,7 @@ def test_a_job_of_an_earlier_models_yaml_fails_alone(three: Catalog) -> None:
 def test_who_runs_is_not_stalled_by_what_is_read(
     three: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go_on, read = threading.Event(), resident.read_pipelines
+    go_on, read = threading.Event(), reader.read_pipelines
     bench = Bench(three)
     bench.worker._residents.get("flux")
 
@@ -382,7 +398,7 @@ def test_who_runs_is_not_stalled_by_what_is_read(
         assert go_on.wait(60)
         return read(*args)
 
-    monkeypatch.setattr(resident, "read_pipelines", slowly)
+    monkeypatch.setattr(reader, "read_pipelines", slowly)
     bench.submit(job("waits", model="third"))
     bench.submit(job("runs", num_inference_steps=20))
     until(bench, lambda: any(event.job_id == "runs" for event in bench.seen.events))
@@ -553,7 +569,7 @@ def test_a_16_bit_model_is_read_without_changing_torch_for_running_steps(three: 
     worker = threading.Thread(target=steps)
     worker.start()
     try:
-        pipes = resident.read_pipelines(spec, "cpu")
+        pipes = reader.read_pipelines(spec, "cpu")
     finally:
         done.set()
         worker.join()

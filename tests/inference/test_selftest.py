@@ -112,7 +112,7 @@ def test_a_step_cache_runs_exclusive_and_as_alone(
     """One picture after the other, and nothing of the first is left for the second."""
     spec = catalog.models["flux"].model_copy(update={"modes": (Mode.GENERATE,)})
     monkeypatch.setattr(
-        "inference.residency.resident.read_pipelines",
+        "inference.residency.reader.read_pipelines",
         lambda spec, device, find_held: with_cache(load_pipelines(spec, device)),
     )
     bench = Bench(catalog.model_copy(update={"models": {"flux": spec}}))
