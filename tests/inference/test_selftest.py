@@ -113,7 +113,7 @@ def test_a_step_cache_runs_exclusive_and_as_alone(
     spec = catalog.models["flux"].model_copy(update={"modes": (Mode.GENERATE,)})
     monkeypatch.setattr(
         "inference.residency.reader.read_pipelines",
-        lambda spec, device, find_held: with_cache(load_pipelines(spec, device)),
+        lambda spec, device, *_: with_cache(load_pipelines(spec, device)),
     )
     bench = Bench(catalog.model_copy(update={"models": {"flux": spec}}))
     wanted = [job(f"c{seed}", seeds=(seed,), num_inference_steps=6) for seed in (1, 2)]
