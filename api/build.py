@@ -28,7 +28,6 @@ from api.outbound.client import GuardedNetwork
 from api.outputs import FileStyle
 from api.own_links import OwnLinks
 from api.reception import Reception
-from api.run import EnginePort, Workshop
 from api.settings import Settings, SettingsError
 from api.storage import Storage, storage_of
 from api.store import Database, DriverMissing, MigrationError, Store, open_database
@@ -45,6 +44,7 @@ from api.tokens import Tokens, load_tokens
 from api.uploads import Uploads
 from api.watch import Updates
 from api.webhooks import Courier
+from api.workshop import EnginePort, Workshop
 from inference.catalog import Catalog, load_catalog
 from inference.settings import EngineSettings
 

@@ -12,9 +12,10 @@ from contextlib import suppress
 import structlog
 
 from api.errors import Unavailable
-from api.run import EnginePort, Run, Workshop
+from api.run import Run
 from api.settings import Settings
 from api.store import Claim
+from api.workshop import EnginePort, Workshop
 from inference.errors import DeviceMissing, EngineClosed
 from inference.status import EngineStatus
 

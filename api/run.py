@@ -3,82 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import structlog
 
-from api.assistants import NO_ASSISTANTS, AssistantFailed, Assistants
-from api.assisting import looked_at, prepared, rated
-from api.destinations import Deliver, DestinationFailed, deliver_nowhere
-from api.errors import Unavailable
-from api.loras import FetchedLoras
-from api.outputs import (
-    PLAIN_STYLE,
-    PREVIEW_MEDIA_TYPE,
-    EncodedPicture,
-    FileStyle,
-    encode_as,
-    encode_preview,
-)
-from api.storage import Storage, output_key
-from api.store import Claim, Store
-from api.tasks import Failure, Findings, Output, TaskKind, TaskState, TaskUpdate
-from api.watch import Updates
+from api.assistants import AssistantFailed
+from api.assisting import looked_at, prepared
+from api.destinations import DestinationFailed
+from api.keeping import discard, insist, keep
+from api.outputs import PREVIEW_MEDIA_TYPE, encode_preview
+from api.store import Claim
+from api.tasks import Failure, Findings, TaskKind, TaskState, TaskUpdate
+from api.workshop import Workshop
 from inference.errors import JobError, ModelFailed
-from inference.events import Cancelled, Emit, Event, Failed, ImageDone, Progress
+from inference.events import Cancelled, Event, Failed, ImageDone, Progress
 from inference.job import Job
 from inference.pixels import decode
-from inference.status import EngineStatus, ModelAction
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 
-LONGEST_PAUSE_SECONDS = 5.0
 ERROR_CHARS = 2000
-
-
-class EnginePort(Protocol):
-    """What the service needs of an engine; `inference.engine.Engine` is one."""
-
-    def start(self) -> None: ...
-
-    def submit(
-        self,
-        job: Job,
-        pictures: Mapping[str, bytes],
-        emit: Emit,
-        indexes: Sequence[int] | None = None,
-        previews: Callable[[], bool] = ...,
-    ) -> None: ...
-
-    def cancel(self, job_id: str) -> None: ...
-
-    def manage(self, model: str, action: ModelAction, device: str | None = None) -> None: ...
-
-    def status(self) -> EngineStatus: ...
-
-    def close(self, timeout_seconds: float = 30.0) -> None: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workshop:
-    """What running a task takes; `pixels` is where pictures are encoded."""
-
-    engine: EnginePort
-    store: Store
-    storage: Storage
-    loras: FetchedLoras
-    updates: Updates
-    pixels: Executor
-    style: FileStyle = PLAIN_STYLE
-    deliver: Deliver = deliver_nowhere
-    assistants: Assistants = NO_ASSISTANTS
 
 
 class Run:
@@ -262,46 +212,19 @@ class Run:
         return Failure(index=index, kind=error.kind, message=_storable(why))
 
     async def _keep(self, event: ImageDone) -> None:
-        """Encode and store a picture, deliver its copy, then record it."""
-        job, index, shop = self.task.job, event.index, self._shop
-        wanted = self.task.delivery
-        encoded = await self._in_thread(encode_as, event.picture, job, index, wanted, shop.style)
-        key = output_key(self.task.id, self.holding.attempt, index, encoded.extension)
-        await self._insist(lambda: self._put(key, encoded.data))
+        """Store a picture, then record it."""
         try:
-            copy_url = await self._deliver(index, encoded)
+            output = await keep(self.task, event, self._shop)
         except DestinationFailed as error:
-            await self._fail(self._failure_of(index, error))
-            await self._discard(key)
+            await self._fail(self._failure_of(event.index, error))
             return
-        output = _output(encoded, index=index, key=key, seed=job.seeds[index], copy_url=copy_url)
-        if (wish := self.task.extras.rating) is not None:
-            output = replace(output, rating=await rated(event.picture, wish, shop.assistants))
-        if not await self._insist(lambda: shop.store.add_output(self.holding, output)):
-            self._log.warning("image_discarded", index=index)
+        if not await self._insist(lambda: self._shop.store.add_output(self.holding, output)):
+            self._log.warning("image_discarded", index=event.index)
             self.lose()
-            await self._discard(key)
+            await discard(output.key, self._shop)
             return
-        self._made.add(index)
+        self._made.add(event.index)
         self._publish(TaskUpdate(task_id=self.task.id, state=TaskState.RUNNING, output=output))
-
-    async def _deliver(self, index: int, encoded: EncodedPicture) -> str | None:
-        if self.task.delivery.destination is None:
-            return None
-        return await self._insist(lambda: self._shop.deliver(self.task, index, encoded))
-
-    async def _discard(self, key: str) -> None:
-        """Drop a file that no row will name; what stays, the housekeeper finds."""
-        with suppress(Unavailable):
-            await self._shop.storage.delete(key)
-
-    async def _put(self, key: str, data: bytes) -> None:
-        try:
-            await self._shop.storage.put(key, data)
-        except Unavailable:
-            # No row names the key yet; what may lie there half-written must not block the retry.
-            await self._discard(key)
-            raise
 
     @property
     def _is_done(self) -> bool:
@@ -351,31 +274,7 @@ class Run:
         return await self._loop.run_in_executor(self._shop.pixels, function, *arguments)
 
     async def _insist(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Try until it works: the work is done, and a full disk or a locked database will pass."""
-        pause_seconds = 0.1
-        while True:
-            try:
-                return await attempt()
-            except Unavailable as error:
-                self._log.warning("retrying", reason=str(error), pause_seconds=pause_seconds)
-                await asyncio.sleep(pause_seconds)
-                pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
-
-
-def _output(
-    encoded: EncodedPicture, *, index: int, key: str, seed: int, copy_url: str | None
-) -> Output:
-    return Output(
-        index=index,
-        key=key,
-        media_type=encoded.media_type,
-        width=encoded.width,
-        height=encoded.height,
-        seed=seed,
-        size_bytes=len(encoded.data),
-        sha256=encoded.sha256,
-        destination_url=copy_url,
-    )
+        return await insist(attempt, self.task)
 
 
 def _storable(text: str) -> str:

@@ -39,6 +39,7 @@ TORCHLESS = (
 # What a dialect must reach by way of the use cases only.
 INNER = (
     *("api.store", "api.storage", "api.build", "api.dispatcher", "api.run", "api.app"),
+    *("api.workshop", "api.keeping"),
     *("inference.engine", "inference.worker", "inference.hosts", "inference.loading"),
     "sqlalchemy",
 )

@@ -13,7 +13,7 @@ from inference.catalog import Catalog
 from inference.errors import DeviceMissing
 
 if TYPE_CHECKING:
-    from api.run import EnginePort
+    from api.workshop import EnginePort
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from PIL import Image
 
 from api.cli.paper import Cell
 from api.cli.terminal import Failure
-from api.run import EnginePort
+from api.workshop import EnginePort
 from inference.catalog import Catalog
 from inference.events import Event, Failed, ImageDone
 from inference.job import ImageRequest, ImageRole, InputImage, Job, Lora, ReferenceTag

@@ -42,7 +42,7 @@ engine.start = start
 """
 # An engine that does not get as far as its first device.
 ENDLESS_START = "import time; engine.start = lambda: time.sleep(600)"
-ENDLESS_ENCODING = "import time, api.run; api.run.encode_as = lambda *_: time.sleep(600)"
+ENDLESS_ENCODING = "import time, api.keeping; api.keeping.encode_as = lambda *_: time.sleep(600)"
 ENDLESS_CLOSE = "import time; engine.close = lambda **_: time.sleep(600)"
 NO_DEVICE = """
 import time
