@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
-from dataclasses import replace
-from typing import Any
 
 from sqlalchemy import ColumnElement, Insert, Update, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.clock import wall_clock_ms
-from api.errors import Overloaded, QueueFull
 from api.idempotency import Once, Reply
-from api.store import ledger, statements
+from api.store import accepting, ledger, statements
 from api.store import once as idempotency
 from api.store.company import CANCELLING, announce
 from api.store.database import Database
 from api.store.hooks import hooks_to_tell
 from api.store.outbox import insert_messages
+from api.store.reading import load
 from api.store.records import Accepted, Bounds, Claim, Counts, Holding, Submission
-from api.store.rows import from_cursor, to_cursor, to_failure, to_task
+from api.store.rows import from_cursor, to_cursor
 from api.store.schema import QUEUED, tasks
 from api.tasks import Failure, Findings, Output, Task, TaskPage, TaskState
 from inference.job import Job
@@ -50,21 +48,23 @@ class Store:
             now_ms = self._now_ms()
             if submission.once is not None:
                 account = submission.job.account
-                earlier = await _earlier(connection, account, submission.once, now_ms)
+                earlier = await accepting.earlier(connection, account, submission.once, now_ms)
                 if earlier is not None:
                     return earlier
-            await _check_bounds(connection, submission, bounds)
-            return await _keep(connection, submission, now_ms)
+            await accepting.check_bounds(connection, submission, bounds)
+            return await accepting.keep(connection, submission, now_ms)
 
         return await self._database.write(work, in_turn=True)
 
     async def check_bounds(self, submission: Submission, bounds: Bounds) -> None:
         """Raise QueueFull or Overloaded if `accept` would now, without writing."""
-        await self._database.read(lambda connection: _check_bounds(connection, submission, bounds))
+        await self._database.read(lambda c: accepting.check_bounds(c, submission, bounds))
 
     async def earlier(self, account: str, once: Once) -> Accepted | None:
         """The task of the first request that counts once; raises IdempotencyMismatch."""
-        return await self._database.read(lambda c: _earlier(c, account, once, self._now_ms()))
+        return await self._database.read(
+            lambda c: accepting.earlier(c, account, once, self._now_ms())
+        )
 
     async def answer(self, account: str, once: Once, reply: Reply) -> None:
         """Write down what a request that counts once was answered."""
@@ -72,7 +72,7 @@ class Store:
 
     async def get(self, task_id: str) -> Task | None:
         """The task, if there is one."""
-        found = await self._database.read(lambda c: _load(c, tasks.c.id == task_id))
+        found = await self._database.read(lambda c: load(c, tasks.c.id == task_id))
         return found[0] if found else None
 
     async def list(
@@ -92,7 +92,7 @@ class Store:
             wanted.append(tasks.c.state == state)
         if cursor is not None:
             wanted.append(tuple_(tasks.c.created_ms, tasks.c.id) < tuple_(*from_cursor(cursor)))
-        found = await self._database.read(lambda c: _load(c, *wanted, limit=limit + 1))
+        found = await self._database.read(lambda c: load(c, *wanted, limit=limit + 1))
         page = tuple(found[:limit])
         return TaskPage(tasks=page, next_cursor=to_cursor(page[-1]) if len(found) > limit else None)
 
@@ -151,7 +151,7 @@ class Store:
             await announce(connection, row.id, row.state)
             if row.attempt == 1:
                 await ledger.charge(connection, row.id, now_ms=self._now_ms())
-            task = (await _load(connection, tasks.c.id == row.id))[0]
+            task = (await load(connection, tasks.c.id == row.id))[0]
             holding = Holding(task.id, worker, task.attempt)
             return Claim(task, holding, tries=row.attempt - row.releases)
 
@@ -252,74 +252,13 @@ class Store:
             now_ms = self._now_ms()
             if (await connection.execute(change(now_ms))).rowcount == 0:
                 return None
-            task = (await _load(connection, tasks.c.id == task_id))[0]
+            task = (await load(connection, tasks.c.id == task_id))[0]
             await announce(connection, task_id, task.state if task.state.ended else CANCELLING)
             if task.state.ended:
                 await _conclude(connection, task, now_ms)
             return task
 
         return await self._database.write(work)
-
-
-async def _load(
-    connection: AsyncConnection, *wanted: ColumnElement[bool], limit: int | None = None
-) -> list[Task]:
-    """Tasks with their outputs and failures, newest first."""
-    query = select(tasks).where(*wanted).order_by(tasks.c.created_ms.desc(), tasks.c.id.desc())
-    rows = (await connection.execute(query.limit(limit))).all()
-    made: dict[str, list[Any]] = {row.id: [] for row in rows}
-    for output in await connection.execute(statements.outputs_of(list(made))):
-        made[output.task_id].append(output)
-    return await _with_failures(connection, [to_task(row, made[row.id]) for row in rows])
-
-
-async def _with_failures(connection: AsyncConnection, found: list[Task]) -> list[Task]:
-    failed: dict[str, list[Failure]] = {
-        task.id: []
-        for task in found
-        if task.extras.allows_partial and task.attempt and len(task.outputs) < len(task.job.seeds)
-    }
-    if not failed:
-        return found
-    for row in await connection.execute(statements.failures_of(list(failed))):
-        failed[row.task_id].append(to_failure(row))
-    return [replace(task, failures=tuple(failed.get(task.id, ()))) for task in found]
-
-
-async def _earlier(
-    connection: AsyncConnection, account: str, once: Once, now_ms: int
-) -> Accepted | None:
-    found = await idempotency.find(connection, account, once, now_ms=now_ms)
-    if found is None:
-        return None
-    task = (await _load(connection, tasks.c.id == found.task_id))[0]
-    return Accepted(task=task, reply=found.reply, is_replay=True)
-
-
-async def _keep(connection: AsyncConnection, submission: Submission, now_ms: int) -> Accepted:
-    job, caller = submission.job, submission.caller
-    await ledger.hold(
-        connection,
-        account=job.account,
-        key=caller.key,
-        task_id=job.id,
-        credits=submission.credits,
-        now_ms=now_ms,
-    )
-    inserted = await connection.execute(statements.insert_task(submission, now_ms))
-    task = to_task(inserted.one(), ())
-    await announce(connection, task.id, task.state)
-    reply = submission.answer(task) if submission.answer is not None else None
-    if submission.once is not None:
-        await idempotency.keep(
-            connection,
-            job.account,
-            submission.once,
-            task_id=job.id,
-            reply=reply,
-            now_ms=now_ms,
-        )
-    return Accepted(task=task, reply=reply)
 
 
 async def _conclude(connection: AsyncConnection, task: Task, now_ms: int) -> None:
@@ -332,27 +271,3 @@ async def _conclude(connection: AsyncConnection, task: Task, now_ms: int) -> Non
     if urls or hooks:
         told = insert_messages(task.id, task.account, task.dialect, urls, now_ms, hooks=hooks)
         await connection.execute(told)
-
-
-async def _check_bounds(
-    connection: AsyncConnection, submission: Submission, bounds: Bounds
-) -> None:
-    job, key = submission.job, submission.caller.key
-    if key is not None and key.max_unfinished is not None:
-        query = statements.unfinished_of_key(job.account, key.id)
-        if (count := await connection.scalar(query) or 0) >= key.max_unfinished:
-            raise QueueFull(
-                f"this key may have {key.max_unfinished} unfinished at once and has {count}"
-            )
-    limits: list[tuple[str | None, int | None, int | None]]
-    limits = [(None, bounds.tasks, bounds.images)]
-    if bounds.account_tasks is not None or bounds.account_images is not None:
-        limits.append((job.account, bounds.account_tasks, bounds.account_images))
-    for account, most_tasks, most_images in limits:
-        count, images = (await connection.execute(statements.unfinished(account))).one()
-        whose = "the queue" if account is None else "your share of the queue"
-        full = Overloaded if account is None else QueueFull
-        if most_tasks is not None and count + 1 > most_tasks:
-            raise full(f"{whose} is full: {count} of {most_tasks} tasks are unfinished")
-        if most_images is not None and images + len(job.seeds) > most_images:
-            raise full(f"{whose} is full: {images} of {most_images} pictures are unfinished")
