@@ -142,7 +142,9 @@ def generate(
     ] = None,
     server: Annotated[
         str | None,
-        typer.Option(help="Server to ask. (default: http://127.0.0.1:8000 if one answers)"),
+        typer.Option(
+            help="Server to ask. (default: this machine's, if it answers at DARKROOM_PORT or 8000)"
+        ),
     ] = None,
     key: Annotated[
         str | None,

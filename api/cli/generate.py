@@ -11,11 +11,11 @@ from PIL import Image
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from api.cli import remote
+from api.cli.settings import own_server
 from api.cli.terminal import Failure, UsageError, notes, out, say
 from api.cli.wish import Made, Step, Updates, Waiting, Wish
 from api.settings import Settings
 
-DEFAULT_SERVER = "http://127.0.0.1:8000"
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
@@ -68,7 +68,7 @@ def _updates(
     wish: Wish, server: str | None, key: str | None, local_settings: Callable[[], Settings]
 ) -> Updates:
     """From the server if one answers, else from an engine started here."""
-    found = remote.find(server or DEFAULT_SERVER, key)
+    found = remote.find(server or own_server(), key)
     if found is not None:
         return found.make(wish)
     if server is not None:

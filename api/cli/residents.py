@@ -23,7 +23,10 @@ Names = Annotated[
     list[str] | None, typer.Argument(help="Models. (default: all)", show_default=False)
 ]
 Name = Annotated[str, typer.Argument(help="The model's name in models.yaml.", show_default=False)]
-Server = Annotated[str, typer.Option(help="The server to ask.")]
+Server = Annotated[
+    str | None,
+    typer.Option(help="The server to ask. (default: this machine's, at DARKROOM_PORT or 8000)"),
+]
 Key = Annotated[
     str | None,
     typer.Option(help="A key that may manage the server; DARKROOM_API_KEY shows less."),
@@ -31,7 +34,6 @@ Key = Annotated[
 Device = Annotated[
     str | None, typer.Option(help="One device alone, like cuda:1. (default: all it may be on)")
 ]
-LOCAL = "http://127.0.0.1:8000"
 
 
 @app.callback(invoke_without_command=True)
@@ -99,25 +101,25 @@ def schema() -> None:
 
 
 @app.command()
-def load(name: Name, device: Device = None, server: Server = LOCAL, key: Key = None) -> None:
+def load(name: Name, device: Device = None, server: Server = None, key: Key = None) -> None:
     """Bring a model to the devices of a running server, and wait until it is there."""
     _manage(name, "load", device, server, key)
 
 
 @app.command()
-def unload(name: Name, device: Device = None, server: Server = LOCAL, key: Key = None) -> None:
+def unload(name: Name, device: Device = None, server: Server = None, key: Key = None) -> None:
     """Send a model away once its pictures are finished; the next request loads it again."""
     _manage(name, "unload", device, server, key)
 
 
 @app.command()
-def pin(name: Name, device: Device = None, server: Server = LOCAL, key: Key = None) -> None:
+def pin(name: Name, device: Device = None, server: Server = None, key: Key = None) -> None:
     """Bring a model to the devices, and keep it there whatever others are asked for."""
     _manage(name, "pin", device, server, key)
 
 
 @app.command()
-def unpin(name: Name, device: Device = None, server: Server = LOCAL, key: Key = None) -> None:
+def unpin(name: Name, device: Device = None, server: Server = None, key: Key = None) -> None:
     """Let a model be moved out for others again."""
     _manage(name, "unpin", device, server, key)
 
@@ -149,11 +151,14 @@ def _secret(key: str | None) -> str | None:
     return api_key.get_secret_value() if api_key is not None else None
 
 
-def _manage(name: str, action: str, device: str | None, server: str, key: str | None) -> None:
+def _manage(
+    name: str, action: str, device: str | None, server: str | None, key: str | None
+) -> None:
     from api.cli.remote import manage
+    from api.cli.settings import own_server
 
     def work() -> None:
-        for line in manage(server, _secret(key), name, action, device):
+        for line in manage(server or own_server(), _secret(key), name, action, device):
             out().print(line, markup=False)
 
     _run(work)

@@ -10,6 +10,9 @@ from api.cli.terminal import UsageError, stop
 if TYPE_CHECKING:
     from api.settings import Settings
 
+# Where DARKROOM_PORT leaves it to the system, nobody but the server knows.
+DEFAULT_PORT = 8000
+
 
 def settings_of(**flags: object) -> Settings:
     """The settings, flags first; leaves with what is wrong with them."""
@@ -27,6 +30,11 @@ def settings_of(**flags: object) -> Settings:
     if "models" in settings.model_fields_set or settings.models.exists():
         return settings
     return settings.model_copy(update={"models": shipped_models()})
+
+
+def own_server() -> str:
+    """Where a server of this machine is to be found, as the settings have it listen."""
+    return f"http://127.0.0.1:{settings_of().port or DEFAULT_PORT}"
 
 
 def shipped_models() -> Path:

@@ -14,7 +14,6 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from api.cli import generate as cli_generate
 from api.cli import serve as cli_serve
 from api.cli.commands import app
 from api.cli.remote import events_of
@@ -32,7 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
-    monkeypatch.setattr(cli_generate, "DEFAULT_SERVER", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("DARKROOM_PORT", str(free_port()))
     return here
 
 

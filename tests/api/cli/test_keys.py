@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from api.cli import generate as cli_generate
 from api.cli.commands import app
 from api.keys import hash_of, is_well_formed
 from tests.api.http.served import Served, make_key, serving, until
@@ -240,7 +239,7 @@ class TestBesideAServer:
     ) -> None:
         """Least of all for an engine of its own."""
         monkeypatch.setattr("api.build.build_engine", lambda *_: ScriptedEngine())
-        monkeypatch.setattr(cli_generate, "DEFAULT_SERVER", server.url)
+        monkeypatch.setenv("DARKROOM_PORT", server.url.rpartition(":")[2])
         flags = () if is_default else ("--server", server.url)
         said = darkroom("generate", "a", *flags, code=2).stderr.splitlines()[-1]
         assert said.startswith(f"darkroom: {server.url}: send a key")
