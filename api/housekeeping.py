@@ -103,6 +103,8 @@ class Housekeeper:
                     await self.sweep()
             except Unavailable as error:
                 log.warning("housekeeping_waits", reason=str(error))
+            except Exception:
+                log.exception("housekeeping_broke")
             await asyncio.sleep(self._every_seconds)
 
     async def _pictures(self, done: Counter[str]) -> None:

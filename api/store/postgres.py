@@ -21,7 +21,7 @@ from api.errors import Unavailable, Unsure
 from api.store.company import ACCEPTING, CHANNEL, LEADING, MIGRATING
 from api.store.database import Database, Hear, Work
 from api.store.migrate import MigrationError, upgrade
-from api.store.sqlstates import AGAIN, AWAY, explaining, reason_of, sqlstate_of
+from api.store.sqlstates import AGAIN, AWAY, CUT, explaining, reason_of, sqlstate_of
 from api.uncut import Uncut
 
 T = TypeVar("T")
@@ -150,7 +150,12 @@ class PostgresDatabase(Database):
         async with self._asking:
             if self._leading is None or self._leading.is_closed():
                 self._leading = await self._connect(_COMPANIONABLE, STATEMENT_SECONDS)
-            got = await self._leading.fetchval("SELECT pg_try_advisory_lock($1)", LEADING)
+            try:
+                got = await self._leading.fetchval("SELECT pg_try_advisory_lock($1)", LEADING)
+            except AWAY:
+                self._leading.terminate()
+                self._leading = None
+                raise
         return bool(got)
 
     async def _run(self, attempt: Callable[[], Awaitable[T]]) -> T:
@@ -163,6 +168,8 @@ class PostgresDatabase(Database):
             for _ in range(TRIES - 1):
                 try:
                     return await attempt()
+                except CUT:
+                    continue
                 except DBAPIError as error:
                     # The connections that a restart of the database cut are all replaced at once.
                     if not (error.connection_invalidated or sqlstate_of(error) in AGAIN):
@@ -270,16 +277,18 @@ class PostgresDatabase(Database):
 
 
 async def _end(connection: Connection) -> None:
-    with suppress(*AWAY):
+    try:
         await connection.close(timeout=BUSY_SECONDS)
+    except AWAY:
+        connection.terminate()
 
 
 @contextmanager
 def _dropping(connection: AsyncConnection) -> Iterator[None]:
-    """Forget a connection that has not answered in time: it may be anywhere by now."""
+    """Forget a connection that has not answered in time, or is being cut."""
     try:
         yield
-    except TimeoutError:
+    except (TimeoutError, CUT):
         connection.sync_connection.invalidate()  # type: ignore[union-attr]
         raise
 

@@ -16,7 +16,9 @@ RETRY_SECONDS = 5
 _PASSING = ("08", "25", "28", "3D", "40", "53", "55", "57", "58")
 AGAIN = ("40001", "40P01", "23505")
 _BAD_VALUE = "22"
-AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, DBAPIError)
+# How the driver refuses where a connection is being cut and has not been found closed yet.
+CUT = asyncpg.InternalClientError
+AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, CUT, DBAPIError)
 
 
 @contextmanager
@@ -33,7 +35,7 @@ def explaining() -> Iterator[None]:
         if state and not state.startswith(_PASSING):
             raise
         raise _unavailable(error) from error
-    except (OSError, NoConnectionFree, asyncpg.InterfaceError) as error:
+    except (OSError, NoConnectionFree, asyncpg.InterfaceError, CUT) as error:
         raise _unavailable(error) from error
 
 

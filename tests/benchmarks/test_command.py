@@ -213,7 +213,7 @@ def test_models_swap_though_the_disk_holds_one_at_a_time(
 
     monkeypatch.setattr(subjects.shutil, "disk_usage", usage)
     # files are looked for again only after seconds, which full-size ones take to be written
-    monkeypatch.setattr("inference.residency.resident._LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("inference.residency.reader._LOOK_SECONDS", 0.0)
     names = ["flux-dev", "klein"]
     served, told = swap.device_for_one(asked, names)
     assert [path.name for path in tmp_path.iterdir()] == ["klein-tiny-small"]

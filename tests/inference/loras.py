@@ -64,7 +64,9 @@ def _make(model: LoadedModel, job: Job) -> Array:
     return model.call(job, 0, Pictures(), prompts=PromptCache(0), output_type="np")[1]()
 
 
-def together(model: LoadedModel, jobs: Sequence[Job]) -> tuple[list[Array], list[int]]:
+def together(
+    model: LoadedModel, jobs: Sequence[Job], *, may_fail: bool = False
+) -> tuple[list[Array], list[int]]:
     """The pictures of jobs whose forwards share whatever they can, and how many each had."""
     running, merged = carriers(model, jobs), []
     for carrier in running:
@@ -80,7 +82,7 @@ def together(model: LoadedModel, jobs: Sequence[Job]) -> tuple[list[Array], list
         for carrier, output in zip(group, outputs, strict=True):
             carrier.advance(output)
     for carrier in running:
-        if carrier.error is not None:
+        if carrier.error is not None and not may_fail:
             raise carrier.error
     return [carrier.result for carrier in running], merged
 

@@ -12,6 +12,7 @@ import torch
 
 from inference.catalog import Catalog
 from inference.coalesce import Carrier, Rendezvous, forward
+from inference.errors import PipelineFailed
 from inference.job import Job, Lora
 from inference.loading import load_pipelines
 from inference.loras.spec import LoraSpec
@@ -152,7 +153,10 @@ def test_a_neighbours_overflow_stays_its_own(models: Any) -> None:
         for down, _ in pairs.values():
             down.fill_(3e38)
         model.loras.rows["transformer"].forget([mix.parts[0][0]])
-        made = together(model, [wanted, asks("flux", ("l0", 1.0), seeds=(2,))])[0][0]
+        overflowing = asks("flux", ("l0", 1.0), seeds=(2,))
+        made = together(model, [wanted, overflowing], may_fail=True)[0][0]
+        with pytest.raises(PipelineFailed, match="NaN"):
+            alone(model, overflowing)
     finally:
         for path, (down, _) in pairs.items():
             down.copy_(before[path])

@@ -287,6 +287,39 @@ async def test_connections_that_are_cut_are_replaced_unseen(
     assert await database.read(lambda c: c.scalar(select(accounts.c.name).limit(1))) is not None
 
 
+async def test_a_connection_that_is_just_being_cut_is_replaced_unseen(
+    database: PostgresDatabase, place: OnServer
+) -> None:
+    """It refuses in the driver's own way: what it was told has come, that it is closed not yet."""
+    used: list[AsyncConnection] = []
+
+    async def work(connection: AsyncConnection) -> None:
+        used.append(connection)
+        if len(used) == 1:
+            raise asyncpg.InternalClientError("another operation is in progress")
+        await account("after")(connection)
+
+    await database.write(work)
+    assert len(used) == 2 and "after" in names(place)
+
+
+async def test_who_leads_connects_anew_when_it_is_being_cut(
+    database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await database.leads()
+    first = database._leading
+
+    async def refuses(self: asyncpg.Connection, *args: object) -> None:
+        monkeypatch.undo()
+        raise asyncpg.InternalClientError("another operation is in progress")
+
+    monkeypatch.setattr(asyncpg.Connection, "fetchval", refuses)
+    async with asyncio.timeout(30):
+        while not await database.leads():
+            await asyncio.sleep(0.02)
+    assert first is not None and first.is_closed() and database._leading is not first
+
+
 async def test_what_is_said_while_the_line_is_cut_is_not_heard_and_then_it_is(
     database: PostgresDatabase, other: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
