@@ -41,8 +41,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Served]:
-    """It asks for keys, and has helpers."""
-    with serving(folder, assistants=HELPERS.all) as running:
+    """It asks for keys, has helpers, and takes up one task at a time."""
+    with serving(folder, assistants=HELPERS.all, images_in_flight=1) as running:
         yield running
 
 
