@@ -16,6 +16,7 @@ from inference.errors import OutOfMemory
 from inference.events import Failed
 from inference.job import Mode
 from inference.loading import load_pipelines
+from inference.pixels import Pictures
 from inference.residency.plan import Budget, Patience
 from inference.settings import EngineSettings
 from inference.status import Lane, ModelAction
@@ -61,7 +62,7 @@ def _fresh(bench: CudaBench) -> None:
 def plain(catalog: Catalog, wanted: Any) -> Any:
     spec = catalog.models[wanted.model]
     pipe = load_pipelines(spec, "cuda:0")[wanted.mode]
-    arguments = spec.rules.routes[wanted.mode].arguments(wanted, spec, {})
+    arguments = spec.rules.routes[wanted.mode].arguments(wanted, spec, Pictures())
     return pipe(**arguments, generator=generator(wanted.seeds[0])).images[0]
 
 
@@ -121,6 +122,45 @@ def test_offloaded_weights_visit_the_card(catalog: Catalog, mode: str) -> None:
         assert difference(served.seen.picture(one.id), plain(catalog, one)) <= 1
     (told,) = served.worker.status(True).models
     assert told.options["offload"].effective == mode
+
+
+@pytest.mark.timeout(600)
+def test_a_compiled_model_is_ready_while_another_makes_pictures(catalog: Catalog) -> None:
+    """By the real compiler, on its own thread and this card."""
+    entry = catalog.models["flux"].model_copy(update={"compile": True})
+    models = {"flux": entry, "sdxl": catalog.models["sdxl"]}
+    served = CudaBench(catalog.model_copy(update={"models": models}))
+    served.run(job("before", model="sdxl"))
+    served.run(job("a"), job("b", model="sdxl"), apart=1)
+    told = {one.name: one.options for one in served.worker.status(True).models}["flux"]
+    assert told["compile"].effective == "on", told["compile"].reason
+    assert difference(served.seen.picture("a"), plain(catalog, job())) <= 2
+    assert served.seen.picture("b").tobytes() == served.seen.picture("before").tobytes()
+
+
+def test_what_another_was_read_ahead_with_leaves_the_card(catalog: Catalog) -> None:
+    """Its copy in RAM had been given back, and is made again."""
+    twin = catalog.models["flux"].model_copy(update={"name": "twin"})
+    models = {"flux": catalog.models["flux"], "twin": twin}
+    served = CudaBench(catalog.model_copy(update={"models": models}))
+    residents = served.worker._residents
+    residents.budget = Budget(device_bytes=residents.budget.device_bytes, ram_bytes=1 << 30)
+    empty = torch.cuda.memory_allocated()
+    residents.get("flux")
+    first, ahead = residents._all["flux"], residents._all["twin"]
+    first.keeps_ram = False
+    first.forget_ram([])
+    ahead.keeps_ram = True
+    ahead.read()
+    while not ahead.is_read:
+        served.worker.tick()
+    served.worker.command("flux", ModelAction.UNLOAD)
+    while served.worker.at_work:
+        served.worker.tick()
+    gc.collect()
+    assert torch.cuda.memory_allocated() < empty + (1 << 20)
+    served.run(job("j", model="twin"))
+    assert difference(served.seen.picture("j"), plain(catalog, job())) <= 1
 
 
 def test_references_are_on_the_card_too(tmp_path: Path) -> None:
