@@ -34,10 +34,11 @@ OLD_SECRET_MS = 24 * 3600 * 1000
 
 
 class Scope(StrEnum):
-    """What a key is good for: asking for pictures, or managing the server as well."""
+    """What a key is good for: asking for pictures, managing the server, reading /metrics."""
 
     USE = "use"
     ADMIN = "admin"
+    METRICS = "metrics"
 
 
 class Period(StrEnum):
@@ -132,10 +133,11 @@ class Caller:
         """The key's id, if there is a key."""
         return self.key.id if self.key is not None else None
 
-    def need(self, scope: Scope) -> None:
-        """Raise Forbidden unless the key has a scope; an open server asks for none."""
-        if self.key is not None and scope not in self.key.scopes:
-            raise Forbidden(f"this key lacks the scope {scope.value!r}")
+    def need(self, *scopes: Scope) -> None:
+        """Raise Forbidden unless the key has one of these; an open server asks for none."""
+        if self.key is not None and self.key.scopes.isdisjoint(scopes):
+            names = " or ".join(repr(scope.value) for scope in scopes)
+            raise Forbidden(f"this key lacks the scope {names}")
 
 
 NOBODY = Caller()
@@ -158,7 +160,7 @@ def check_key(key: Key) -> Key:
         message = f"label must be at most {MAX_LABEL_CHARS} printable characters"
         raise BadRequest(message, field="label")
     if not key.scopes:
-        raise BadRequest("a key needs a scope, use or admin", field="scopes")
+        raise BadRequest("a key needs a scope: use, admin or metrics", field="scopes")
     for name, value, least, most in (
         ("rate_per_minute", key.rate_per_minute, 1, MAX_LIMIT),
         ("max_unfinished", key.max_unfinished, 1, MAX_LIMIT),

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Scope
 
-from api import openapi, probes
+from api import openapi, probes, scrape
 from api.body import BodyLimits
 from api.build import Services
 from api.cors import Cors
@@ -32,8 +32,9 @@ from api.dialects.base import (
     owner_of,
     spoken,
 )
-from api.errors import ApiError, BadRequest, NotFound
+from api.errors import ApiError, BadRequest, NotFound, kind_of
 from api.limits import Limiter
+from api.metrics import Metrics, Timed
 from api.middleware import Guard, Hosts, Net, hosts_of
 from api.picture_folder import PictureFolder
 from api.playground import routes as playground
@@ -69,7 +70,10 @@ def create_app(services: Services, dialects: tuple[Dialect, ...] = DIALECTS) -> 
     app.state.desk = _desk(services, dialects)
     app.openapi = partial(openapi.document, app)  # type: ignore[method-assign]
     _mount(app, dialects)
-    _dress_errors(app, dialects, hosts_of(services.settings))
+    app.include_router(scrape.routes(services.scraper))
+    _dress_errors(app, dialects, hosts_of(services.settings), services.metrics)
+    # The one added last is the first to see a request.
+    app.add_middleware(Timed, passed=services.metrics.passed)
     return app
 
 
@@ -121,10 +125,13 @@ def _mount(app: FastAPI, dialects: tuple[Dialect, ...]) -> None:
     app.include_router(playground.router)
 
 
-def _dress_errors(app: FastAPI, dialects: tuple[Dialect, ...], hosts: Hosts) -> None:
+def _dress_errors(
+    app: FastAPI, dialects: tuple[Dialect, ...], hosts: Hosts, metrics: Metrics
+) -> None:
     def dress(scope: Scope, error: ApiError | EngineError) -> Response:
         request = Request(scope)
         dialect, request_id = dialect_of(request, dialects), request.state.request_id
+        metrics.refused(dialect.name, kind_of(error))
         return error_reply(dialect, error, path=scope["path"], request_id=request_id)
 
     async def reply(request: Request, raised: Exception) -> Response:
@@ -136,7 +143,6 @@ def _dress_errors(app: FastAPI, dialects: tuple[Dialect, ...], hosts: Hosts) -> 
     def is_for_pages(path: str) -> bool:
         return owner_of(dialects, path).is_for_pages(path)
 
-    # The one added last is the first to see a request.
     app.add_middleware(Guard, hosts=hosts, dress=dress, is_for_pages=is_for_pages)
     app.add_middleware(Cors, is_for_pages=is_for_pages)
     app.add_middleware(Net, dress=dress)

@@ -23,11 +23,13 @@ from api.housekeeping import Housekeeper
 from api.late_engine import LateEngine
 from api.links import Links, PictureLink, Presign, load_links
 from api.loras import FetchedLoras
+from api.metrics import Metrics
 from api.outbound import Outbound
 from api.outbound.client import GuardedNetwork
 from api.outputs import FileStyle
 from api.own_links import OwnLinks
 from api.reception import Reception
+from api.scrape import Scraper
 from api.settings import Settings, SettingsError
 from api.storage import Storage, storage_of
 from api.store import Database, DriverMissing, MigrationError, Store, open_database
@@ -87,6 +89,8 @@ class Services:
     folder: DataFolder
     pixels: ThreadPoolExecutor
     staff: Staff
+    metrics: Metrics
+    scraper: Scraper
 
     async def start(self) -> None:
         """Lock the data folder, migrate the database, start the engine behind, begin to dispatch.
@@ -187,6 +191,7 @@ def build(
         outbox, outbound, store, accounts, hooks, links, presign, settings.credit_usd, database
     )
     updates = Updates(on_end=courier.wake)
+    metrics = Metrics(catalog.models, clock)
     staff = _hire(catalog) if assistants is None else Staff(assistants)
     pixels = ThreadPoolExecutor(PIXEL_THREADS, thread_name_prefix="pixels")
     uploads = Uploads(
@@ -222,6 +227,7 @@ def build(
         style=_style(settings),
         deliver=destinations.deliver_for,
         assistants=staff.assistants,
+        tally=metrics,
     )
     dispatcher = Dispatcher(workshop, settings)
     reception = Reception(
@@ -236,6 +242,7 @@ def build(
         destinations=destinations,
         pixels=pixels,
         assistants=staff.assistants,
+        tally=metrics,
     )
     darkroom = Darkroom(
         settings=settings,
@@ -244,6 +251,14 @@ def build(
         dispatcher=dispatcher,
         updates=updates,
         reception=reception,
+        tally=metrics,
+    )
+    scraper = Scraper(
+        metrics,
+        settings=settings,
+        darkroom=darkroom,
+        outbox=outbox,
+        engine_status=engine.status,
     )
     return Services(
         settings=settings,
@@ -275,6 +290,8 @@ def build(
         folder=folder,
         pixels=pixels,
         staff=staff,
+        metrics=metrics,
+        scraper=scraper,
     )
 
 

@@ -24,6 +24,7 @@ from api.inputs import PictureLimits, rewrite, size_of
 from api.orders import Order, Quote, Remote, Upload
 from api.storage import input_key
 from api.store import Accepted, Bounds, Submission
+from api.tally import NO_TALLY, Tally
 from api.tasks import Task, TaskKind
 from api.uncut import Uncut
 from inference.job import ImageRequest, ImageRole, InputImage, Job, Mode
@@ -74,6 +75,7 @@ class Reception:
         destinations: Destinations,
         pixels: Executor,
         assistants: Assistants = NO_ASSISTANTS,
+        tally: Tally = NO_TALLY,
     ) -> None:
         self._settings = settings
         self._catalog = catalog
@@ -86,6 +88,7 @@ class Reception:
         self._destinations = destinations
         self._pixels = pixels
         self._assistants = assistants
+        self._tally = tally
         self._uncut = Uncut()
         self._bounds = Bounds(
             tasks=settings.max_queue_tasks,
@@ -124,6 +127,7 @@ class Reception:
             raise
         if not accepted.is_replay:
             self._log(accepted.task)
+            self._tally.accepted(accepted.task)
             self._dispatcher.wake()
         return accepted
 

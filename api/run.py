@@ -57,6 +57,7 @@ class Run:
         # Why it fails if it does: the first of what went wrong.
         self._failure = next(iter(claim.task.failures), None)
         self._reason: str | None = None
+        self._has_stepped = False
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._log = log.bind(task_id=self.task.id, attempt=self.task.attempt)
@@ -97,7 +98,7 @@ class Run:
         """Fail whatever has no end yet; of a task that is to be cancelled that is not recorded."""
         why = f"gave up after {self._max_tries} attempts"
         self._failure = Failure(index=0, kind="gave_up", message=why)
-        if self.task.extras.allows_partial and not self._cancel_asked:
+        if not self._cancel_asked:
             for index in self._missing:
                 await self._fail(replace(self._failure, index=index))
 
@@ -150,10 +151,17 @@ class Run:
     def _emit(self, event: Event) -> None:
         # Called on the engine's thread, which may outlive the loop when the process ends. Progress
         # that nobody follows is dropped here: to wake the loop costs the engine a system call.
-        if isinstance(event, Progress) and not self._shop.updates.looked_at(self.task.id):
-            return
+        if isinstance(event, Progress):
+            self._note_step(event)
+            if not self._shop.updates.looked_at(self.task.id):
+                return
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+
+    def _note_step(self, event: Progress) -> None:
+        if event.step and not self._has_stepped:
+            self._has_stepped = True
+            self._shop.tally.stepped(self.task)
 
     async def _tell(self, event: Progress) -> None:
         preview = None
@@ -192,12 +200,14 @@ class Run:
         self._log.warning("image_failed", index=failure.index, kind=failure.kind)
         self._failure = self._failure or failure
         if not self.task.extras.allows_partial:
+            self._shop.tally.failed(self.task, failure.kind)
             self._shop.engine.cancel(self.task.id)
             return
         if not await self._insist(lambda: self._shop.store.add_failure(self.holding, failure)):
             self.lose()
             return
         self._failed.add(failure.index)
+        self._shop.tally.failed(self.task, failure.kind)
         self._publish(TaskUpdate(task_id=self.task.id, state=TaskState.RUNNING, failure=failure))
 
     def _failure_of(self, index: int, error: JobError) -> Failure:
@@ -224,6 +234,7 @@ class Run:
             await discard(output.key, self._shop)
             return
         self._made.add(event.index)
+        self._shop.tally.made(self.task, engine_seconds=event.seconds)
         self._publish(TaskUpdate(task_id=self.task.id, state=TaskState.RUNNING, output=output))
 
     @property
@@ -265,6 +276,7 @@ class Run:
             self._log.warning("task_lost")
             return
         self._log.info("task_ended", state=state.value, error_kind=kind)
+        self._shop.tally.ended(task)
         self._publish(TaskUpdate(task_id=task.id, state=state, error_message=message))
 
     def _publish(self, update: TaskUpdate) -> None:

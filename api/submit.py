@@ -15,6 +15,7 @@ from api.errors import BadRequest, Gone, NotFound, NotReady
 from api.idempotency import Once, Reply
 from api.orders import Order, Quote
 from api.store import Accepted, to_cursor
+from api.tally import NO_TALLY
 from api.tasks import Output, Task, TaskPage, TaskState, TaskUpdate
 from api.watch import RECHECK_SECONDS, follow, until_ended
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from api.settings import Settings
     from api.storage import Storage
     from api.store import Store
+    from api.tally import Tally
     from api.watch import Updates
 
 log = structlog.get_logger()
@@ -72,6 +74,7 @@ class Darkroom:
         dispatcher: Dispatcher,
         updates: Updates,
         reception: Reception,
+        tally: Tally = NO_TALLY,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -79,6 +82,7 @@ class Darkroom:
         self._dispatcher = dispatcher
         self._updates = updates
         self._reception = reception
+        self._tally = tally
 
     async def submit(
         self,
@@ -163,6 +167,7 @@ class Darkroom:
         log.info("task_cancel_requested", task_id=task_id, state=changed.state.value)
         self._dispatcher.cancel(task_id)
         if changed.state.ended:
+            self._tally.ended(changed)
             self._updates.publish(TaskUpdate(task_id=task.id, state=changed.state))
         return changed
 
@@ -209,7 +214,7 @@ def output_of(task: Task, index: int) -> Output:
     if output is None:
         for failure in task.failures:
             if failure.index == index:
-                raise NotReady(f"picture {index} could not be made: {failure.message}")
+                raise NotFound(f"picture {index} could not be made: {failure.message}")
         raise NotReady(f"picture {index} is not made; the task is {task.state}")
     if task.files_deleted_ms is not None:
         raise Gone(f"picture {index} was deleted when its time was up")

@@ -13,6 +13,7 @@ from api.loras import FetchedLoras
 from api.outputs import PLAIN_STYLE, FileStyle
 from api.storage import Storage
 from api.store import Store
+from api.tally import NO_TALLY, Tally
 from api.watch import Updates
 from inference.events import Emit
 from inference.job import Job
@@ -55,3 +56,4 @@ class Workshop:
     style: FileStyle = PLAIN_STYLE
     deliver: Deliver = deliver_nowhere
     assistants: Assistants = NO_ASSISTANTS
+    tally: Tally = NO_TALLY

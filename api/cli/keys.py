@@ -23,7 +23,7 @@ def create(
     name: Annotated[str, typer.Argument(help="The account that pays.", show_default=False)],
     label: Annotated[str, typer.Option(help="What the key is for, to tell it from others.")] = "",
     scope: Annotated[
-        list[str] | None, typer.Option(help="use or admin; may be given twice. (default: use)")
+        list[str] | None, typer.Option(help="use, admin or metrics, or several. (default: use)")
     ] = None,
     dialect: Annotated[
         str | None, typer.Option(help="The only API it is good for. (default: every one)")

@@ -25,8 +25,17 @@ def key_in(request: Request) -> str | None:
 async def caller_of(request: Request, desk: DeskOf) -> Caller:
     """Who calls; raises Unauthorized, or Forbidden for a key of another dialect.
 
-    Where several dialects share a path, a key of one of them says which is spoken.
+    Where several dialects share a path, a key of one of them says which is spoken. One that is for
+    /metrics alone is good for nothing else.
     """
+    caller = await reader_of(request, desk)
+    if caller.key is not None and caller.key.scopes <= {Scope.METRICS}:
+        raise Forbidden("this key is for /metrics only")
+    return caller
+
+
+async def reader_of(request: Request, desk: DeskOf) -> Caller:
+    """Who calls, whatever the key is for."""
     caller = await desk.accounts.caller(key_in(request))
     if caller.key is not None and caller.key.dialect is not None:
         request.state.dialect = _dialect_of_key(request, desk, caller.key.dialect)
@@ -53,6 +62,16 @@ async def asker_of(request: Request, desk: DeskOf, caller: CallerOf) -> Caller:
 
 
 AskerOf = Annotated[Caller, Depends(asker_of)]
+
+
+async def observer_of(request: Request, desk: DeskOf) -> Caller:
+    """Who watches the server; raises Forbidden."""
+    caller = await reader_of(request, desk)
+    caller.need(Scope.METRICS, Scope.ADMIN)
+    return caller
+
+
+ObserverOf = Annotated[Caller, Depends(observer_of)]
 
 
 async def admin_of(caller: CallerOf) -> Caller:

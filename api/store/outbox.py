@@ -97,6 +97,14 @@ def insert_messages(
     return insert(outbox).values(messages)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """How many messages are not settled; of these, how many are `due` and not out."""
+
+    waiting: int
+    due: int
+
+
 class Outbox:
     """Messages in a database; every method raises Unavailable while that cannot be used.
 
@@ -150,6 +158,18 @@ class Outbox:
         """Whether a message is due; spares a write where none is."""
         query = select(outbox.c.id).where(outbox.c.next_ms <= self._now_ms()).limit(1)
         return await self._database.read(lambda connection: connection.scalar(query)) is not None
+
+    async def backlog(self) -> Backlog:
+        """How much is still to be delivered, by whichever server."""
+        is_due = outbox.c.next_ms <= self._now_ms()
+        counts = select(func.count(), func.count().filter(is_due))
+        query = counts.where(outbox.c.next_ms.is_not(None))
+
+        async def work(connection: AsyncConnection) -> Backlog:
+            waiting, due = (await connection.execute(query)).one()
+            return Backlog(waiting=waiting, due=due)
+
+        return await self._database.read(work)
 
     async def settle(
         self,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-ScopeName = Literal["use", "admin"]
+ScopeName = Literal["use", "admin", "metrics"]
 PeriodName = Literal["day", "month"]
 # Bounds of the values themselves are checked where the command line's are.
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
@@ -20,7 +20,7 @@ class KeyRequest(BaseModel):
 
     account: Annotated[AccountName, Field(description="who pays; made if it is new")]
     label: str = ""
-    scopes: Annotated[list[ScopeName], Field(min_length=1, max_length=2)] = ["use"]
+    scopes: Annotated[list[ScopeName], Field(min_length=1, max_length=3)] = ["use"]
     dialect: Annotated[
         str | None, Field(max_length=64, description="the only API it is good for")
     ] = None

@@ -86,7 +86,10 @@ class TestKeys:
         [
             (("create", "Team"), "begin with a letter or digit (the account's name)"),
             (("create", "team", "--dialect", "x"), "'x' is none of: darkroom, apimodels, eigen"),
-            (("create", "team", "--scope", "root"), "'root' is none of: use, admin (--scope)"),
+            (
+                ("create", "team", "--scope", "root"),
+                "'root' is none of: use, admin, metrics (--scope)",
+            ),
             (("create", "team", "--spend-period", "week"), "day, month (--spend-period)"),
             (("create", "team", "--rate", 0), "between 1 and 1000000000 (--rate)"),
             (("create", "team", "--concurrent", 0), "(--concurrent)"),

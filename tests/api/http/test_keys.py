@@ -37,7 +37,7 @@ SHAPES: dict[str, Callable[[Any], Any]] = {
 KEYLESS = (
     *("/darkroom/files/{task_id}/{index}/{name}", "/o/{generation_id}/{index}.{extension}"),
     *("/api/v1/images/files/{task_id}/{index}.{extension}", "/darkroom/uploads/{upload_id}"),
-    *("/v1/images/files/{task_id}/{index}.{extension}", "/livez", "/readyz", "/metrics"),
+    *("/v1/images/files/{task_id}/{index}.{extension}", "/livez", "/readyz"),
     *("/image/files/{task_id}/{index}.{extension}", "/models"),
 )
 # A first picture by each dialect that gives ids away: path, body, and where the id stands.

@@ -17,6 +17,7 @@ from api.store.database import Database
 from api.store.outbox import (
     MAX_ERROR_CHARS,
     UNDER_WAY,
+    Backlog,
     Message,
     MessageState,
     Outbox,
@@ -285,3 +286,18 @@ async def test_due_messages_are_found_by_their_index(database: Database) -> None
         return " ".join(str(row) for row in rows)
 
     assert "outbox_due" in await database.read(plan)
+
+
+async def test_the_backlog_is_what_is_not_settled(
+    database: Database, outbox: Outbox, clock: Clock
+) -> None:
+    assert await outbox.backlog() == Backlog(waiting=0, due=0)
+    await put(database, clock, *(f"https://{name}.example/" for name in "abcd"))
+    delivered, postponed, out = await claim(outbox, 3)
+    await outbox.settle(delivered, delivered=True)
+    await outbox.settle(postponed, delivered=False, again_ms=clock.ms + 10)
+
+    assert out.is_out
+    assert await outbox.backlog() == Backlog(waiting=3, due=1)
+    clock.ms += 10
+    assert await outbox.backlog() == Backlog(waiting=3, due=2)
