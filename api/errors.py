@@ -67,7 +67,7 @@ class NotFound(ApiError):
 
 
 class NotReady(ApiError):
-    """The task exists; its picture does not, yet or ever."""
+    """The task exists, and its picture not yet; or never, where the task did not succeed."""
 
     kind = "not_ready"
 

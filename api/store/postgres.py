@@ -21,7 +21,7 @@ from api.errors import Unavailable, Unsure
 from api.store.company import ACCEPTING, CHANNEL, LEADING, MIGRATING
 from api.store.database import Database, Hear, Work
 from api.store.migrate import MigrationError, upgrade
-from api.store.sqlstates import AGAIN, AWAY, CUT, explaining, reason_of, sqlstate_of
+from api.store.sqlstates import AGAIN, AWAY, CUT, RETRY_SECONDS, explaining, reason_of, sqlstate_of
 from api.uncut import Uncut
 
 T = TypeVar("T")
@@ -231,7 +231,10 @@ class PostgresDatabase(Database):
                 if became in ("committed", "aborted"):
                     return bool(became == "committed")
             await asyncio.sleep(PAUSE_SECONDS / 5)
-        raise Unsure("the database went away, and nobody can say whether this was kept")
+        raise Unsure(
+            "the database went away, and nobody can say whether this was kept",
+            retry_after_seconds=RETRY_SECONDS,
+        )
 
     async def _connect(
         self, settings: dict[str, str], command_seconds: float | None = None

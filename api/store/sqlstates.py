@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import asyncpg
+import structlog
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
 from api.errors import BadRequest, Unavailable
+
+log = structlog.get_logger()
 
 RETRY_SECONDS = 5
 # SQLSTATEs that pass: connection, read-only, access, conflict, resources, locks, operator, disk.
@@ -40,12 +43,11 @@ def explaining() -> Iterator[None]:
 
 
 def _unavailable(error: Exception) -> Unavailable:
-    # Its kind and no more: what the database says may name machines and users.
+    # Its kind, and for the log alone: what the database says may name machines and users.
     cause = getattr(error, "orig", None)
     kind = type(getattr(cause, "__cause__", None) or cause or error).__name__
-    return Unavailable(
-        f"the database cannot be used now: {kind}", retry_after_seconds=RETRY_SECONDS
-    )
+    log.warning("database_away", kind=kind)
+    return Unavailable("the database cannot be used now", retry_after_seconds=RETRY_SECONDS)
 
 
 def reason_of(error: Exception) -> str:

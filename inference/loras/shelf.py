@@ -18,6 +18,7 @@ import structlog
 import torch
 
 from inference.errors import LoraFailed
+from inference.faults import without_tensors
 from inference.job import Lora
 from inference.loras.files import find, read
 from inference.loras.layers import fit
@@ -136,7 +137,8 @@ class LoraShelf:
         adapter = self._alive.get(key)
         if adapter is None:
             if (failure := self._failure(key)) is not None:
-                raise failure
+                # always the same object, to which each raise would add its frames
+                raise without_tensors(failure)
             try:
                 adapter = self._alive[key] = self._load(key)
             except LoraFailed as error:

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,38 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from api.accounts import Scope
 from api.build import Services, build
+from api.metrics import Metrics, Reading
 from api.settings import Settings
+from api.tasks import Task, TaskState
 from inference.errors import OutOfMemory, PipelineFailed
+from inference.job import ImageRequest
 from inference.status import DeviceStatus, EngineStatus, ModelState, ModelStatus
 from tests.api.http.served import ROOT, Served, make_key, serving, until
+from tests.api.making import Clock, job_of
 from tests.api.scripted import ScriptedEngine
 
 HERE = "/darkroom/generations"
 OF_TASK = {"model": "tiny-flux", "dialect": "darkroom"}
+NEW_TASK = Task(
+    id="one",
+    dialect="darkroom",
+    account="",
+    state=TaskState.QUEUED,
+    request=ImageRequest(model="paint", prompt="a"),
+    job=job_of("one"),
+    credits=0,
+    attempt=0,
+    created_ms=1000,
+    started_ms=None,
+    finished_ms=None,
+    cancel_requested=False,
+    error_kind=None,
+    error_message=None,
+    outputs=(),
+)
+NOTHING_KNOWN = Reading(
+    engine=EngineStatus(devices=()), checks={}, queue=None, webhooks=None, free_bytes=None
+)
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -267,6 +292,20 @@ def test_no_request_makes_a_series_of_its_own(served: Served) -> None:
         ask(number)
 
     assert set(scraped(served.client)) == before
+
+
+def test_a_task_of_a_model_that_is_gone_has_an_empty_one() -> None:
+    """Tasks outlive changes of models.yaml; each change would leave its names behind."""
+    metrics = Metrics(["paint"], Clock(ms=5000))
+    for name in ("paint", "gone"):
+        job = job_of("one", model=name)
+        metrics.accepted(replace(NEW_TASK, job=job))
+        metrics.stepped(replace(NEW_TASK, job=job))
+    found = series(metrics.text(NOTHING_KNOWN, "")[0].decode())
+
+    models = {dict(labels).get("model") for name, labels in found if name.startswith("darkroom")}
+    assert models == {"paint", ""}
+    assert found["darkroom_task_first_step_seconds_sum", frozenset({("model", "paint")})] == 4.0
 
 
 def test_no_label_tells_who_asked_or_what_for(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_a_generation_lists_what_failed(team: httpx2.Client, fail: Callable[...,
     assert (told["credits"], told["cost"], paid(team)) == (3, 1, 1)
     assert team.get(f"{told['links']['self']}/images/1").status_code == 200
     missing = team.get(f"{told['links']['self']}/images/2")
-    assert missing.status_code == 404
+    assert (missing.status_code, missing.json()["type"]) == (404, "urn:darkroom:not_found")
     assert "could not be made: it broke" in missing.json()["detail"]
     (listed,) = team.get("/darkroom/generations").json()["generations"]
     assert listed["failures"] == told["failures"]

@@ -163,8 +163,9 @@ async def test_who_holds_on_is_not_waited_for_for_ever(
     monkeypatch.setitem(postgres._BRIEF, "lock_timeout", "300ms")
     async with other.transaction():
         await other.execute(f"SELECT pg_advisory_xact_lock({postgres.ACCEPTING})")
-        with pytest.raises(Unavailable, match="LockNotAvailable") as refused:
+        with pytest.raises(Unavailable, match="cannot be used now$") as refused:
             await inserted(store, submission("one"))
+        assert "LockNotAvailable" in str(refused.value.__cause__)
         assert refused.value.retry_after_seconds
     await inserted(store, submission("one"))
 
@@ -219,8 +220,9 @@ async def test_a_slow_statement_does_not_stop_the_loop(database: PostgresDatabas
 
 
 async def test_a_reader_cannot_write(database: PostgresDatabase, place: OnServer) -> None:
-    with pytest.raises(Unavailable, match="ReadOnly"):
+    with pytest.raises(Unavailable) as refused:
         await database.read(account("sly"))
+    assert "ReadOnly" in str(refused.value.__cause__)
     assert "sly" not in names(place)
 
 
