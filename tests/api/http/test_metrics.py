@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 import time
@@ -19,7 +20,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from api.accounts import Scope
 from api.build import Services, build
+from api.idempotency import Once
 from api.metrics import Metrics, Reading
+from api.orders import Order
 from api.settings import Settings
 from api.tasks import Task, TaskState
 from inference.errors import OutOfMemory, PipelineFailed
@@ -31,6 +34,7 @@ from tests.api.scripted import ScriptedEngine
 
 HERE = "/darkroom/generations"
 OF_TASK = {"model": "tiny-flux", "dialect": "darkroom"}
+UNUSUAL = ("TRACE", "PROPFIND", "MKCOL", "LOCK", "PURGE", "REPORT")
 NEW_TASK = Task(
     id="one",
     dialect="darkroom",
@@ -208,6 +212,22 @@ def test_a_request_that_counts_once_is_counted_once(served: Served, watched: Wat
     assert watched.grown("tasks_accepted_total", **OF_TASK) == 1
 
 
+async def test_of_requests_that_count_once_and_race_one_counts(tmp_path: Path) -> None:
+    services = built(tmp_path, ScriptedEngine())
+    await services.start()
+    try:
+        order = Order(request=ImageRequest(model="tiny-flux", prompt="a"), dialect="darkroom")
+        once = Once(route="race", key="one", fingerprint="same")
+        asked = (services.darkroom.submit(order, once=once) for _ in range(8))
+        accepted = await asyncio.gather(*asked)
+        found = series(await text_of(services))
+    finally:
+        await services.stop()
+
+    assert len({one.task.id for one in accepted}) == 1
+    assert found["darkroom_tasks_accepted_total", frozenset(OF_TASK.items())] == 1
+
+
 def test_refusals_are_counted_by_kind(served: Served, watched: Watched) -> None:
     served.client.post(HERE, json={"prompt": "a", "nothing": 1})
     served.client.post(HERE, json={"prompt": "a", "model": "no-such"})
@@ -282,7 +302,7 @@ def test_no_request_makes_a_series_of_its_own(served: Served) -> None:
         path = secrets.token_urlsafe(6)
         for where in (f"/{path}", f"{HERE}/{path}", f"/v1/{path}/{path}", f"/playground/{path}"):
             served.client.get(where, headers={"x-request-id": path})
-            served.client.request(f"M{number}", where)
+            served.client.request(UNUSUAL[number % len(UNUSUAL)], where)
         served.client.post(HERE, json={"prompt": "a", "model": path, path: 1})
         served.client.post(HERE, json={"prompt": "a", "model": path})
 
