@@ -13,7 +13,7 @@ import pytest
 
 from api.accounts import Caller
 from api.build import Services
-from api.errors import NotReady, Unavailable
+from api.errors import NotFound, Unavailable
 from api.orders import Order
 from api.store import Store, ledger
 from api.tasks import Extras, Failure, Task, TaskState, TaskUpdate
@@ -91,7 +91,7 @@ async def test_the_others_are_kept_and_they_alone_are_charged(
     assert (task.credits, task.cost, await spent(services)) == (12, 6, 6)
     assert task.attempt == 1 and not engine.was_cancelled(task.id)
     assert (await services.darkroom.image(task.id, 3, account=TEAM)).data
-    with pytest.raises(NotReady, match="picture 2 could not be made: it broke"):
+    with pytest.raises(NotFound, match="picture 2 could not be made: it broke"):
         await services.darkroom.image(task.id, 2, account=TEAM)
 
 
