@@ -210,7 +210,13 @@ class Task:
 
     @property
     def cost(self) -> int:
-        """What it has cost once it has ended, in credits: the price of what was made of it."""
+        """What it has cost once it has ended, in credits: the price of what was made of it.
+
+        Of a task that failed nothing is handed out. One that is cancelled has its pictures still,
+        which a stream or a list may have shown long ago.
+        """
+        if self.state is TaskState.CANCELLED:
+            return len(self.outputs) * self.picture_credits
         if self.state is not TaskState.SUCCEEDED:
             return 0
         return self.credits - len(self.failures) * self.picture_credits

@@ -263,7 +263,7 @@ class Store:
 
 async def _conclude(connection: AsyncConnection, task: Task, now_ms: int) -> None:
     """What else happens, in the same transaction, when a task ends."""
-    if task.state is not TaskState.SUCCEEDED:
+    if task.state is TaskState.FAILED or (task.state is TaskState.CANCELLED and not task.outputs):
         await ledger.give_back(connection, task.id, now_ms=now_ms)
     elif unused := task.credits - task.cost:
         await ledger.refund_part(connection, task.id, unused, now_ms=now_ms)
