@@ -17,7 +17,6 @@ from starlette.types import Scope
 
 from api import openapi, probes, scrape
 from api.body import BodyLimits
-from api.build import Services
 from api.cors import Cors
 from api.deliveries import Deliveries
 from api.dialects import DIALECTS, fork
@@ -38,6 +37,7 @@ from api.metrics import Metrics, Timed
 from api.middleware import Guard, Hosts, Net, hosts_of
 from api.picture_folder import PictureFolder
 from api.playground import routes as playground
+from api.services import Services
 from api.settings import Settings
 from inference.errors import EngineError
 

@@ -39,7 +39,7 @@ TORCHLESS = (
 # What a dialect must reach by way of the use cases only.
 INNER = (
     *("api.store", "api.storage", "api.build", "api.dispatcher", "api.run", "api.app"),
-    *("api.workshop", "api.keeping"),
+    *("api.ground", "api.services", "api.workshop", "api.keeping"),
     *("inference.engine", "inference.worker", "inference.hosts", "inference.loading"),
     "sqlalchemy",
 )
@@ -128,7 +128,7 @@ def dialects_keep_to_themselves(root: Path) -> list[Import]:
 
 
 def build_alone_names_concrete_classes(root: Path) -> list[Import]:
-    """The engine's stand-in names the engine; only `build` names the stand-in and the others."""
+    """The engine's stand-in names the engine; only `build` and its ground name the others."""
     concrete = (
         *("api.assist.hire", "api.late_engine"),
         *("api.storage.LocalStorage", "api.store.sqlite_database"),
@@ -138,7 +138,7 @@ def build_alone_names_concrete_classes(root: Path) -> list[Import]:
         one
         for one in imports(root, "api")
         if one.is_of(*concrete)
-        and one.module != "api.build"
+        and one.module not in ("api.build", "api.ground")
         and (one.module, one.name) != ("api.late_engine", "inference.engine.Engine")
     ]
 

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 import uvicorn
 from sse_starlette.sse import AppStatus
 
-from api.build import Services, build
+from api.build import build
 from api.cli.models import aliases, sizes
 from api.cli.terminal import Failure, UsageError, out, say
 from api.logs import configure_logging
 from api.punctual import Punctual
+from api.services import Services
 from api.settings import Settings, SettingsError
 from inference.catalog import Catalog
 from inference.errors import CatalogError

@@ -11,7 +11,8 @@ import pytest
 import structlog
 
 from api.assistants import Assistants
-from api.build import Services, build
+from api.build import build
+from api.services import Services
 from api.settings import Settings
 from tests.api.places import place as place
 from tests.api.postgres import cluster as cluster

@@ -11,8 +11,8 @@ from typing import Any
 from PIL import Image
 
 from api.accounts import Caller
-from api.build import Services
 from api.orders import Order, Upload
+from api.services import Services
 from api.store import Bounds, Store, Submission
 from api.tasks import AS_CONFIGURED, Delivery, Output, Task
 from inference.job import ImageRequest, Job, Mode

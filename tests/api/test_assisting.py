@@ -13,8 +13,8 @@ from PIL import Image
 
 from api.accounts import NOBODY
 from api.assistants import AssistantFailed, Assistants, Note, Review
-from api.build import Services
 from api.orders import Order, Upload
+from api.services import Services
 from api.tasks import (
     Enhanced,
     Extras,

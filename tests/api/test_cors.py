@@ -10,9 +10,9 @@ from fastapi import APIRouter
 from starlette.responses import PlainTextResponse, Response
 
 from api.app import create_app
-from api.build import Services
 from api.dialects.base import Dialect, ErrorBody, ErrorContext, status_of
 from api.errors import ApiError
+from api.services import Services
 from inference.errors import EngineError
 
 PAGE = {"Origin": "https://app.example"}

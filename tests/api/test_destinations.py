@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from api.build import Services
 from api.destinations import (
     PAUSES_SECONDS,
     DestinationFailed,
@@ -26,6 +25,7 @@ from api.errors import BadRequest, NotFound, Unavailable
 from api.outbound import Outbound
 from api.outbound.client import GuardedNetwork
 from api.outputs import EncodedPicture, FileStyle
+from api.services import Services
 from api.store import migrate_sqlite, sqlite_database
 from api.store.destinations import Destination, DestinationStore
 from api.tasks import Delivery, ImageFormat, Task, TaskState

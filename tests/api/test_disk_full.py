@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from api.build import Services
 from api.errors import Unavailable
+from api.services import Services
 from api.tasks import Task, TaskState
 from inference.job import ImageRequest
 from tests.api.conftest import Serve

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from api.build import Services
 from api.errors import BadRequest, NotFound
 from api.hooks import EVENTS, MOST_HOOKS, Hook
+from api.services import Services
 from api.store.outbox import Message, MessageState
 from api.tasks import Delivery, Task
 from api.webhooks import Event, standard_headers

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import structlog.testing
 
-from api.build import Services
 from api.clock import wall_clock_ms
 from api.errors import Unavailable
 from api.housekeeping import HOUR_MS, KEYS, LIST_PICTURES_EVERY_MS, ROWS, Housekeeper
+from api.services import Services
 from api.storage import LocalStorage, Storage, input_key, output_key, upload_key
 from api.store import Store, sqlite_database
 from api.store.database import Database

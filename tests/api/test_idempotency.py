@@ -18,10 +18,10 @@ import httpx2
 import pytest
 
 from api.accounts import Caller
-from api.build import Services
 from api.errors import IdempotencyMismatch, NoCredits
 from api.idempotency import KEEP_MS, MAX_KEY_CHARS, Once, Reply, dump_reply, load_reply
 from api.orders import Order, Upload
+from api.services import Services
 from api.store import Accepted, Store
 from api.tasks import Task, TaskState
 from inference.job import ImageRequest, ImageRole

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from api.build import Services
 from api.errors import BadRequest, Overloaded, TooLarge, Unavailable
 from api.loras import FetchedLoras
 from api.outbound import Outbound
+from api.services import Services
 from api.settings import Settings
 from api.store.housekeeping import HousekeepingStore
 from api.tasks import TaskState

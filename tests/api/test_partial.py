@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from api.accounts import Caller
-from api.build import Services
 from api.errors import NotFound, Unavailable
 from api.orders import Order
+from api.services import Services
 from api.store import Store, ledger
 from api.tasks import Extras, Failure, Task, TaskState, TaskUpdate
 from inference.errors import JobError, ModelFailed, OutOfMemory, PipelineFailed

@@ -23,8 +23,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import httpx2
 import pytest
 
-from api.build import Services
 from api.errors import NotFound, Unavailable
+from api.services import Services
 from api.settings import Settings
 from api.storage import LocalStorage, S3Storage, input_key, output_key, storage_of
 from api.storage.s3 import MAX_PRESIGN_SECONDS, check_endpoint, parse_s3_url

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from api.accounts import Caller, Key
-from api.build import Services
 from api.errors import Unavailable, Unsure
 from api.idempotency import Once
 from api.orders import Order, Upload
+from api.services import Services
 from api.settings import SettingsError
 from api.tasks import Delivery, Task, TaskState, TaskUpdate
 from inference.job import ImageRequest, ImageRole

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from api.build import Services
 from api.errors import (
     BadRequest,
     NotFound,
@@ -22,6 +21,7 @@ from api.errors import (
     UnsupportedMedia,
 )
 from api.orders import Order, Upload
+from api.services import Services
 from api.storage import LocalStorage
 from api.tasks import Task, TaskState
 from inference.errors import BadValue, Refused, Unsupported

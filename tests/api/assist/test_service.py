@@ -13,8 +13,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from api.build import Services, build
+from api.build import build
 from api.orders import Order, Upload
+from api.services import Services
 from api.settings import Settings, SettingsError
 from api.tasks import Extras, Level, Rating, RatingWish, Task, TaskKind, TaskState
 from inference.demo.judge import judge

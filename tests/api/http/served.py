@@ -17,7 +17,8 @@ import uvicorn
 from api.accounts import Accounts, Key
 from api.app import create_app
 from api.assistants import Assistants
-from api.build import Services, build
+from api.build import build
+from api.services import Services
 from api.settings import Settings
 from api.store import migrate_sqlite, sqlite_database
 from api.store.accounts import AccountStore

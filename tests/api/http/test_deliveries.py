@@ -13,9 +13,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from api.build import Services
 from api.deliveries import Deliveries
 from api.orders import Order
+from api.services import Services
 from api.tasks import Delivery
 from inference.job import ImageRequest
 from tests.api.conftest import Serve

@@ -19,10 +19,11 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from api.accounts import Scope
-from api.build import Services, build
+from api.build import build
 from api.idempotency import Once
 from api.metrics import Metrics, Reading
 from api.orders import Order
+from api.services import Services
 from api.settings import Settings
 from api.tasks import Task, TaskState
 from inference.errors import OutOfMemory, PipelineFailed
