@@ -16,6 +16,7 @@ from inference.homes import Homes
 from inference.hosts.base import Cancel, Close, Host, Manage, Submit
 from inference.hosts.thread import ThreadHost
 from inference.job import Job
+from inference.residency.reader import foreseen
 from inference.running import nobody_looks
 from inference.settings import EngineSettings
 from inference.status import EngineStatus, ModelAction, ModelState, ModelStatus
@@ -31,7 +32,7 @@ class Engine:
     def __init__(self, catalog: Catalog, settings: EngineSettings | None = None) -> None:
         settings = settings or EngineSettings()
         devices = devices_of(settings.devices)
-        self._homes = Homes(catalog, devices)
+        self._homes = Homes(catalog, devices, foreseen)
         self._hosts: list[Host] = [
             ThreadHost(Worker(device, self._homes.catalog_of(number), settings))
             for number, device in enumerate(devices)

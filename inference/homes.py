@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from statistics import median_low
 
 from inference.catalog import Catalog
 from inference.errors import Unsupported
 from inference.model_spec import ModelSpec
+from inference.residency.plan import Parts
+
+# What a model would take of a device, by the content of its parts; empty where nobody knows.
+Weigh = Callable[[ModelSpec, str], Parts]
+
+
+def _unknown(spec: ModelSpec, device: str) -> Parts:
+    return {}
 
 
 class Homes:
     """What models.yaml says of an engine's devices, which go by their numbers here."""
 
-    def __init__(self, catalog: Catalog, devices: Sequence[str]) -> None:
+    def __init__(self, catalog: Catalog, devices: Sequence[str], weigh: Weigh = _unknown) -> None:
         self._catalog = catalog
         self._devices = devices
         self._homes = {name: tuple(self._of(spec)) for name, spec in catalog.models.items()}
-        wanted = {name: self._homes[name] for name, spec in catalog.models.items() if spec.preload}
-        self._dealt = deal(wanted, len(devices))
+        self._dealt = self._deal(weigh)
 
     def of(self, model: str) -> tuple[int, ...]:
         """The devices a model may be on: none where it names another, all if it is not served."""
@@ -50,8 +58,7 @@ class Homes:
     def catalog_of(self, device: int) -> Catalog:
         """What a device serves, in the order it is to be loaded: first what stays."""
         models = self._catalog.models
-        pinned = [name for name, spec in models.items() if spec.pin]
-        order = dict.fromkeys([*pinned, *self._dealt[device], *models])
+        order = dict.fromkeys([*self._dealt[device], *models])
         own = {name: models[name] for name in order if device in self._homes[name]}
         return self._catalog.model_copy(update={"models": own})
 
@@ -61,20 +68,59 @@ class Homes:
                 if not spec.devices or device in spec.devices:
                     yield number
 
+    def _deal(self, weigh: Weigh) -> list[list[str]]:
+        models = self._catalog.models
+        asked = [name for name, spec in models.items() if spec.pin or spec.preload]
+        homes = {name: self._homes[name] for name in asked if self._homes[name]}
+        # one device takes them as the file has them
+        is_choice = len(self._devices) > 1
+        # where it may be on devices of two kinds, the first is near enough to compare by
+        first = {name: self._devices[homes[name][0]] for name in homes if is_choice}
+        parts = {name: weigh(models[name], device) for name, device in first.items()}
+        pinned = [name for name in homes if models[name].pin]
+        return deal(homes, parts, len(self._devices), pinned)
+
     def _there_are(self) -> str:
         return f"the devices are: {', '.join(dict.fromkeys(self._devices))}"
 
 
-def deal(homes: Mapping[str, Sequence[int]], devices: int) -> list[list[str]]:
+def deal(
+    homes: Mapping[str, Sequence[int]],
+    parts: Mapping[str, Parts],
+    devices: int,
+    pinned: Sequence[str] = (),
+) -> list[list[str]]:
     """By device, the order in which it takes the models that may be there: its share first.
 
-    Each model goes in turn to the device that has the fewest; in the next round to another of its
-    devices, and so on, until all have all.
+    What is pinned is on all of its devices. Then each model, the largest first, goes to the device
+    that holds the fewest bytes with it; in the next round to another of its devices, and so on,
+    until all have all. A size that nobody knows is taken for the median of the others.
     """
+    known = _all_known(homes, parts)
+    held: list[dict[Hashable, int]] = [{} for _ in range(devices)]
     dealt: list[list[str]] = [[] for _ in range(devices)]
+
+    def place(name: str, device: int) -> None:
+        held[device].update(known[name])
+        dealt[device].append(name)
+
+    def bytes_with(name: str, device: int) -> tuple[int, int]:
+        return sum({**held[device], **known[name]}.values()), len(dealt[device])
+
+    for name in pinned:
+        for device in homes[name]:
+            place(name, device)
+    largest_first = sorted(homes, key=lambda name: -sum(known[name].values()))
     for _ in range(devices):
-        for name, numbers in homes.items():
-            left = [one for one in numbers if name not in dealt[one]]
-            if left:
-                dealt[min(left, key=lambda one: len(dealt[one]))].append(name)
+        for name in largest_first:
+            if left := [one for one in homes[name] if name not in dealt[one]]:
+                place(name, min(left, key=lambda one: bytes_with(name, one)))
     return dealt
+
+
+def _all_known(
+    homes: Mapping[str, Sequence[int]], parts: Mapping[str, Parts]
+) -> dict[str, Mapping[Hashable, int]]:
+    sizes = [size for name in homes if (size := sum(parts.get(name, {}).values()))]
+    usual = median_low(sizes) if sizes else 1
+    return {name: parts.get(name) or {("unknown", name): usual} for name in homes}

@@ -28,7 +28,7 @@ from inference.model_spec import ModelSpec
 from inference.options import quantization
 from inference.residency.aside import on_a_thread
 from inference.residency.held import ANY_NAME, HeldParts
-from inference.residency.offload import Offload, effective
+from inference.residency.offload import Offload, effective, resident_bytes
 from inference.residency.placement import Weights
 from inference.residency.plan import Parts
 
@@ -191,6 +191,19 @@ class Reader:
             # whatever is wrong with the files, which may be half written, loading will say
             log.debug("model.unseen", model=spec.name, reason=first_line(error))
             return {}
+
+
+def foreseen(spec: ModelSpec, device: str) -> Parts:
+    """Bytes a model would take of a device by content, as its files tell; empty if they do not."""
+    return at_a_time(spec, device, Reader(spec, device, HeldParts(device)).expected(0.0))
+
+
+def at_a_time(spec: ModelSpec, device: str, weights: Parts) -> Parts:
+    """What of a model's weights lies on the device at a time."""
+    mode = effective(spec, device)
+    if mode is Offload.NONE or not weights:
+        return weights
+    return {("at a time", spec.name): resident_bytes(mode, [*weights.values()])}
 
 
 def as_failure(name: str, what: str, error: BaseException) -> ModelFailed:

@@ -24,10 +24,10 @@ from inference.residency.aside import Aside, breathe
 from inference.residency.findings import Findings
 from inference.residency.held import HeldParts
 from inference.residency.memory import Working
-from inference.residency.offload import Offload, effective, install, resident_bytes
+from inference.residency.offload import Offload, effective, install
 from inference.residency.placement import Weights
 from inference.residency.plan import Parts
-from inference.residency.reader import Reader, as_failure
+from inference.residency.reader import Reader, as_failure, at_a_time
 from inference.selftest import operation, run_selftest
 from inference.settings import EngineSettings
 
@@ -121,10 +121,7 @@ class Resident:
 
     def parts(self, now: float) -> Parts:
         """Bytes on the device by content, those of its LoRAs and references among them."""
-        weights = self.all_parts(now)
-        if self.offload is not Offload.NONE and weights:
-            most = resident_bytes(self.offload, [*weights.values()])
-            weights = {("at a time", self.spec.name): most}
+        weights = at_a_time(self.spec, self.home.device, self.all_parts(now))
         return {**weights, **self._extras()}
 
     def all_parts(self, now: float) -> Parts:

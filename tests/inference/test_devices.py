@@ -20,6 +20,8 @@ from inference.faults import is_lost
 from inference.homes import Homes, deal
 from inference.hosts.base import Submit
 from inference.job import Mode
+from inference.residency.plan import Parts
+from inference.residency.reader import foreseen
 from inference.running import nobody_looks
 from inference.settings import EngineSettings
 from inference.status import ModelAction, ModelState
@@ -65,6 +67,11 @@ def states(engine: Engine) -> list[dict[str, ModelState]]:
     return [{one.name: one.state for one in dev.models} for dev in engine.status().devices]
 
 
+def sized(**sizes: int) -> dict[str, Parts]:
+    """Models of one part each, of so many bytes."""
+    return {name: {name: size} for name, size in sizes.items()}
+
+
 @pytest.mark.parametrize(
     ("homes", "dealt"),
     [
@@ -78,10 +85,60 @@ def states(engine: Engine) -> list[dict[str, ModelState]]:
         ({}, ["", "", ""]),
     ],
 )
-def test_each_device_starts_with_its_share(
+def test_each_device_starts_with_its_share_where_nobody_knows_their_sizes(
     homes: dict[str, tuple[int, ...]], dealt: list[str]
 ) -> None:
-    assert ["".join(one) for one in deal(homes, len(dealt))] == dealt
+    assert ["".join(one) for one in deal(homes, {}, len(dealt))] == dealt
+
+
+@pytest.mark.parametrize(
+    ("sizes", "dealt"),
+    [
+        # by count it would be a and c against b and d: 16 bytes against 4
+        ({"a": 10, "b": 2, "c": 6, "d": 2}, ["acbd", "cbda"]),
+        ({"a": 1, "b": 9, "c": 5}, ["bca", "cab"]),
+        # what lies in RAM takes no room
+        ({"a": 0, "b": 1, "c": 2}, ["cba", "bac"]),
+    ],
+)
+def test_shares_are_of_bytes_and_the_largest_comes_first(
+    sizes: dict[str, int], dealt: list[str]
+) -> None:
+    found = deal(dict.fromkeys(sizes, (0, 1)), sized(**sizes), 2)
+    assert ["".join(one) for one in found] == dealt
+
+
+def test_a_size_that_nobody_knows_is_the_median_of_the_others() -> None:
+    parts: dict[str, Parts] = {**sized(large=90, middle=20, small=10), "unknown": {}}
+    homes = dict.fromkeys(("unknown", "large", "middle", "small"), (0, 1))
+    assert [one[:3] for one in deal(homes, parts, 2)] == [
+        ["large", "unknown", "middle"],
+        ["unknown", "middle", "small"],
+    ]
+
+
+def test_parts_that_are_on_a_device_already_add_nothing() -> None:
+    text: Parts = {"text": 50}
+    parts: dict[str, Parts] = {
+        "a": {"a": 60, **text},
+        "b": {"b": 40, **text},
+        "c": {"c": 30},
+        "d": {"d": 25},
+    }
+    dealt = deal(dict.fromkeys("abcd", (0, 1)), parts, 2)
+    assert [one[:2] for one in dealt] == [["a", "d"], ["b", "c"]]
+    # b is ten bytes more where a is, and sixty more elsewhere
+    beside: dict[str, Parts] = {"a": {"a": 10, **text}, "b": {"b": 10, **text}, "c": {"c": 65}}
+    assert deal(dict.fromkeys("abc", (0, 1)), beside, 2) == [["c", "a", "b"], ["a", "b", "c"]]
+
+
+def test_what_is_pinned_is_there_before_any_is_dealt() -> None:
+    homes = {"a": (0, 1), "b": (0, 1), "pin": (1,), "both": (0, 1)}
+    parts = sized(a=30, b=20, pin=40, both=10)
+    assert deal(homes, parts, 2, ["pin", "both"]) == [
+        ["both", "a", "b"],
+        ["pin", "both", "a", "b"],
+    ]
 
 
 def test_a_device_serves_what_may_be_there_and_what_stays_comes_first(catalog: Catalog) -> None:
@@ -167,6 +224,23 @@ def test_requests_loads_and_pins_stay_on_the_devices_of_the_entry(catalog: Catal
         engine.manage("there", ModelAction.UNLOAD)
         until(lambda: states(engine)[1]["there"] is ModelState.UNLOADED)
         assert states(engine)[0] == {"here": ModelState.READY, **failed}
+
+
+def test_an_engine_weighs_what_it_deals_by_the_files(
+    catalog: Catalog,
+) -> None:
+    large = catalog.models["sdxl"].model_copy(update={"preload": True, "name": "large"})
+    quick = {"preload": True, "modes": (Mode.GENERATE,)}
+    found = entries(catalog, a=quick, b={**quick, "dtype": "bfloat16"}, gone=quick)
+    models = {**found.models, "large": large}
+    models["gone"] = models["gone"].model_copy(update={"source": "owner/not-here"})
+    engine = Engine(found.model_copy(update={"models": models}), EngineSettings(devices=TWO))
+    sizes = {name: sum(foreseen(spec, "cpu").values()) for name, spec in models.items()}
+    assert sizes["a"] == 2 * sizes["b"] > sizes["gone"] == 0
+    wanted = sorted(("a", "b", "large"), key=lambda name: -sizes[name])
+    served = [[*engine._homes.catalog_of(device).models] for device in (0, 1)]
+    assert served[0][0] == wanted[0] and served[1][0] == wanted[1]
+    assert {"a", "b", "gone", "large"} == {*served[0]} == {*served[1]}
 
 
 def test_preloads_spread_where_a_device_holds_one_of_them(catalog: Catalog) -> None:
