@@ -49,15 +49,7 @@ def build(
     workshop = _workshop(ground, records, engine, loras, destinations, updates)
     dispatcher = Dispatcher(workshop, settings)
     reception = _reception(ground, records, dispatcher, uploads, loras, destinations)
-    darkroom = Darkroom(
-        settings=settings,
-        store=records.tasks,
-        storage=ground.storage,
-        dispatcher=dispatcher,
-        updates=updates,
-        reception=reception,
-        tally=ground.metrics,
-    )
+    darkroom = _darkroom(ground, records, dispatcher, updates, reception)
     return Services(
         settings=settings,
         catalog=ground.catalog,
@@ -217,6 +209,24 @@ def _own_links(ground: Ground, records: Records, uploads: Uploads) -> OwnLinks:
         outbound=ground.outbound,
         readers=[(one.alias or "", one.linked) for one in DIALECTS if one.linked is not None],
         public_url=ground.settings.public_url or "",
+    )
+
+
+def _darkroom(
+    ground: Ground,
+    records: Records,
+    dispatcher: Dispatcher,
+    updates: Updates,
+    reception: Reception,
+) -> Darkroom:
+    return Darkroom(
+        settings=ground.settings,
+        store=records.tasks,
+        storage=ground.storage,
+        dispatcher=dispatcher,
+        updates=updates,
+        reception=reception,
+        tally=ground.metrics,
     )
 
 
