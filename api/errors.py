@@ -67,7 +67,7 @@ class NotFound(ApiError):
 
 
 class NotReady(ApiError):
-    """The task exists, and its picture not yet; or never, where the task did not succeed."""
+    """The task exists, and its picture not yet."""
 
     kind = "not_ready"
 

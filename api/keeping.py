@@ -64,7 +64,7 @@ async def keep(task: Task, event: ImageDone, shop: Workshop) -> Output:
 
 
 async def discard(key: str, shop: Workshop) -> None:
-    """Drop a file that no row will name; what stays, the housekeeper finds."""
+    """Drop a file that is for nobody; what stays, the housekeeper finds."""
     with suppress(Unavailable):
         await shop.storage.delete(key)
 

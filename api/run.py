@@ -278,6 +278,9 @@ class Run:
         self._log.info("task_ended", state=state.value, error_kind=kind)
         self._shop.tally.ended(task)
         self._publish(TaskUpdate(task_id=task.id, state=state, error_message=message))
+        if state is TaskState.FAILED:
+            for output in task.outputs:
+                await discard(output.key, self._shop)
 
     def _publish(self, update: TaskUpdate) -> None:
         self._shop.updates.publish(update)

@@ -11,7 +11,7 @@ import structlog
 
 from api.accounts import NOBODY, Caller
 from api.checks import check_all
-from api.errors import BadRequest, Gone, NotFound, NotReady
+from api.errors import ApiError, BadRequest, Gone, NotFound, NotReady
 from api.idempotency import Once, Reply
 from api.orders import Order, Quote
 from api.store import Accepted, to_cursor
@@ -210,12 +210,18 @@ def output_of(task: Task, index: int) -> Output:
     """The record of a picture that is there; raises NotFound, NotReady and Gone."""
     if not 0 <= index < len(task.job.seeds):
         raise NotFound(f"the task has no picture {index}")
-    output = next((output for output in task.outputs if output.index == index), None)
+    output = next((output for output in task.pictures if output.index == index), None)
     if output is None:
-        for failure in task.failures:
-            if failure.index == index:
-                raise NotFound(f"picture {index} could not be made: {failure.message}")
-        raise NotReady(f"picture {index} is not made; the task is {task.state}")
+        raise _why_none(task, index)
     if task.files_deleted_ms is not None:
         raise Gone(f"picture {index} was deleted when its time was up")
     return output
+
+
+def _why_none(task: Task, index: int) -> ApiError:
+    for failure in task.failures:
+        if failure.index == index:
+            return NotFound(f"picture {index} could not be made: {failure.message}")
+    if task.state.ended:
+        return NotFound(f"there is no picture {index}: the task is {task.state}")
+    return NotReady(f"picture {index} is not made; the task is {task.state}")

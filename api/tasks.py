@@ -183,7 +183,8 @@ class Task:
     pictures, `extras` what else was asked and `findings` what came of that. `credits` is the price
     of all, and `key_id` names the key that asked. `attempt` counts claims and is the fence: a
     worker whose attempt is not this one has lost the task. Once `files_deleted_ms` is set, the
-    pictures are gone. One that succeeded has an output or a failure for each picture.
+    pictures are gone. `outputs` is what was stored, and `pictures` what of that anybody may have.
+    One that succeeded has an output or a failure for each picture.
     """
 
     id: str
@@ -209,14 +210,25 @@ class Task:
     failures: tuple[Failure, ...] = ()
 
     @property
+    def pictures(self) -> tuple[Output, ...]:
+        """The outputs that are anybody's: what is told, listed and sent is these alone.
+
+        Of a task that is made whole or not at all, none is before it has ended; of one that failed
+        none ever is, since its price is given back.
+        """
+        if self.state is TaskState.FAILED:
+            return ()
+        return self.outputs if self.state.ended or self.extras.allows_partial else ()
+
+    @property
     def cost(self) -> int:
         """What it has cost once it has ended, in credits: the price of what was made of it.
 
-        Of a task that failed nothing is handed out. One that is cancelled has its pictures still,
-        which a stream or a list may have shown long ago.
+        One that is cancelled has its pictures still, which a stream or a list may have shown long
+        ago.
         """
         if self.state is TaskState.CANCELLED:
-            return len(self.outputs) * self.picture_credits
+            return len(self.pictures) * self.picture_credits
         if self.state is not TaskState.SUCCEEDED:
             return 0
         return self.credits - len(self.failures) * self.picture_credits

@@ -130,7 +130,7 @@ class Told:
         """The updates that bring the watcher to the present record, in the order of events."""
         news = [
             TaskUpdate(task_id=task.id, state=TaskState.RUNNING, output=output)
-            for output in task.outputs
+            for output in task.pictures
             if output.index not in self._ended
         ]
         news += [
@@ -147,6 +147,6 @@ class Told:
             )
             news = [*news, state] if task.state.ended else [state, *news]
         self._state, self._position = task.state, position
-        self._ended.update(output.index for output in task.outputs)
+        self._ended.update(output.index for output in task.pictures)
         self._ended.update(failure.index for failure in task.failures)
         return news

@@ -69,8 +69,9 @@ class HousekeepingStore:
     async def unneeded(self, keys: Collection[str], *, ended_before_ms: int) -> list[str]:
         """Which of these objects nobody will ask for again.
 
-        Nothing of a task that has not ended is. Of one that has, a picture is unless a row names it
-        and it is not marked as deleted, and an input is if the end was before then.
+        Nothing of a task that has not ended is. Of one that has, a picture is unless a row names
+        it, it is not marked as deleted and its task did not fail; an input is if the end was before
+        then.
         """
         ids = {owner_of(key) for key in keys}
         columns = tasks.c.id, tasks.c.state, tasks.c.finished_ms, tasks.c.files_deleted_ms
@@ -168,4 +169,4 @@ def _is_unneeded(key: str, task: Any, named: bool, ended_before_ms: int) -> bool
         return False
     if key.startswith(f"{INPUTS}/"):
         return bool(task.finished_ms < ended_before_ms)
-    return not named or task.files_deleted_ms is not None
+    return not named or task.state == TaskState.FAILED or task.files_deleted_ms is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from api.tasks import Task, TaskState, TaskUpdate
+from api.tasks import Extras, Task, TaskState, TaskUpdate
 from api.watch import Subscription, Told, Updates, until_ended
 from inference.job import ImageRequest
 from tests.api.making import job_of, output_of
@@ -17,7 +17,7 @@ def progress(index: int, step: int) -> TaskUpdate:
     return replace(RUNNING, index=index, step=step, steps=9)
 
 
-def task_in(state: TaskState, *, outputs: int = 0) -> Task:
+def task_in(state: TaskState, *, outputs: int = 0, allows_partial: bool = True) -> Task:
     return Task(
         id="t",
         dialect="darkroom",
@@ -25,6 +25,7 @@ def task_in(state: TaskState, *, outputs: int = 0) -> Task:
         state=state,
         request=ImageRequest(model="paint", prompt="x"),
         job=job_of("t", count=3),
+        extras=Extras(allows_partial=allows_partial),
         credits=0,
         attempt=0,
         created_ms=0,
@@ -103,6 +104,18 @@ def test_news_are_told_once_and_in_order() -> None:
         (TaskState.RUNNING, None),
         (TaskState.RUNNING, 0),
     ]
-    last = told.news(task_in(TaskState.FAILED, outputs=3), None)
+    last = told.news(task_in(TaskState.CANCELLED, outputs=3), None)
     assert [u.output.index for u in last if u.output] == [1, 2]
-    assert (last[-1].state, last[-1].error_message) == (TaskState.FAILED, "broke")
+    assert last[-1].state is TaskState.CANCELLED
+
+
+def test_of_all_or_nothing_pictures_are_news_at_a_good_end_alone() -> None:
+    def news(state: TaskState) -> list[TaskUpdate]:
+        told = Told()
+        running = told.news(task_in(TaskState.RUNNING, outputs=3, allows_partial=False), None)
+        assert [(u.state, u.output) for u in running] == [(TaskState.RUNNING, None)]
+        return told.news(task_in(state, outputs=3, allows_partial=False), None)
+
+    assert [u.output.index for u in news(TaskState.SUCCEEDED) if u.output] == [0, 1, 2]
+    (failed,) = news(TaskState.FAILED)
+    assert (failed.state, failed.output, failed.error_message) == (TaskState.FAILED, None, "broke")

@@ -216,7 +216,7 @@ def to_sync(task: Task, link: PictureLink) -> dict[str, Any]:
 
 def to_urls(task: Task, link: PictureLink) -> list[str]:
     """The addresses of a finished task's pictures."""
-    return [link(file_path(task.id, output), output.key) for output in task.outputs]
+    return [link(file_path(task.id, output), output.key) for output in task.pictures]
 
 
 def to_failure(task: Task) -> dict[str, str]:

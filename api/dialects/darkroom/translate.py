@@ -179,7 +179,7 @@ def to_body(task: Task, link: PictureLink) -> dict[str, Any]:
         "finished_at": to_time(task.finished_ms),
         "cancel_requested": task.cancel_requested,
         "error": error if failed else None,
-        "images": [to_picture(task, output, link) for output in task.outputs],
+        "images": [to_picture(task, output, link) for output in task.pictures],
         "failures": [to_failure(task, failure) for failure in task.failures],
         "links": {"self": here, "events": f"{here}/events", "cancel": f"{here}/cancel"},
     }

@@ -204,7 +204,7 @@ def to_body(
     task: Task, wire: GenerateRequest, *, image: str, request_id: str, catalog: Catalog
 ) -> dict[str, Any]:
     """The reply to a task that succeeded; `image` is its picture in base64."""
-    output = task.outputs[0]
+    output = task.pictures[0]
     edited = task.job.mode is not Mode.GENERATE
     started_ms, finished_ms = task.started_ms or task.created_ms, task.finished_ms or 0
     body: dict[str, Any] = {
@@ -243,7 +243,7 @@ def to_error(error: ApiError | EngineError, context: ErrorContext) -> ErrorBody:
 
 def file_name(task: Task) -> str:
     """What a picture is to be saved as."""
-    format = ImageFormat(task.outputs[0].media_type.removeprefix("image/"))
+    format = ImageFormat(task.pictures[0].media_type.removeprefix("image/"))
     return f"{task.id}.{format.extension}"
 
 

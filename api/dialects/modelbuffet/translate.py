@@ -162,7 +162,7 @@ def to_body(task: Task, link: PictureLink) -> dict[str, Any]:
         "model": task.request.model,
         "credits_used": task.cost,
         "duration_ms": max(ended_ms - task.created_ms, 0),
-        "outputs": [_output(task, one, link) for one in task.outputs] if is_completed else [],
+        "outputs": [_output(task, one, link) for one in task.pictures] if is_completed else [],
     }
     if told["status"] == "failed":
         told["error"] = _failure(task)

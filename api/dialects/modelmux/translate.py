@@ -128,7 +128,7 @@ def _picture(task: Task, sign: Callable[[str], str]) -> dict[str, Any]:
     for failure in task.failures:
         if failure.index == 0:
             return {"status": "failed", "errorMessage": failure.message}
-    return {"outputUrl": to_url(task.id, task.outputs[0], sign)}
+    return {"outputUrl": to_url(task.id, task.pictures[0], sign)}
 
 
 def to_url(task_id: str, output: Output, sign: Callable[[str], str]) -> str:

@@ -112,7 +112,7 @@ def to_result(task: Task, link: PictureLink, credit_usd: Decimal) -> dict[str, A
     if task.extras.kind is not TaskKind.GENERATE:
         return {"url": (task.extras.asked or {}).get("url", "")} | _look(task)
     cost = money(task.picture_credits, credit_usd)
-    images = {one.index: to_image(task, one, link, cost) for one in task.outputs}
+    images = {one.index: to_image(task, one, link, cost) for one in task.pictures}
     images |= {one.index: to_failed_image(one) for one in task.failures}
     result: dict[str, Any] = {
         "model": task.job.model if task.request.model == AUTO else task.request.model,

@@ -159,7 +159,7 @@ async def _answer(
         if isinstance(wire, schema.GenerationRequest) and wire.stream:
             return await _stream(request, desk, caller, body, wire, order)
         task = made(await place_and_stay(request, desk, caller, body, order))
-    images = [await _item(request, desk, caller, ways, task, one) for one in task.outputs]
+    images = [await _item(request, desk, caller, ways, task, one) for one in task.pictures]
     return JSONResponse(translate.to_body(task, images, wire))
 
 

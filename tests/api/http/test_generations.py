@@ -165,7 +165,7 @@ def test_a_running_generation_can_be_cancelled(served: Served, method: str) -> N
     again = served.client.request(method, path)
     assert (again.status_code, again.json()["state"]) == (200, "cancelled")
     missing = served.client.get(f"{task['links']['self']}/images/0")
-    assert (missing.status_code, missing.json()["type"]) == (404, "urn:darkroom:not_ready")
+    assert (missing.status_code, missing.json()["type"]) == (404, "urn:darkroom:not_found")
 
 
 def test_a_failure_is_told_with_its_kind(served: Served) -> None:

@@ -6,7 +6,9 @@ Those whose reply has a place for the reason keep the others; elsewhere the task
 from __future__ import annotations
 
 import secrets
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +177,54 @@ def test_without_a_place_for_the_reason_all_or_nothing(
             task = body["data"]["taskId"]
             data = team.get(f"{path}?task_id={task}").json()["data"]
             assert (data["state"], data["credits"], data["failMsg"]) == ("failed", 0, "it broke")
+
+
+def stored(folder: Path, task_id: str) -> int:
+    """How many pictures of a task are recorded, whoever may have them."""
+    with closing(sqlite3.connect(folder / "darkroom.db")) as database:
+        query = "SELECT count(*) FROM outputs WHERE task_id = ?"
+        return int(database.execute(query, [task_id]).fetchone()[0])
+
+
+@pytest.mark.parametrize("ends_well", [True, False])
+def test_of_all_or_nothing_nothing_is_read_before_it_ended_well(
+    served: Served, team: httpx2.Client, folder: Path, ends_well: bool
+) -> None:
+    """Also not by our own API, which any task of the account may be read by."""
+
+    def stall(job: Job, index: int) -> JobError | None:
+        if index == 1:
+            served.script.gate.clear()
+        return PipelineFailed("it broke") if index == 2 and not ends_well else None
+
+    served.script.fails = stall
+    asked = {"prompt": "a", "n": 3, "model": "qwen3-image"}
+    made = team.post("/apimodels/api/v1/images/generations", json=asked).json()["data"]["taskId"]
+    here, apart = f"/darkroom/generations/{made}", "/apimodels/api/v1/images/generations"
+    until(lambda: stored(folder, made) == 2)
+    link = served.services.links.sign(f"/darkroom/files/{made}/0/x.png")
+
+    told = team.get(here).json()
+    assert (told["state"], told["images"]) == ("running", [])
+    early = team.get(f"{here}/images/0")
+    assert (early.status_code, early.json()["type"]) == (404, "urn:darkroom:not_ready")
+    assert team.get(link).status_code == 404
+    assert not team.get(f"{apart}?task_id={made}").json()["data"].get("resultUrls")
+    with team.stream("GET", f"{here}/events") as reply:
+        served.script.gate.set()
+        events = list(events_of(reply))
+
+    told = events[-1][1]
+    kept = [0, 1, 2] if ends_well else []
+    assert [name for name, _ in events if name == "image"] == ["image"] * len(kept)
+    assert [one["index"] for one in told["images"]] == kept
+    assert [one["index"] for one in team.get(here).json()["images"]] == kept
+    late = team.get(f"{here}/images/0")
+    assert late.status_code == team.get(link).status_code == (200 if ends_well else 404)
+    assert ends_well or late.json()["type"] == "urn:darkroom:not_found"
+    urls = team.get(f"{apart}?task_id={made}").json()["data"].get("resultUrls") or []
+    assert len(urls) == len(kept)
+    assert (told["credits"], told["cost"], paid(team)) == (6, 2 * len(kept), 2 * len(kept))
 
 
 def test_a_stream_of_openai_is_charged_for_what_it_brought(
