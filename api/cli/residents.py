@@ -158,8 +158,12 @@ def _manage(
     from api.cli.settings import own_server
 
     def work() -> None:
-        for line in manage(server or own_server(), _secret(key), name, action, device):
-            out().print(line, markup=False)
+        try:
+            for line in manage(server or own_server(), _secret(key), name, action, device):
+                out().print(line, markup=False)
+        except UsageError as error:
+            # its name stands in the line, and no flag set it
+            raise UsageError(str(error), None if error.field == "model" else error.field) from None
 
     _run(work)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shlex
 import socket
@@ -146,7 +147,8 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         # create_server adds the address to the reason, which the line has already
         reason = (error.strerror or str(error)).partition(" (while")[0]
-        raise UsageError(f"cannot listen on {host} port {port}: {reason}", "port") from None
+        field = "port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "host"
+        raise UsageError(f"cannot listen on {host} port {port}: {reason}", field) from None
 
 
 def address(host: str, port: int) -> str:

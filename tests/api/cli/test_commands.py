@@ -278,6 +278,11 @@ class TestServe:
         expected = f"cannot listen on 127.0.0.1 port {port}: Address already in use (--port)"
         assert said == f"darkroom: {expected}"
 
+    def test_an_address_of_another_machine_is_told_in_a_line(self, local: ScriptedEngine) -> None:
+        said = darkroom("serve", "--host", "192.0.2.1", "--port", 0, code=2).stderr.splitlines()[-1]
+        expected = "cannot listen on 192.0.2.1 port 0: Cannot assign requested address (--host)"
+        assert said == f"darkroom: {expected}"
+
     def test_a_port_that_is_none_is_refused(self) -> None:
         said = darkroom("serve", "--port", 99999, code=2).stderr
         assert said.startswith("darkroom: --port 99999: ")

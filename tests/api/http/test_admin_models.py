@@ -85,7 +85,11 @@ def test_a_wrong_name_or_action_is_told(demo: Served) -> None:
     told = "'drawer' is an alias; the models served here are: tiny-flux, tiny-flux-fill"
     assert alias.json()["detail"] == told
     assert demo.client.post(f"{HERE}/tiny-flux/explode").status_code in (400, 404, 422)
-    assert "no model" in darkroom("models", "load", "none", "--server", demo.url, code=2)
+    for action in ("load", "unload", "pin", "unpin"):
+        said = darkroom("models", action, "none", "--server", demo.url, code=2)
+        (line,) = (line for line in said.splitlines() if line.startswith("darkroom: "))
+        # NAME has no flag
+        assert "no model 'none'" in line and "--" not in line
     said = darkroom("models", "load", "tiny-flux", "--server", "http://127.0.0.1:1", code=1)
     assert "no Darkroom answers" in said
 
