@@ -10,6 +10,7 @@ from api.dispatcher import Dispatcher
 from api.ground import Ground, Records, lay_ground, records_of
 from api.hooks import Hooks
 from api.housekeeping import Housekeeper
+from api.input_pictures import InputPictures
 from api.late_engine import LateEngine
 from api.links import PictureLink
 from api.loras import FetchedLoras
@@ -188,20 +189,18 @@ def _reception(
         settings=ground.settings,
         catalog=ground.catalog,
         store=records.tasks,
-        storage=ground.storage,
         dispatcher=dispatcher,
         outbound=ground.outbound,
-        pictures=_own_links(ground, records, uploads),
+        pictures=_input_pictures(ground, records, uploads),
         loras=loras,
         destinations=destinations,
-        pixels=ground.pixels,
         assistants=ground.staff.assistants,
         tally=ground.metrics,
     )
 
 
-def _own_links(ground: Ground, records: Records, uploads: Uploads) -> OwnLinks:
-    return OwnLinks(
+def _input_pictures(ground: Ground, records: Records, uploads: Uploads) -> InputPictures:
+    own_links = OwnLinks(
         links=ground.links,
         store=records.tasks,
         storage=ground.storage,
@@ -209,6 +208,9 @@ def _own_links(ground: Ground, records: Records, uploads: Uploads) -> OwnLinks:
         outbound=ground.outbound,
         readers=[(one.alias or "", one.linked) for one in DIALECTS if one.linked is not None],
         public_url=ground.settings.public_url or "",
+    )
+    return InputPictures(
+        settings=ground.settings, storage=ground.storage, source=own_links, pixels=ground.pixels
     )
 
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
-from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -20,22 +16,21 @@ from api.copies import check_path
 from api.destination_fields import blaming
 from api.errors import BadRequest, NotFound, Overloaded, QueueFull, Unavailable, Unsure
 from api.idempotency import Once, Reply
-from api.inputs import PictureLimits, rewrite, size_of
-from api.orders import Order, Quote, Remote, Upload
+from api.orders import Order, Quote, Upload
 from api.storage import input_key
 from api.store import Accepted, Bounds, Submission
 from api.tally import NO_TALLY, Tally
 from api.tasks import Task, TaskKind
 from api.uncut import Uncut
-from inference.job import ImageRequest, ImageRole, InputImage, Job, Mode
+from inference.job import ImageRequest, InputImage, Job, Mode
 from inference.resolve import follow, resolve
 
 if TYPE_CHECKING:
     from api.destinations import Destinations
     from api.dispatcher import Dispatcher
+    from api.input_pictures import InputPictures
     from api.loras import FetchedLoras
     from api.settings import Settings
-    from api.storage import Storage
     from api.store import Store
     from inference.catalog import Catalog
 
@@ -48,16 +43,6 @@ class CheckUrl(Protocol):
     def check_url(self, text: str, *, field: str) -> str: ...
 
 
-class PictureSource(Protocol):
-    """Where pictures come from that a request names; `api.own_links.OwnLinks` is one."""
-
-    def check(self, url: str, *, field: str) -> None: ...
-
-    async def fetch(
-        self, url: str, *, field: str, max_bytes: int, timeout_seconds: float
-    ) -> bytes: ...
-
-
 class Reception:
     """Accepts orders durably, or refuses them and keeps nothing."""
 
@@ -67,26 +52,22 @@ class Reception:
         settings: Settings,
         catalog: Catalog,
         store: Store,
-        storage: Storage,
         dispatcher: Dispatcher,
         outbound: CheckUrl,
-        pictures: PictureSource,
+        pictures: InputPictures,
         loras: FetchedLoras,
         destinations: Destinations,
-        pixels: Executor,
         assistants: Assistants = NO_ASSISTANTS,
         tally: Tally = NO_TALLY,
     ) -> None:
         self._settings = settings
         self._catalog = catalog
         self._store = store
-        self._storage = storage
         self._dispatcher = dispatcher
         self._outbound = outbound
         self._pictures = pictures
         self._loras = loras
         self._destinations = destinations
-        self._pixels = pixels
         self._assistants = assistants
         self._tally = tally
         self._uncut = Uncut()
@@ -152,9 +133,7 @@ class Reception:
             for url in order.delivery.webhooks
         )
         self._loras.check(request.loras)
-        for upload in order.uploads:
-            if isinstance(upload.data, Remote):
-                self._pictures.check(upload.data.url, field=upload.field)
+        self._pictures.check(order.uploads)
         return Submission(
             dialect=order.dialect,
             request=request,
@@ -178,27 +157,21 @@ class Reception:
 
     async def _keep(self, submission: Submission, uploads: Sequence[Upload]) -> Accepted:
         """Keep the input pictures, then the task; the pictures go again if that makes none."""
-        kept: list[str] = []
-        sources: list[tuple[int, int]] = []
+        submission = replace(submission, job=await self._loras.fetch(submission.job))
+        images = submission.request.images
+        sources = await self._pictures.keep(uploads, images)
         try:
-            submission = replace(submission, job=await self._loras.fetch(submission.job))
-            for upload, image in zip(uploads, submission.request.images, strict=True):
-                data = await self._rewrite(upload.field, await self._bytes_of(upload))
-                if image.role is ImageRole.SOURCE:
-                    sources.append(size_of(data))
-                kept.append(image.key)
-                await self._storage.put(image.key, data)
             submission = self._following(submission, sources)
             accepted = await self._store.accept(submission, self._bounds)
-            if accepted.is_replay:
-                await self._forget(kept)
-            return accepted
         except Unsure:
             # The task may be there and need them; of a task that is not, the housekeeper has them.
             raise
         except BaseException:
-            await self._forget(kept)
+            await self._pictures.forget(images)
             raise
+        if accepted.is_replay:
+            await self._pictures.forget(images)
+        return accepted
 
     def _following(self, submission: Submission, sources: Sequence[tuple[int, int]]) -> Submission:
         """The same of a size, and for a price, that only the source pictures tell."""
@@ -207,29 +180,6 @@ class Reception:
         job = follow(self._catalog, submission.request, submission.job, sources[0])
         price = self._catalog.price(submission.request, job)
         return replace(submission, job=job, credits=price * len(job.seeds))
-
-    async def _forget(self, keys: Sequence[str]) -> None:
-        for key in keys:
-            with suppress(Unavailable):
-                await self._storage.delete(key)
-
-    async def _bytes_of(self, upload: Upload) -> bytes:
-        if not isinstance(upload.data, Remote):
-            return upload.data
-        return await self._pictures.fetch(
-            upload.data.url,
-            field=upload.field,
-            max_bytes=self._settings.max_picture_bytes,
-            timeout_seconds=self._settings.fetch_seconds,
-        )
-
-    async def _rewrite(self, field: str, data: bytes) -> bytes:
-        limits = PictureLimits(
-            max_bytes=self._settings.max_picture_bytes,
-            max_megapixels=self._settings.max_picture_megapixels,
-        )
-        work = partial(rewrite, data, field=field, limits=limits)
-        return await asyncio.get_running_loop().run_in_executor(self._pixels, work)
 
     async def _check_destination(self, submission: Submission, field: str) -> None:
         name, path = submission.delivery.destination, submission.delivery.path

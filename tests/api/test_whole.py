@@ -66,7 +66,7 @@ async def reasons(services: Services, task: Task, index: int) -> list[ApiError]:
     ways: list[Callable[[], object]] = [
         lambda: services.darkroom.image(task.id, index, account=TEAM),
         lambda: services.darkroom.linked_image(task.id, index),
-        lambda: services.darkroom._reception._pictures.fetch(  # type: ignore[attr-defined]
+        lambda: services.darkroom._reception._pictures._source.fetch(  # type: ignore[attr-defined]
             link, field="image", max_bytes=10**9, timeout_seconds=5
         ),
     ]
