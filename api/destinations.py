@@ -41,6 +41,10 @@ _NO_ANSWER = (
 )
 
 
+# Waits for so many seconds.
+Pause = Callable[[float], Awaitable[object]]
+
+
 class CheckHost(Protocol):
     """Raises BadRequest, naming the field, for a URL whose host must not be connected to."""
 
@@ -56,13 +60,16 @@ class DestinationFailed(JobError):
 class Deliver(Protocol):
     """Copies a picture to the destination that its task names, and returns where it lies.
 
-    Raises DestinationFailed for good, Unavailable to be asked again.
+    Between two tries it takes a `pause`, and whatever that raises ends them. Raises
+    DestinationFailed for good, Unavailable to be asked again.
     """
 
-    async def __call__(self, task: Task, index: int, picture: EncodedPicture) -> str: ...
+    async def __call__(
+        self, task: Task, index: int, picture: EncodedPicture, pause: Pause
+    ) -> str: ...
 
 
-async def deliver_nowhere(task: Task, index: int, picture: EncodedPicture) -> str:
+async def deliver_nowhere(task: Task, index: int, picture: EncodedPicture, pause: Pause) -> str:
     """For a service that has no destinations."""
     raise DestinationFailed(f"destination {task.delivery.destination!r}: there are none here")
 
@@ -86,7 +93,6 @@ class Destinations:
         tls: ssl.SSLContext | None = None,
         pauses_seconds: tuple[float, ...] = PAUSES_SECONDS,
         timeout_seconds: float = TIMEOUT_SECONDS,
-        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._store = store
         self._check_host = check_host
@@ -95,7 +101,6 @@ class Destinations:
         self._tls = tls or httpcore2.default_ssl_context()
         self._pauses_seconds = pauses_seconds
         self._timeout_seconds = timeout_seconds
-        self._sleep = sleep
 
     async def add(self, destination: Destination) -> Destination:
         """Keep a new one, as it will be used, under a new id.
@@ -181,11 +186,13 @@ class Destinations:
         await self._send(destination, "PUT", path, picture.data, picture.media_type)
         return url_of(destination, task, index, picture.extension)
 
-    async def deliver_for(self, task: Task, index: int, picture: EncodedPicture) -> str:
+    async def deliver_for(
+        self, task: Task, index: int, picture: EncodedPicture, pause: Pause
+    ) -> str:
         """Deliver a copy to the destination that the task names, and return where it lies.
 
-        Tries again for about half a minute; then raises DestinationFailed. Raises Unavailable
-        while our own database cannot be used.
+        Tries again for about half a minute, with a `pause` before each; then raises
+        DestinationFailed. Raises Unavailable while our own database cannot be used.
         """
         name = task.delivery.destination
         assert name is not None, "the task asks for no copy"
@@ -201,7 +208,7 @@ class Destinations:
                 log.warning("delivery_failed", task_id=task.id, destination=name, reason=str(error))
                 if pause_seconds is None:
                     raise DestinationFailed(f"destination {name!r}: {error}") from None
-            await self._sleep(pause_seconds)
+            await pause(pause_seconds)
         raise AssertionError("the last try returns or raises")
 
     async def _judged(self, destination: Destination) -> Destination:

@@ -109,6 +109,8 @@ class Dispatcher:
             claiming.cancel()
         with suppress(asyncio.CancelledError):
             await claiming
+        for run in self._runs.values():
+            run.leave()
         if self._driving:
             await asyncio.wait(self._driving, timeout=self._settings.drain_seconds)
         await self._put_back()

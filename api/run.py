@@ -14,7 +14,7 @@ import structlog
 from api.assistants import AssistantFailed
 from api.assisting import looked_at, prepared
 from api.destinations import DestinationFailed
-from api.keeping import discard, insist, keep
+from api.keeping import Interrupted, Patience, discard, insist, keep
 from api.outputs import PREVIEW_MEDIA_TYPE, encode_preview
 from api.store import Claim
 from api.tasks import Failure, Findings, TaskKind, TaskState, TaskUpdate
@@ -54,6 +54,8 @@ class Run:
         self._in_flight = len(self._missing)
         self._cancel_asked = claim.task.cancel_requested
         self._lost = False
+        self._is_leaving = False
+        self._patience = Patience()
         # Why it fails if it does: the first of what went wrong.
         self._failure = next(iter(claim.task.failures), None)
         self._reason: str | None = None
@@ -82,12 +84,19 @@ class Run:
     def cancel(self) -> None:
         """The caller wants no more of it."""
         self._cancel_asked = True
+        self._patience.end()
         self._shop.engine.cancel(self.task.id)
 
     def lose(self) -> None:
         """The claim is gone: stop, and write nothing any more."""
         self._lost = True
+        self._patience.end()
         self._shop.engine.cancel(self.task.id)
+
+    def leave(self) -> None:
+        """The process is to end: what a destination does not take now, the next claim makes."""
+        self._is_leaving = True
+        self._patience.end()
 
     async def give_back(self, *, counted: bool) -> None:
         """Leave the task to the next claim; `counted`, as one of the tries it has."""
@@ -224,9 +233,12 @@ class Run:
     async def _keep(self, event: ImageDone) -> None:
         """Store a picture, then record it."""
         try:
-            output = await keep(self.task, event, self._shop)
+            output = await keep(self.task, event, self._shop, self._patience)
         except DestinationFailed as error:
             await self._fail(self._failure_of(event.index, error))
+            return
+        except Interrupted:
+            self._log.info("delivery_interrupted", index=event.index)
             return
         if not await self._insist(lambda: self._shop.store.add_output(self.holding, output)):
             self._log.warning("image_discarded", index=event.index)
@@ -261,7 +273,7 @@ class Run:
         elif self._cancel_asked:
             await self._finish(TaskState.CANCELLED)
         else:
-            await self.give_back(counted=True)
+            await self.give_back(counted=not self._is_leaving)
 
     async def _finish(self, state: TaskState, failure: Failure | None = None) -> None:
         kind, message = (failure.kind, failure.message) if failure else (None, None)

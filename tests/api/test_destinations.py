@@ -19,6 +19,7 @@ from api.destinations import (
     PAUSES_SECONDS,
     DestinationFailed,
     Destinations,
+    Pause,
     deliver_nowhere,
 )
 from api.errors import BadRequest, NotFound, Unavailable
@@ -90,9 +91,9 @@ async def store(tmp_path: Path) -> AsyncIterator[DestinationStore]:
 
 
 @pytest.fixture
-def places(store: DestinationStore, guard: Guard, naps: Naps) -> Destinations:
+def places(store: DestinationStore, guard: Guard) -> Destinations:
     """Destinations that connect to anything."""
-    return Destinations(store, guard, sleep=naps)
+    return Destinations(store, guard)
 
 
 def wanted(**changes: Any) -> Destination:
@@ -262,20 +263,20 @@ async def test_what_is_wrong_is_named(
 
 
 async def test_no_secret_and_no_signature_is_told(
-    s3_server: S3Server, places: Destinations, caplog: pytest.LogCaptureFixture,
+    s3_server: S3Server, places: Destinations, naps: Naps, caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     caplog.set_level(0)
     await places.add(on(s3_server))
     await places.test("ann", "my-bucket")
-    await places.deliver_for(task_for("my-bucket"), 0, PICTURE)
+    await places.deliver_for(task_for("my-bucket"), 0, PICTURE, naps)
     told = []
     for number, changes in enumerate([{"endpoint": "http://127.0.0.1:1"}, {"region": "elsewhere"},
                                       {"access_key_id": "nobody"}]):  # fmt: skip
         name = f"wrong-{number}"
         await places.add(on(s3_server, name=name, **changes))
         try:
-            await places.deliver_for(task_for(name), 0, PICTURE)
+            await places.deliver_for(task_for(name), 0, PICTURE, naps)
         except DestinationFailed as error:
             told += traceback.format_exception(error)
     assert told
@@ -360,7 +361,7 @@ async def test_the_environment_changes_nothing(
 
 
 async def test_the_address_is_judged_again_when_it_is_connected_to(
-    s3_server: S3Server, store: DestinationStore, naps: Naps
+    s3_server: S3Server, store: DestinationStore
 ) -> None:
     """A name that was public when the place was added may lead inside later."""
     port = s3_server.endpoint.rpartition(":")[2]
@@ -373,7 +374,7 @@ async def test_the_address_is_judged_again_when_it_is_connected_to(
 
     outbound = Outbound(resolve=resolve)
     network = GuardedNetwork(outbound.addresses_of)
-    places = Destinations(store, outbound.check_host, network=network, sleep=naps)
+    places = Destinations(store, outbound.check_host, network=network)
     place = await places.add(on(s3_server, endpoint=f"http://rebinding.example:{port}"))
     with pytest.raises(Unavailable, match="leads to a private address"):
         await places.deliver(place, task_for("my-bucket"), 0, PICTURE)
@@ -408,7 +409,7 @@ def task_for(name: str | None, account: str = "ann") -> Task:
 
 
 async def test_a_delivery_is_tried_again(
-    s3_server: S3Server, places: Destinations, guard: Guard, naps: Naps
+    s3_server: S3Server, places: Destinations, guard: Guard
 ) -> None:
     place = await places.add(on(s3_server))
     guard.refuses = "was not found"
@@ -419,8 +420,7 @@ async def test_a_delivery_is_tried_again(
             guard.refuses = None if len(self.taken) == 3 else guard.refuses
 
     naps = Recovers()
-    places = Destinations(places._store, guard, sleep=naps)
-    url = await places.deliver_for(task_for("my-bucket"), 0, PICTURE)
+    url = await places.deliver_for(task_for("my-bucket"), 0, PICTURE, naps)
     assert url == f"{place.url}/task1/0.webp"
     assert naps.taken == list(PAUSES_SECONDS[:3])
 
@@ -431,7 +431,7 @@ async def test_a_delivery_that_never_works_names_its_destination(
     with broken(503, b"<Error><Code>SlowDown</Code></Error>") as (endpoint, seen):
         await places.add(wanted(endpoint=endpoint))
         with pytest.raises(DestinationFailed, match="destination 'my-bucket': SlowDown") as failed:
-            await places.deliver_for(task_for("my-bucket"), 0, PICTURE)
+            await places.deliver_for(task_for("my-bucket"), 0, PICTURE, naps)
         assert failed.value.kind == "destination_failed"
         assert len(seen) == 5
     assert naps.taken == [1.0, 3.0, 8.0, 18.0]
@@ -446,7 +446,7 @@ async def test_a_destination_that_is_gone_fails_at_once(
     await places.add(wanted(account="bob", name="theirs"))
     name = "my-bucket" if account == "bob" else "theirs"
     with pytest.raises(DestinationFailed, match=f"no destination '{name}'"):
-        await places.deliver_for(task_for(name, account), 0, PICTURE)
+        await places.deliver_for(task_for(name, account), 0, PICTURE, naps)
     assert naps.taken == []
 
 
@@ -486,8 +486,9 @@ async def test_a_task_without_a_destination_has_no_copy(services: Services) -> N
 
 
 async def test_an_undelivered_copy_fails_the_task(
-    services: Services, places: Destinations, tmp_path: Path
+    services: Services, store: DestinationStore, guard: Guard, tmp_path: Path
 ) -> None:
+    places = Destinations(store, guard, pauses_seconds=(0.01, 0.01))
     with broken(403, b"<Error><Code>AccessDenied</Code></Error>") as (endpoint, _):
         await places.add(wanted(endpoint=endpoint))
         equip(services, deliver=places.deliver_for)
@@ -501,7 +502,7 @@ async def test_an_undelivered_copy_fails_the_task(
 async def test_no_picture_is_recorded_before_its_copy_lies_there(services: Services) -> None:
     asked, may = asyncio.Event(), asyncio.Event()
 
-    async def deliver(task: Task, index: int, picture: EncodedPicture) -> str:
+    async def deliver(task: Task, index: int, picture: EncodedPicture, pause: Pause) -> str:
         asked.set()
         await may.wait()
         return "s3://somewhere/x.png"
@@ -523,11 +524,11 @@ async def test_our_own_database_being_away_fails_no_task(
     await places.add(on(s3_server))
     tries: list[int] = []
 
-    async def deliver(task: Task, index: int, picture: EncodedPicture) -> str:
+    async def deliver(task: Task, index: int, picture: EncodedPicture, pause: Pause) -> str:
         tries.append(index)
         if len(tries) < 3:
             raise Unavailable("the database cannot be used now")
-        return await places.deliver_for(task, index, picture)
+        return await places.deliver_for(task, index, picture, pause)
 
     equip(services, deliver=deliver)
     task = await order(services, destination="my-bucket")
