@@ -6,13 +6,13 @@ its own machine can reach is open; the first key closes it for good.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from api.account_fields import check_credits, check_key, check_name
 from api.clock import wall_clock_ms
 from api.errors import BadRequest, Forbidden, NotFound, Unauthorized
 from api.keys import hash_of, is_well_formed, new_key
@@ -24,11 +24,6 @@ if TYPE_CHECKING:
 # What another process changed (a key revoked on the command line) is noticed after this long.
 CACHE_SECONDS = 1.0
 MAX_CACHED = 10_000
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-MAX_LABEL_CHARS = 64
-# Far below what 64 bits hold, so that no sum of a ledger overflows.
-MAX_CREDITS = 10**12
-MAX_LIMIT = 10**9
 # How long receivers of webhooks may still verify with the secret that was replaced.
 OLD_SECRET_MS = 24 * 3600 * 1000
 
@@ -141,41 +136,6 @@ class Caller:
 
 
 NOBODY = Caller()
-
-
-def check_name(name: str, what: str = "account") -> str:
-    """The name, if it is fit to be one; raises BadRequest."""
-    if not NAME.fullmatch(name):
-        raise BadRequest(
-            f"{what} must be 1 to 64 of a-z, 0-9, - and _, and begin with a letter or digit",
-            field=what,
-        )
-    return name
-
-
-def check_key(key: Key) -> Key:
-    """The key, if all of it is fit to be kept; raises BadRequest."""
-    check_name(key.account)
-    if len(key.label) > MAX_LABEL_CHARS or not (key.label.isprintable() or not key.label):
-        message = f"label must be at most {MAX_LABEL_CHARS} printable characters"
-        raise BadRequest(message, field="label")
-    if not key.scopes:
-        raise BadRequest("a key needs a scope: use, admin or metrics", field="scopes")
-    for name, value, least, most in (
-        ("rate_per_minute", key.rate_per_minute, 1, MAX_LIMIT),
-        ("max_unfinished", key.max_unfinished, 1, MAX_LIMIT),
-        ("spend_limit", key.spend_limit, 0, MAX_CREDITS),
-    ):
-        if value is not None and not least <= value <= most:
-            raise BadRequest(f"{name} must lie between {least} and {most}", field=name)
-    return key
-
-
-def check_credits(amount: int, what: str = "amount") -> int:
-    """The number of credits, if it is one that is dealt in; raises BadRequest."""
-    if not -MAX_CREDITS <= amount <= MAX_CREDITS:
-        raise BadRequest(f"{what} must lie between -{MAX_CREDITS} and {MAX_CREDITS}", field=what)
-    return amount
 
 
 class Accounts:
