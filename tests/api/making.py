@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -115,3 +116,30 @@ def encoded(picture: Image.Image, form: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, form, **options)
     return buffer.getvalue()
+
+
+def png(
+    width: int = 32,
+    height: int | None = None,
+    *,
+    mode: str = "RGB",
+    colour: Any = "red",
+    form: str = "PNG",
+    **options: Any,
+) -> bytes:
+    """The file of a plain picture, a square unless it has a height; `form` makes it no PNG."""
+    return encoded(Image.new(mode, (width, height or width), colour), form, **options)
+
+
+def data_uri(data: bytes) -> str:
+    """The bytes of a PNG as an address."""
+    return "data:image/png;base64," + base64.b64encode(data).decode()
+
+
+def opened(data: str | bytes | None) -> Image.Image:
+    """The picture in a reply: plain base64, or the bytes themselves."""
+    assert data is not None
+    data = base64.b64decode(data, validate=True) if isinstance(data, str) else data
+    picture = Image.open(io.BytesIO(data))
+    picture.load()
+    return picture

@@ -10,6 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 
+# Longer than a loaded machine takes.
+ARRIVE_SECONDS = 60
+
 
 @dataclass(frozen=True)
 class Received:
@@ -113,6 +116,13 @@ class Receiver:
     def url(self) -> str:
         """Where it listens."""
         return f"http://127.0.0.1:{self.port}/hook"
+
+    async def arrived(self, count: int = 1) -> list[Received]:
+        """What it was sent, once that is so much."""
+        async with asyncio.timeout(ARRIVE_SECONDS):
+            while len(self.received) < count:
+                await asyncio.sleep(0.01)
+        return self.received
 
     def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(self._talk(reader, writer))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 import time
@@ -16,6 +17,8 @@ from inference.job import Job
 from inference.status import DeviceStatus, EngineStatus, ModelAction
 
 STEPS = 2
+# Longer than any test waits.
+HOLD_SECONDS = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,17 @@ class ScriptedEngine:
 
     def was_cancelled(self, job_id: str) -> bool:
         return job_id in self._cancelled
+
+    def hold_after(self, count: int) -> threading.Event:
+        """Make so many pictures at once, and the others when the event is set."""
+        go_on, begun = threading.Event(), itertools.count()
+
+        def hold(job: Job, index: int) -> None:
+            if next(begun) >= count:
+                go_on.wait(HOLD_SECONDS)
+
+        self.fails = hold
+        return go_on
 
     def manage(self, model: str, action: ModelAction, device: str | None = None) -> None:
         if model not in self.models:

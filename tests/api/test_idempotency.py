@@ -233,7 +233,7 @@ def test_the_first_reply_is_sent_again_byte_for_byte(
     path, name = ASYNC[dialect]
     first = send(served, keys[0], f"bytes {dialect}", path=path)
     task_id = first.json()[name]
-    served.client.get(f"/darkroom/generations/{task_id}?wait=30", headers=keys[0])
+    served.client.get(f"/darkroom/generations/{task_id}?wait=60", headers=keys[0])
 
     again = send(served, keys[0], f"bytes {dialect}", path=path)
     by_another_key = send(served, keys[1], f"bytes {dialect}", path=path)

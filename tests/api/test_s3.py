@@ -190,20 +190,20 @@ async def link(storage: S3Storage, ttl_seconds: int = 60) -> str:
 
 
 async def test_a_signed_link_needs_no_credentials(storage: S3Storage) -> None:
-    found = httpx2.get(await link(storage))
+    found = httpx2.get(await link(storage), timeout=60)
     assert (found.status_code, found.content) == (200, b"picture")
     assert found.headers["content-type"] == "image/png"
 
 
 async def test_without_its_signature_nothing_is_served(storage: S3Storage) -> None:
-    assert httpx2.get((await link(storage)).partition("?")[0]).status_code == 403
+    assert httpx2.get((await link(storage)).partition("?")[0], timeout=60).status_code == 403
 
 
 async def test_no_changed_link_is_served(storage: S3Storage) -> None:
     url, _, query = (await link(storage)).partition("?")
     tried = [*changed(parse_qsl(query, keep_blank_values=True))]
     assert len(tried) >= 200
-    with httpx2.Client() as client:
+    with httpx2.Client(timeout=60) as client:
         assert [query for query in tried if served(client, f"{url}?{urlencode(query)}")] == []
         assert client.get(f"{url}?{query}").status_code == 200
 
@@ -235,7 +235,11 @@ def changed(query: list[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "POST"])
 async def test_a_link_is_for_getting_only(storage: S3Storage, method: str) -> None:
     signed = await link(storage)
-    assert httpx2.request(method, signed, content=b"mine").status_code in (400, 403, 405)
+    assert httpx2.request(method, signed, content=b"mine", timeout=60).status_code in (
+        400,
+        403,
+        405,
+    )
     assert await storage.get(KEY) == b"picture"
 
 
@@ -243,16 +247,16 @@ async def test_a_link_is_for_one_object(storage: S3Storage) -> None:
     signed = await link(storage)
     other = output_key("task2", 1, 0, "png")
     await storage.put(other, b"other")
-    assert httpx2.get(signed.replace(KEY, other)).status_code == 403
+    assert httpx2.get(signed.replace(KEY, other), timeout=60).status_code == 403
 
 
 async def test_a_link_expires(storage: S3Storage) -> None:
-    signed = await link(storage, ttl_seconds=1)
-    assert httpx2.get(signed).status_code == 200
-    async with asyncio.timeout(30):
-        while httpx2.get(signed).status_code == 200:
+    lasting, signed = await link(storage, 600), await link(storage, 1)
+    async with asyncio.timeout(60):
+        while httpx2.get(signed, timeout=60).status_code == 200:
             await asyncio.sleep(0.2)
-    assert httpx2.get(signed).status_code == 403
+    assert httpx2.get(signed, timeout=60).status_code == 403
+    assert httpx2.get(lasting, timeout=60).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -261,7 +265,7 @@ async def test_a_link_expires(storage: S3Storage) -> None:
 async def test_a_link_holds_as_long_as_asked(storage: S3Storage, asked: int, signed: int) -> None:
     url = await link(storage, ttl_seconds=asked)
     assert dict(parse_qsl(urlsplit(url).query))["X-Amz-Expires"] == str(signed)
-    assert httpx2.get(url).status_code == 200
+    assert httpx2.get(url, timeout=60).status_code == 200
 
 
 async def test_a_folder_signs_nothing(tmp_path: Path) -> None:
@@ -312,7 +316,7 @@ async def test_no_task_succeeds_without_its_pictures(
     s3_server: S3Server, storage: S3Storage, services: Services, engine: ScriptedEngine
 ) -> None:
     """The server is killed while pictures are stored; they wait, and are stored when it is back."""
-    engine._picture_seconds = 0.01
+    is_away = engine.hold_after(8)
     services.dispatcher._shop = replace(services.dispatcher._shop, storage=storage)
     names = [f"task{number}" for number in range(20)]
     for name in names:
@@ -323,8 +327,9 @@ async def test_no_task_succeeds_without_its_pictures(
             await asyncio.sleep(0.01)
     await asyncio.to_thread(s3_server.kill)
     try:
+        is_away.set()
         found = [await services.store.get(name) for name in names]
-        assert not all(task is not None and task.state.ended for task in found), "too late"
+        assert not all(task is not None and task.state.ended for task in found)
     finally:
         await asyncio.to_thread(s3_server.start)
     for name in names:

@@ -303,7 +303,28 @@ async def test_the_inputs_of_what_may_be_kept_stay(
 
 async def test_a_start_without_the_database_says_so(serve: Serve, tmp_path: Path) -> None:
     url = f"postgresql://darkroom:canary@/darkroom?host={tmp_path}"
-    with pytest.raises(SettingsError, match="PostgreSQL") as refused:
+    with pytest.raises(Unavailable, match="PostgreSQL .* cannot be used now") as refused:
         async with serve(database_url=url):
             pass
     assert "canary" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"/shared?": "/nowhere?"}, 'database "nowhere" does not exist'),
+        ({"darkroom@": "nobody@"}, 'role "nobody" does not exist'),
+        ({"?host=": "?sslrootcert=/none&sslmode=verify-full&host=localhost&was="}, "certificate"),
+    ],
+    ids=["database", "user", "certificate"],
+)
+async def test_a_start_on_a_wrong_address_says_so(
+    serve: Serve, cluster: Cluster, changed: dict[str, str], says: str
+) -> None:
+    url = cluster.emptied()
+    for old, new in changed.items():
+        assert old in url
+        url = url.replace(old, new)
+    with pytest.raises(SettingsError, match=f"DARKROOM_DATABASE_URL: .*{says}"):
+        async with serve(database_url=url):
+            pass

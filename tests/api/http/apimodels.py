@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +9,7 @@ import httpx2
 from PIL import Image
 
 from tests.api.http.served import Served, until
+from tests.api.making import opened
 
 BASES = ("/api/v1", "/v1", "/apimodels/api/v1", "/apimodels/v1")
 BASE = BASES[0]
@@ -18,16 +17,6 @@ PATH = f"{BASE}/images/generations"
 KEY = {"Authorization": "Bearer sk_any"}
 # What only APIModels' clients send, so that a generation is theirs at either base.
 OURS = {"aspect_ratio": "1:1"}
-
-
-def png(width: int = 32, height: int = 32, mode: str = "RGB", colour: Any = "red") -> bytes:
-    file = io.BytesIO()
-    Image.new(mode, (width, height), colour).save(file, "PNG")
-    return file.getvalue()
-
-
-def data_uri(data: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
 def create(
@@ -80,9 +69,7 @@ def task_of(served: Served, reply: httpx2.Response) -> Any:
 def picture(served: Served, url: str) -> Image.Image:
     reply = served.client.get(url)
     assert reply.status_code == 200, reply.text
-    opened = Image.open(io.BytesIO(reply.content))
-    opened.load()
-    return opened
+    return opened(reply.content)
 
 
 def refusal(reply: httpx2.Response) -> tuple[int, str]:

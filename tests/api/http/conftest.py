@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import httpx2
 import pytest
 
+from api.run import Run
 from tests.api.http.served import Served, serving
 
 
@@ -18,12 +20,26 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture
 def served(server: Served) -> Iterator[Served]:
-    """The server, with its script as it was at first."""
+    """The server, with its script as it was at first, and nothing of the last test under way."""
     yield server
     server.script.gate.set()
+    server.settle()
     server.script.fails = lambda job, index: None
 
 
 @pytest.fixture
 def client(served: Served) -> httpx2.Client:
     return served.client
+
+
+@pytest.fixture
+def begins_when_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No picture is begun before somebody looks, so that no step is missed."""
+    make_missing = Run._make_missing
+
+    async def wait_and_make(self: Run) -> None:
+        while not self._shop.updates.looked_at(self.task.id):
+            await asyncio.sleep(0.005)
+        await make_missing(self)
+
+    monkeypatch.setattr(Run, "_make_missing", wait_and_make)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import httpx2
 import pytest
-from PIL import Image
 
+from tests.api import making
 from tests.api.http.served import Served, serving
 
 PATH = "/v1/images/generate"
@@ -58,9 +56,7 @@ def done(client: httpx2.Client, **fields: Any) -> dict[str, Any]:
 
 
 def data_uri(side_px: int = 32, colour: str = "red") -> str:
-    file = io.BytesIO()
-    Image.new("RGB", (side_px, side_px), colour).save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return making.data_uri(making.png(side_px, colour=colour))
 
 
 def neutral(client: httpx2.Client, generation_id: str) -> dict[str, Any]:

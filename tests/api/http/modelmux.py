@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from typing import Any
 
 import httpx2
-from PIL import Image
 
 from tests.api.http.served import Served, until
 
 PATH = "/api/v1/generations"
 KEY = {"Authorization": "Bearer any-key"}
-
-
-def png(side: int = 32) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (side, side), "red").save(file, "PNG")
-    return file.getvalue()
 
 
 def create(

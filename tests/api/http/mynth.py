@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,8 +11,8 @@ from PIL import Image
 
 from api.assistants import AssistantFailed, Assistants, Note, Review
 from api.tasks import Enhanced, RatingWish
+from tests.api import making
 from tests.api.http.served import Served, until
-from tests.api.receivers import Received, Receiver
 
 PATH = "/image/generate"
 NO_KEY: Mapping[str, str] = {}
@@ -67,14 +65,12 @@ def opened(client: httpx2.Client, url: str) -> Image.Image:
     """The picture at an address, which is all it takes."""
     reply = client.get(url)
     assert reply.status_code == 200, reply.text
-    return Image.open(io.BytesIO(reply.content))
+    return making.opened(reply.content)
 
 
 def png(side: int = 64, colour: str = "red") -> bytes:
     """A picture of more than the least size of an upload."""
-    file = io.BytesIO()
-    Image.new("RGB", (side, side), colour).save(file, "PNG", compress_level=0)
-    return file.getvalue()
+    return making.png(side, colour=colour, compress_level=0)
 
 
 def uploaded(
@@ -95,13 +91,6 @@ def assert_error(reply: httpx2.Response, status: int, code: str, field: str | No
     message: str = told["message"]
     assert message
     return message
-
-
-async def arrived(hook: Receiver, count: int) -> Sequence[Received]:
-    async with asyncio.timeout(60):
-        while len(hook.received) < count:
-            await asyncio.sleep(0.01)
-    return hook.received
 
 
 @dataclass

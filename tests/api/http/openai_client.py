@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from typing import Any
 
@@ -15,6 +13,7 @@ from PIL import Image
 from api.storage import input_key
 from inference.pixels import as_mask, decode
 from tests.api.http.served import Served
+from tests.api.making import encoded, opened, png
 
 GENERATIONS = "/v1/images/generations"
 EDITS = "/v1/images/edits"
@@ -29,28 +28,18 @@ def async_client_of(served: Served) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="any-key", max_retries=0)
 
 
-def png(
-    width: int = 32, height: int = 32, mode: str = "RGB", colour: Any = "red", **options: Any
-) -> bytes:
-    file = io.BytesIO()
-    Image.new(mode, (width, height), colour).save(file, options.pop("format", "PNG"), **options)
-    return file.getvalue()
-
-
 def half_transparent(width: int = 32, height: int = 32) -> bytes:
     """A mask as OpenAI means it: the left half transparent, and so to be redrawn."""
     mask = Image.new("RGBA", (width, height), (0, 0, 0, 255))
     mask.paste((0, 0, 0, 0), (0, 0, width // 2, height))
-    file = io.BytesIO()
-    mask.save(file, "PNG")
-    return file.getvalue()
+    return encoded(mask)
 
 
 def turned_jpeg(width: int, height: int) -> bytes:
     """A picture stored as `width` × `height` pixels that is looked at turned by a quarter."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    return png(width, height, format="JPEG", exif=exif)
+    return png(width, height, form="JPEG", exif=exif)
 
 
 def headless_png(width: int, height: int) -> bytes:
@@ -59,33 +48,14 @@ def headless_png(width: int, height: int) -> bytes:
     return whole[: whole.index(b"IDAT") + 6]
 
 
-def data_uri(data: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(data).decode()
-
-
-def opened(text: str | None) -> Image.Image:
-    """The picture in a `b64_json`."""
-    assert text is not None
-    picture = Image.open(io.BytesIO(base64.b64decode(text, validate=True)))
-    picture.load()
-    return picture
-
-
 def pictures_of(reply: ImagesResponse) -> list[Image.Image]:
     assert reply.data is not None
     return [opened(item.b64_json) for item in reply.data]
 
 
-def newest(served: Served) -> dict[str, Any]:
-    """The generation that was asked for last, as our own API tells it."""
-    page = served.client.get("/darkroom/generations?limit=1").json()
-    task: dict[str, Any] = page["generations"][0]
-    return task
-
-
 def mask_seen(served: Served, width: int, height: int) -> Image.Image:
     """What the model would be given as the mask of the newest task."""
-    job_id = newest(served)["id"]
+    job_id = served.newest()["id"]
     data = served.script.pictures[input_key(job_id, 1)]
     return as_mask(decode(data), width, height)
 

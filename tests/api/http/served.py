@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
+import json
+import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +25,13 @@ from api.services import Services
 from api.settings import Settings
 from api.store import migrate_sqlite, sqlite_database
 from api.store.accounts import AccountStore
+from inference.errors import JobError
+from inference.job import Job
 from tests.api.scripted import ScriptedEngine
 
 ROOT = Path(__file__).parents[3]
 START_SECONDS = 60
+NO_KEY: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,50 @@ class Served:
         told: dict[str, Any] = self.client.get(f"/darkroom/generations/{task_id}?wait=60").json()
         assert told["finished_at"] is not None
         return told
+
+    def newest(self, headers: Mapping[str, str] = NO_KEY) -> dict[str, Any]:
+        """The generation that was asked for last, as our own API tells it, once there is one."""
+        until(lambda: self._newest(headers) != [])
+        (task,) = self._newest(headers)
+        return task
+
+    def leave(self, path: str, body: Any, headers: Mapping[str, str] = NO_KEY) -> str:
+        """Ask for a picture, and hang up once it is accepted; its id."""
+        before = self._newest(headers)
+        caller = http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=90)
+        sent = {"Content-Type": "application/json"} | dict(headers)
+        with closing(caller):
+            caller.request("POST", path, json.dumps(body), sent)
+            until(lambda: _ids(self._newest(headers)) != _ids(before))
+            return str(self.newest(headers)["id"])
+
+    @contextmanager
+    def jobs(self) -> Iterator[list[Job]]:
+        """The jobs that reach the engine meanwhile."""
+        seen: list[Job] = []
+
+        def note(job: Job, index: int) -> JobError | None:
+            seen.append(job)
+            return None
+
+        self.script.fails = note
+        yield seen
+
+    def settle(self) -> None:
+        """Wait until all that was accepted has ended, and has been counted."""
+        query = "SELECT count(*) FROM tasks WHERE finished_ms IS NULL"
+        with closing(sqlite3.connect(self.services.folder.database)) as database:
+            until(lambda: database.execute(query).fetchone() == (0,))
+        until(lambda: not self.services.dispatcher._runs)
+
+    def _newest(self, headers: Mapping[str, str]) -> list[dict[str, Any]]:
+        reply = self.client.get("/darkroom/generations?limit=1", headers=dict(headers))
+        found: list[dict[str, Any]] = reply.raise_for_status().json()["generations"]
+        return found
+
+
+def _ids(tasks: list[dict[str, Any]]) -> list[str]:
+    return [task["id"] for task in tasks]
 
 
 @contextmanager

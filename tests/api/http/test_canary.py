@@ -135,7 +135,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         until(lambda: "listens on" in log.read_text() or server.poll() is not None)
         found = re.search(r"listens on (http://[\d.]+:\d+)", log.read_text())
         assert found, log.read_text()
-        with httpx2.Client(base_url=found[1], timeout=60, trust_env=False) as client:
+        with httpx2.Client(base_url=found[1], timeout=90, trust_env=False) as client:
             talk(Talk(run, client), data)
             until(lambda: "webhook_postponed" in log.read_text())
         server.send_signal(signal.SIGTERM)
@@ -261,7 +261,7 @@ def what_is_read(to: Talk, keyed: dict[str, str]) -> None:
         headers=keyed,
         json={"prompt": to.run.canaries.of("prompt")},
     ).json()
-    done = to.send("GET", f"{made['links']['self']}?wait=30", headers=keyed).json()
+    done = to.send("GET", f"{made['links']['self']}?wait=60", headers=keyed).json()
     url = done["images"][0]["url"]
     assert to.client.get(url).status_code == 200
     to.run.secrets["signature"] = url.partition("signature=")[2]

@@ -16,9 +16,10 @@ import httpx2
 import pytest
 
 from inference.errors import PipelineFailed
-from tests.api.http.apimodels import BASE, KEY, create, data_uri, ended, png, refusal
+from tests.api.http.apimodels import BASE, KEY, create, ended, refusal
 from tests.api.http.served import Served, serving
-from tests.api.receivers import Received, Receiver, says
+from tests.api.making import data_uri, png
+from tests.api.receivers import Receiver, says
 
 DAY_SECONDS = 24 * 3600
 
@@ -28,13 +29,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("data")
     with serving(folder, allowed_targets=("127.0.0.1",)) as running:
         yield running
-
-
-async def arrived(hook: Receiver, count: int) -> list[Received]:
-    async with asyncio.timeout(60):
-        while len(hook.received) < count:
-            await asyncio.sleep(0.01)
-    return hook.received
 
 
 async def told(served: Served, **fields: Any) -> Any:
@@ -56,7 +50,7 @@ async def test_a_callback_is_this_to_the_byte__S4(served: Served, field: str) ->
     async with Receiver() as hook:
         prompt = 'un renard "roux" 🦊'
         task = await told(served, prompt=prompt, n=2, **{field: hook.url})
-        (received,) = await arrived(hook, 1)
+        (received,) = await hook.arrived()
 
     sent = {"model": "gpt-image-2", "prompt": prompt, "aspect_ratio": "1:1", "n": 2}
     data = {
@@ -77,7 +71,7 @@ async def test_a_callback_is_this_to_the_byte__S4(served: Served, field: str) ->
 async def test_a_callback_is_posted_as_json_and_not_signed__S4(served: Served) -> None:
     async with Receiver() as hook:
         await told(served, callback_url=hook.url)
-        (received,) = await arrived(hook, 1)
+        (received,) = await hook.arrived()
 
     assert (received.method, received.path) == ("POST", "/hook")
     assert received.headers["content-type"] == "application/json"
@@ -89,7 +83,7 @@ async def test_links_in_a_callback_open_for_a_week__S4(
 ) -> None:
     async with Receiver() as hook:
         await told(served, callback_url=hook.url)
-        (received,) = await arrived(hook, 1)
+        (received,) = await hook.arrived()
 
     (url,) = json.loads(json.loads(received.body)["data"]["resultJson"])["resultUrls"]
     assert (await asyncio.to_thread(client.get, url)).headers["content-type"] == "image/png"
@@ -101,7 +95,7 @@ async def test_a_failure_is_told_with_its_reason__S4(served: Served) -> None:
     served.script.fails = lambda job, index: PipelineFailed("the pipeline broke")
     async with Receiver() as hook:
         await told(served, callback_url=hook.url)
-        (received,) = await arrived(hook, 1)
+        (received,) = await hook.arrived()
 
     body = json.loads(received.body)
     assert (body["code"], body["data"]["state"], body["data"]["resultJson"]) == (
@@ -120,7 +114,7 @@ async def test_a_cancelled_task_is_told_as_failed__INF(served: Served) -> None:
         await asyncio.to_thread(
             served.client.post, f"/darkroom/generations/{task_id}/cancel", headers=KEY
         )
-        (received,) = await arrived(hook, 1)
+        (received,) = await hook.arrived()
 
     data = json.loads(received.body)["data"]
     assert (data["state"], data["failCode"]) == ("failed", "CANCELLED")
@@ -130,7 +124,7 @@ async def test_pictures_that_came_as_data_are_not_repeated__INF(served: Served) 
     async with Receiver([says(200, png())]) as source, Receiver() as hook:
         pictures = {"image_url": source.url, "mask": data_uri(png(mode="L", colour=255))}
         await told(served, callback_url=hook.url, **pictures)
-        (received,) = await arrived(hook, 1)
+        (received,) = await hook.arrived()
 
     param = json.loads(json.loads(received.body)["data"]["param"])
     assert param["image_url"] == source.url
@@ -140,27 +134,25 @@ async def test_pictures_that_came_as_data_are_not_repeated__INF(served: Served) 
 async def test_what_is_not_taken_comes_again_after_1_and_2_seconds__S4(served: Served) -> None:
     async with Receiver(answers=[says(500), says(301), says(204)]) as hook:
         await told(served, callback_url=hook.url)
-        first, second, third = await arrived(hook, 3)
+        first, second, third = await hook.arrived(3)
         await asyncio.sleep(0.2)
         assert len(hook.received) == 3
 
     assert first.body == second.body == third.body
     # a loaded machine is late, never early
-    assert 1.0 <= second.at_seconds - first.at_seconds < 10
-    assert 2.0 <= third.at_seconds - second.at_seconds < 10
+    assert 1.0 <= second.at_seconds - first.at_seconds < 60
+    assert 2.0 <= third.at_seconds - second.at_seconds < 60
 
 
 async def test_whoever_leaves_with_a_callback_is_told_all_the_same__INF(served: Served) -> None:
     served.script.gate.clear()
     async with Receiver() as hook:
         body = {"model": "gpt-image-2", "prompt": "left", "callback_url": hook.url}
-        async with httpx2.AsyncClient(base_url=served.url, trust_env=False) as client:
-            with pytest.raises(httpx2.TimeoutException):
-                await client.post(f"{BASE}/images/generations-sync", json=body, timeout=0.5)
+        await asyncio.to_thread(served.leave, f"{BASE}/images/generations-sync", body)
         # time enough for the server to see that nobody listens, and to do the wrong thing
         await asyncio.sleep(0.5)
         served.script.gate.set()
-        (received,) = await arrived(hook, 1)
+        (received,) = await hook.arrived()
 
     assert json.loads(received.body)["data"]["state"] == "completed"
 
@@ -186,6 +178,6 @@ async def test_a_call_that_is_waited_for_is_told_too__INF(served: Served) -> Non
         reply = await asyncio.to_thread(
             create, served.client, call="generations-sync", callback_url=hook.url
         )
-        (received,) = await arrived(hook, 1)
+        (received,) = await hook.arrived()
 
     assert json.loads(received.body)["data"]["taskId"] == reply.json()["data"]["taskId"]

@@ -13,18 +13,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.api.http.apimodels import (
-    BASES,
-    KEY,
-    PATH,
-    create,
-    data_uri,
-    made,
-    png,
-    poll,
-    refusal,
-)
+from tests.api.http.apimodels import BASES, KEY, PATH, create, made, poll, refusal
 from tests.api.http.served import Served, make_key, serving
+from tests.api.making import data_uri, png
 
 JSON = {"Content-Type": "application/json"}
 GZIP = {"Content-Encoding": "gzip"}

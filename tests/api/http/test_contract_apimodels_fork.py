@@ -16,9 +16,10 @@ import openai
 import pytest
 from PIL import Image
 
-from tests.api.http.apimodels import BASES, KEY, data_uri, ended, made, png, refusal
-from tests.api.http.openai_client import client_of, half_transparent, opened, pictures_of
+from tests.api.http.apimodels import BASES, KEY, ended, made, refusal
+from tests.api.http.openai_client import client_of, half_transparent, pictures_of
 from tests.api.http.served import Served, make_key, serving
+from tests.api.making import data_uri, opened, png
 
 BARE = {"model": "gpt-image-2", "prompt": "a red circle"}
 PIXELS = {"size": "1024x1024"}

@@ -14,19 +14,9 @@ import httpx2
 import pytest
 
 from inference.errors import OutOfMemory, PipelineFailed
-from tests.api.http.apimodels import (
-    BASES,
-    KEY,
-    create,
-    data_uri,
-    ended,
-    made,
-    picture,
-    png,
-    poll,
-    refusal,
-)
+from tests.api.http.apimodels import BASES, KEY, create, ended, made, picture, poll, refusal
 from tests.api.http.served import Served, until
+from tests.api.making import data_uri, png
 
 DAY_SECONDS = 24 * 3600
 

@@ -13,8 +13,9 @@ import httpx2
 import pytest
 
 from inference.errors import OutOfMemory
-from tests.api.http.eigen import LEAST, PATH, Send, ask, ended, fault, made, newest, opened, send
-from tests.api.http.served import Served, serving, until
+from tests.api.http.eigen import LEAST, PATH, Send, ask, ended, fault, made, send
+from tests.api.http.served import Served, serving
+from tests.api.making import opened
 from tests.api.s3server import BUCKET, KEY_ID, SECRET, S3Server
 
 
@@ -73,12 +74,10 @@ def test_a_copy_is_made_though_its_caller_has_left__INF(
 ) -> None:
     served.script.gate.clear()
     path = f"s3://{BUCKET}/{place}/left.png"
-    with pytest.raises(httpx2.ReadTimeout):
-        served.client.post(PATH, json=LEAST | {"s3_output_path": path}, timeout=0.5)
+    task_id = served.leave(PATH, LEAST | {"s3_output_path": path})
     served.script.gate.set()
 
-    until(lambda: newest(served)["state"] == "succeeded")
-
+    assert served.end(task_id)["state"] == "succeeded"
     assert opened(stored(s3_server, f"{place}/left.png")).format == "PNG"
 
 

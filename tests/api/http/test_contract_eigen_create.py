@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 from tests.api.assist.replies import finds
-from tests.api.http.eigen import LEAST, PATH, Send, ask, fault, jobs_of, made, newest, opened, send
+from tests.api.http.eigen import LEAST, PATH, Send, ask, fault, made, send
 from tests.api.http.served import ROOT, Served, make_key, serving
+from tests.api.making import opened
 from tests.api.receivers import Receiver
 
 FACTS = {
@@ -115,7 +116,7 @@ def test_a_field_reaches_the_engine(
 ) -> None:
     given = fields if how is ask else {name: str(value) for name, value in fields.items()}
 
-    with jobs_of(served) as jobs:
+    with served.jobs() as jobs:
         made(how(served.client, **given))
 
     (told,) = jobs
@@ -123,7 +124,7 @@ def test_a_field_reaches_the_engine(
 
 
 def test_the_profiles_loras_are_turned_up_and_down__S2(served: Served) -> None:
-    with jobs_of(served) as jobs:
+    with served.jobs() as jobs:
         made(ask(served.client, weight="striped"))
         made(ask(served.client, weight="striped", lora_strength=0.4, rank=2))
         made(send(served.client, weight="striped", lora_strength="-0.5", rank="32"))
@@ -144,7 +145,7 @@ def test_a_client_may_send_every_default__S2(served: Served, how: Send) -> None:
     """Those of LoRAs are heard where there are LoRAs; a value of one's own is always a wish."""
     given = ALL_DEFAULTS if how is ask else {name: str(one) for name, one in ALL_DEFAULTS.items()}
 
-    with jobs_of(served) as jobs:
+    with served.jobs() as jobs:
         made(how(served.client, **given))
         made(
             how(served.client, **given, weight="vanilla", true_cfg_scale="4" if how is send else 4)
@@ -188,7 +189,7 @@ def test_the_empty_fields_of_a_form_are_left_out__INF(served: Served) -> None:
 
     made(served.client.post(PATH, content=f"{body}--edge--\r\n".encode(), headers=headers))
 
-    assert newest(served)["mode"] == "generate"
+    assert served.newest()["mode"] == "generate"
 
 
 async def test_live_references_reach_the_prompt_and_are_told__S2(tmp_path: Path) -> None:
@@ -201,7 +202,7 @@ async def test_live_references_reach_the_prompt_and_are_told__S2(tmp_path: Path)
             async with httpx2.AsyncClient(base_url=served.url, timeout=60) as client:
                 wish = LEAST | {"prompt": "the flag of Testland", "real_time": True}
                 live = made(await client.post(PATH, json=wish))
-                told = newest(served)["prompt"]
+                told = served.newest()["prompt"]
                 plain = made(await client.post(PATH, json=wish | {"real_time": False}))
 
     assert live["sources"] == ["https://flags.example/"]

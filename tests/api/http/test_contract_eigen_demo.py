@@ -15,9 +15,9 @@ import pytest
 from inference.demo.judge import judge
 from inference.demo.scenes import Scene
 from inference.demo.scenes import picture as drawn
-from tests.api.http.eigen import ask, made, opened, send
+from tests.api.http.eigen import ask, made, send
 from tests.api.http.served import Served, serving, until
-from tests.api.making import encoded
+from tests.api.making import encoded, opened
 
 
 @pytest.fixture(scope="module")

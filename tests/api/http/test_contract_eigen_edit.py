@@ -14,20 +14,9 @@ import httpx2
 import pytest
 
 from api.storage import input_key
-from tests.api.http.eigen import (
-    LEAST,
-    PATH,
-    ask,
-    data_uri,
-    fault,
-    jobs_of,
-    made,
-    newest,
-    opened,
-    png,
-    send,
-)
+from tests.api.http.eigen import LEAST, PATH, ask, fault, made, send
 from tests.api.http.served import Served, serving
+from tests.api.making import data_uri, opened, png
 from tests.api.receivers import Receiver, says
 
 
@@ -36,7 +25,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of the operator's."""
     folder = tmp_path_factory.mktemp("pictures")
     (folder / "cats").mkdir()
-    (folder / "cats" / "1.png").write_bytes(png(24, 16, "blue"))
+    (folder / "cats" / "1.png").write_bytes(png(24, 16, colour="blue"))
     (folder / "words.txt").write_text("no picture")
     return folder
 
@@ -52,7 +41,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Iterator
 
 def source_of(served: Served) -> tuple[int, int]:
     """The size of the picture that the newest task was given."""
-    return opened(served.script.pictures[input_key(newest(served)["id"], 0)]).size
+    return opened(served.script.pictures[input_key(served.newest()["id"], 0)]).size
 
 
 # 3.2 pictures by file
@@ -66,14 +55,14 @@ def source_of(served: Served) -> tuple[int, int]:
         pytest.param("images", ("a.png", png(40, 20), "image/png"), id="T images"),
         pytest.param("images[]", ("a.png", png(40, 20), "image/png"), id="INF images[]"),
         pytest.param("image", (None, png(40, 20), "image/png"), id="INF without a file name"),
-        pytest.param("image", ("a.jpg", png(40, 20, format="JPEG"), "image/jpeg"), id="INF jpeg"),
-        pytest.param("image", ("a", png(40, 20, format="WEBP"), "image/webp"), id="INF webp"),
+        pytest.param("image", ("a.jpg", png(40, 20, form="JPEG"), "image/jpeg"), id="INF jpeg"),
+        pytest.param("image", ("a", png(40, 20, form="WEBP"), "image/webp"), id="INF webp"),
     ],
 )
 def test_a_file_is_edited(served: Served, name: str, file: Any) -> None:
     body = made(send(served.client, (name, file)))
 
-    assert newest(served)["mode"] == "edit"
+    assert served.newest()["mode"] == "edit"
     assert source_of(served) == (40, 20)
     assert body["edited_image_base64"] == body["image_base64"]
     assert "turbo_image_base64" not in body
@@ -91,7 +80,7 @@ def test_a_file_is_edited(served: Served, name: str, file: Any) -> None:
 def test_the_mode_of_an_edit(served: Served, mode: dict[str, str]) -> None:
     made(send(served.client, ("image_file", png()), **mode))
 
-    assert newest(served)["mode"] == "edit"
+    assert served.newest()["mode"] == "edit"
 
 
 @pytest.mark.parametrize("model", ["eigen-image", "flux-1-kontext", "qwen-image-edit-2511"])
@@ -126,7 +115,7 @@ def test_an_edit_carries_its_fields__S2(served: Served) -> None:
         **{"seed": "5", "weight": "striped", "lora_strength": "0.5", "rank": "2"},
         **{"downsizing_mp": "0.001", "offloading": "true", "output_format": "jpg"},
     }
-    with jobs_of(served) as jobs:
+    with served.jobs() as jobs:
         body = made(send(served.client, ("image_file", png(64, 64)), **texts))
 
     (job,) = jobs
@@ -166,7 +155,7 @@ def test_the_size_of_words_is_none_of_an_edits__S2(client: httpx2.Client) -> Non
 def test_json_holds_a_picture(served: Served, fields: dict[str, Any]) -> None:
     made(ask(served.client, **fields))
 
-    assert (newest(served)["mode"], source_of(served)) == ("edit", (40, 20))
+    assert (served.newest()["mode"], source_of(served)) == ("edit", (40, 20))
 
 
 @pytest.mark.parametrize(

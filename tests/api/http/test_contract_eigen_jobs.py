@@ -16,20 +16,9 @@ import httpx2
 import pytest
 
 from inference.errors import OutOfMemory
-from tests.api.http.eigen import (
-    LEAST,
-    PATH,
-    Send,
-    ask,
-    ended,
-    fault,
-    made,
-    newest,
-    opened,
-    png,
-    send,
-)
+from tests.api.http.eigen import LEAST, PATH, Send, ask, ended, fault, made, send
 from tests.api.http.served import Served, make_key, serving, until
+from tests.api.making import opened, png
 
 JOB = {"task_id", "status", "start_time", "end_time", "error"}
 
@@ -121,7 +110,7 @@ def test_a_job_that_fails_says_why__D(served: Served) -> None:
 def test_a_cancelled_job_has_failed__INF(served: Served) -> None:
     served.script.gate.clear()
     task_id = submit(served.client)
-    served.client.post(newest(served)["links"]["cancel"])
+    served.client.post(served.newest()["links"]["cancel"])
 
     told = ended(served.client, task_id)
 
@@ -197,19 +186,19 @@ def test_a_job_outlives_the_server__INF(tmp_path: Path) -> None:
 
 def test_a_caller_who_leaves_leaves_nothing_to_do__INF(served: Served) -> None:
     served.script.gate.clear()
-    with pytest.raises(httpx2.ReadTimeout):
-        served.client.post(PATH, json=LEAST, timeout=0.5)
 
-    until(lambda: newest(served)["state"] == "cancelled")
+    task_id = served.leave(PATH, LEAST)
+
+    assert served.end(task_id)["state"] == "cancelled"
 
 
 def test_what_nobody_waits_for_after_a_crash_is_not_made__INF(tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as pool, serving(tmp_path, drain_seconds=0.1) as served:
         served.script.gate.clear()
         pool.submit(served.client.post, PATH, json=LEAST)
-        until(lambda: bool(served.client.get("/darkroom/generations").json()["generations"]))
+        task_id = served.newest()["id"]
     with serving(tmp_path) as served:
-        assert newest(served)["state"] == "cancelled"
+        assert served.end(task_id)["state"] == "cancelled"
 
 
 @pytest.mark.parametrize("how", [ask, send], ids=["json", "form"])
@@ -223,14 +212,14 @@ def test_a_request_with_a_key_counts_once__INF(served: Served, how: Send, binary
     headers = {"Idempotency-Key": f"{how.__name__}-{binary}"}
 
     first = served.client.post(PATH, headers=headers, **request)
-    asked = newest(served)["id"]
+    asked = served.newest()["id"]
     again = served.client.post(f"/eigen{PATH}", headers=headers, **request)
     other = served.client.post(PATH, headers=headers, json=LEAST | {"prompt": "another"})
 
     assert first.status_code == again.status_code == 200, first.text
     assert again.headers["idempotent-replayed"] == "true"
     assert "idempotent-replayed" not in first.headers
-    assert newest(served)["id"] == asked
+    assert served.newest()["id"] == asked
     if binary:
         assert first.content == again.content
     else:
@@ -244,12 +233,11 @@ def test_a_request_with_a_key_counts_once__INF(served: Served, how: Send, binary
 def test_a_request_that_is_still_at_work_is_409__INF(served: Served) -> None:
     served.script.gate.clear()
     headers = {"Idempotency-Key": "patience"}
-    with pytest.raises(httpx2.ReadTimeout):
-        served.client.post(PATH, json=LEAST, headers=headers, timeout=0.5)
+    task_id = served.leave(PATH, LEAST, headers)
 
     busy = served.client.post(PATH, json=LEAST, headers=headers)
     served.script.gate.set()
-    until(lambda: newest(served)["state"] == "succeeded")
+    assert served.end(task_id)["state"] == "succeeded"
     done = served.client.post(PATH, json=LEAST, headers=headers)
 
     assert (busy.status_code, busy.json()["code"]) == (409, "idempotency_running")

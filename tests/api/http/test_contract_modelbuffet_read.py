@@ -120,7 +120,7 @@ def test_a_generation_of_another_account_is_404__INF(
             reply = served.client.get(f"{path}/{made['id']}")
             assert_error(reply, 401, "authentication", "unauthorized", None)
         link = made["outputs"][0]["url"]
-        assert httpx2.get(link, trust_env=False).status_code == 200
+        assert httpx2.get(link, trust_env=False, timeout=60).status_code == 200
 
 
 # 1.1 signed links
@@ -130,7 +130,7 @@ def test_a_link_is_absolute_and_opens_by_itself__S0(served: Served, made: dict[s
     for index, output in enumerate(made["outputs"]):
         assert output["url"].startswith(f"{served.url}/o/{made['id']}/{index}.png?")
 
-        reply = httpx2.get(output["url"], trust_env=False)
+        reply = httpx2.get(output["url"], trust_env=False, timeout=60)
 
         assert reply.headers["content-type"] == "image/png"
         with Image.open(io.BytesIO(reply.content)) as picture:

@@ -86,12 +86,15 @@ def test_who_prefers_it_is_answered_at_once(served: Served, path: str) -> None:
 def test_past_the_longest_wait_it_is_answered_as_it_stands__INF(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    with serving(tmp_path_factory.mktemp("data"), sync_wait_seconds=0.3) as served:
+    """Here another is before it, so that it has not begun when the time is up."""
+    folder = tmp_path_factory.mktemp("data")
+    with serving(folder, sync_wait_seconds=0.3, images_in_flight=1) as served:
         served.script.gate.clear()
+        generate(served.client, headers=ASYNC)
         reply = generate(served.client)
         told = reply.json()
 
-        assert (reply.status_code, told["status"]) == (202, "processing")
+        assert (reply.status_code, told["status"]) == (202, "queued")
         assert told["outputs"] == []
         assert "preference-applied" not in reply.headers
         served.script.gate.set()

@@ -23,7 +23,7 @@ import pytest
 from inference.errors import PipelineFailed
 from tests.api.http.modelbuffet import FIELDS, PATH
 from tests.api.http.served import Served, make_key, serving
-from tests.api.receivers import Received, Receiver, says
+from tests.api.receivers import Receiver, says
 
 
 @dataclass(frozen=True)
@@ -60,20 +60,14 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
 @pytest.fixture
 def team(running: Team) -> Iterator[Team]:
     yield running
+    running.served.settle()
     running.served.script.fails = lambda job, index: None
-
-
-async def arrived(hook: Receiver, count: int) -> list[Received]:
-    async with asyncio.timeout(60):
-        while len(hook.received) < count:
-            await asyncio.sleep(0.01)
-    return hook.received
 
 
 async def test_a_delivery_is_the_generation_twice__INF(team: Team) -> None:
     async with Receiver() as hook:
         told = await team.generate(hook.url)
-        (received,) = await arrived(hook, 1)
+        (received,) = await hook.arrived()
 
     assert (received.method, received.path) == ("POST", "/hook")
     assert received.headers["content-type"] == "application/json"
@@ -91,7 +85,7 @@ async def test_a_delivery_is_the_generation_twice__INF(team: Team) -> None:
 async def test_a_delivery_is_signed__S0(team: Team) -> None:
     async with Receiver() as hook:
         await team.generate(hook.url)
-        (received,) = await arrived(hook, 1)
+        (received,) = await hook.arrived()
 
     match = re.fullmatch(r"t=(\d+),v1=([0-9a-f]{64})", received.headers["luxe-signature"])
     assert match is not None
@@ -104,7 +98,7 @@ async def test_a_failure_is_told__INF(team: Team) -> None:
     team.served.script.fails = lambda job, index: PipelineFailed("the pipeline broke")
     async with Receiver() as hook:
         told = await team.generate(hook.url)
-        (received,) = await arrived(hook, 1)
+        (received,) = await hook.arrived()
 
     message = json.loads(received.body)
     assert message["type"] == "image.generation.failed"
@@ -116,7 +110,7 @@ async def test_a_failure_is_told__INF(team: Team) -> None:
 async def test_a_delivery_that_was_not_taken_comes_again__INF(team: Team) -> None:
     async with Receiver(answers=[says(500), says(204)]) as hook:
         await team.generate(hook.url)
-        first, second = await arrived(hook, 2)
+        first, second = await hook.arrived(2)
 
     assert json.loads(second.body) == json.loads(first.body)
     assert first.headers["luxe-signature"] != second.headers["luxe-signature"]

@@ -11,8 +11,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.api.http.modelmux import KEY, PATH, create, png
+from tests.api.http.modelmux import KEY, PATH, create
 from tests.api.http.served import Served
+from tests.api.making import png
 
 CREATED = {
     *("historyId", "status", "model", "aspectRatio", "resolution"),

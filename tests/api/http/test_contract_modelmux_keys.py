@@ -14,9 +14,10 @@ import httpx2
 import pytest
 
 from inference.errors import PipelineFailed
-from tests.api.http.modelmux import PATH, account, create, ended, png
+from tests.api.http.modelmux import PATH, account, create, ended
 from tests.api.http.served import Served, make_key, serving
 from tests.api.http.test_contract_modelmux_create import PRICES
+from tests.api.making import png
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,6 @@ import pytest
 from inference.errors import PipelineFailed
 from tests.api.http.mynth import (
     Helpers,
-    arrived,
     assert_error,
     bearer,
     created,
@@ -106,7 +105,7 @@ async def test_an_address_of_the_request_is_told_unsigned__R(
     async with Receiver() as hook:
         url = hook.url + "?token=ours"
         task = await generated(served, key, count=2, metadata={"order": 7}, webhook=custom(url))
-        (received,) = await arrived(hook, 1)
+        (received,) = await hook.arrived()
 
     assert (received.method, received.path) == ("POST", "/hook?token=ours")
     assert received.headers["content-type"] == "application/json"
@@ -132,7 +131,7 @@ async def test_five_addresses_are_told_and_six_refused__S3(
     async with Receiver() as hook:
         urls = [f"{hook.url}/{number}" for number in range(5)]
         await generated(served, key, webhook=custom(*urls))
-        received = await arrived(hook, 5)
+        received = await hook.arrived(5)
     assert sorted(one.path for one in received) == [f"/hook/{number}" for number in range(5)]
     reply = await asyncio.to_thread(
         lambda: served.client.post(
@@ -148,7 +147,7 @@ async def test_a_failure_is_told_without_a_result__R(served: Served, key: dict[s
     served.script.fails = lambda job, index: PipelineFailed("the pipeline broke")
     async with Receiver() as hook:
         task = await generated(served, key, webhook=custom(hook.url))
-        (received,) = await arrived(hook, 1)
+        (received,) = await hook.arrived()
     assert received.body.decode() == (
         '{"event":"task.image.generate.failed",'
         f'"task":{{"id":"{task["id"]}"}},'
@@ -162,8 +161,9 @@ async def test_a_message_that_was_not_taken_comes_again__INF(
 ) -> None:
     async with Receiver([says(500), says(204)]) as hook:
         await generated(served, key, webhook=custom(hook.url))
-        first, second = await arrived(hook, 2)
-    assert 0.9 < second.at_seconds - first.at_seconds < 10
+        first, second = await hook.arrived(2)
+    # a loaded machine is late, never early
+    assert 0.9 < second.at_seconds - first.at_seconds < 60
     assert without_signatures(json.loads(first.body)) == without_signatures(json.loads(second.body))
 
 
@@ -176,7 +176,7 @@ async def test_a_registered_webhook_is_told_and_signed__R(
     async with Receiver() as hook:
         made = await asyncio.to_thread(register, served, key, hook.url)
         task = await generated(served, key)
-        (received,) = await arrived(hook, 1)
+        (received,) = await hook.arrived()
 
     assert set(made) == {
         *("id", "userId", "enabled", "url", "secret", "events", "createdAt", "updatedAt"),
@@ -219,7 +219,7 @@ async def test_a_webhook_that_is_replaced_keeps_its_secret__INF(
         path = f"/webhook/{made['id']}"
         await asyncio.to_thread(lambda: served.client.put(path, json=body, headers=key))
         await generated(served, key)
-        (received,) = await arrived(new, 1)
+        (received,) = await new.arrived()
     verified(received, made["secret"])
     assert old.received == []
 
@@ -260,8 +260,8 @@ async def test_a_webhook_is_told_of_its_events_only(
         await asyncio.to_thread(register, served, key, everything.url)
         assert made["events"] == events
         await asyncio.to_thread(work)
-        await arrived(everything, 3)
-        await arrived(hook, len(told))
+        await everything.arrived(3)
+        await hook.arrived(len(told))
     names = {
         "task.image.generate.completed": "completed",
         "task.image.generate.failed": "failed",
@@ -282,7 +282,7 @@ async def test_a_look_is_told_with_its_result__R(served: Served, key: dict[str, 
         await asyncio.to_thread(review, url)
         HELPERS.fails = "the helper is away"
         await asyncio.to_thread(review, url)
-        first, second = [verified(one, made["secret"]) for one in await arrived(hook, 2)]
+        first, second = [verified(one, made["secret"]) for one in await hook.arrived(2)]
     good, bad = sorted((first, second), key=lambda one: one["event"])
     assert (good["event"], good["result"]["score"]) == ("task.image.review.completed", 3)
     assert good["request"] == {"url": url}
@@ -296,10 +296,10 @@ async def test_a_request_can_leave_registered_webhooks_out__R(
     async with Receiver() as registered, Receiver() as own:
         await asyncio.to_thread(register, served, key, registered.url)
         task = await generated(served, key, webhook=custom(own.url, dashboard=False))
-        await arrived(own, 1)
+        await own.arrived()
         other = await generated(served, key, webhook=custom(own.url))
-        (received,) = await arrived(registered, 1)
-        await arrived(own, 2)
+        (received,) = await registered.arrived()
+        await own.arrived(2)
     assert json.loads(received.body)["task"] == {"id": other["id"]} != {"id": task["id"]}
     assert all("x-mynth-signature" not in one.headers for one in own.received)
 
@@ -314,7 +314,7 @@ async def test_a_webhook_that_is_off_or_gone_is_not_told__R(
         reply = await asyncio.to_thread(lambda: served.client.delete(path, headers=key))
         assert (reply.status_code, reply.content) == (204, b"")
         await generated(served, key, webhook=custom(own.url))
-        await arrived(own, 1)
+        await own.arrived()
         await asyncio.sleep(0.2)
     assert off.received == gone.received == []
     assert_error(

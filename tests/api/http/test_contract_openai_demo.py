@@ -13,8 +13,9 @@ from PIL import Image
 from inference.demo.judge import judge
 from inference.demo.scenes import Scene
 from inference.demo.scenes import picture as drawn
-from tests.api.http.openai_client import client_of, half_transparent, opened, pictures_of
+from tests.api.http.openai_client import client_of, half_transparent, pictures_of
 from tests.api.http.served import Served, serving, until
+from tests.api.making import opened
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,7 @@ def test_an_edit_redraws_what_is_transparent_in_the_mask__V(ai: openai.OpenAI) -
     assert redrawn > 4 * kept, (redrawn, kept)
 
 
+@pytest.mark.usefixtures("begins_when_watched")
 def test_a_stream_shows_the_picture_becoming__V(ai: openai.OpenAI) -> None:
     events = list(
         ai.images.generate(

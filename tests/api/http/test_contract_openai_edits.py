@@ -20,17 +20,15 @@ from tests.api.http.openai_client import (
     VARIATIONS,
     async_client_of,
     client_of,
-    data_uri,
     fault,
     half_transparent,
     headless_png,
     mask_seen,
-    newest,
     pictures_of,
-    png,
     turned_jpeg,
 )
 from tests.api.http.served import Served, serving
+from tests.api.making import data_uri, png
 
 PROMPT = "a blue circle"
 
@@ -50,15 +48,15 @@ def ai(served: Served) -> Iterator[openai.OpenAI]:
         pytest.param(("a.png", png(), "image/png"), id="V one file"),
         pytest.param(png(), id="V bytes"),
         pytest.param([("a.png", png(), "image/png")], id="V a list of one, as image[]"),
-        pytest.param(("a.jpg", png(format="JPEG"), "image/jpeg"), id="V jpeg"),
-        pytest.param(("a.webp", png(format="WEBP"), "image/webp"), id="V webp"),
+        pytest.param(("a.jpg", png(form="JPEG"), "image/jpeg"), id="V jpeg"),
+        pytest.param(("a.webp", png(form="WEBP"), "image/webp"), id="V webp"),
     ],
 )
 def test_a_picture_is_edited(served: Served, ai: openai.OpenAI, image: Any) -> None:
     reply = ai.images.edit(image=image, prompt=PROMPT, model="gpt-image-1.5")
 
     assert [picture.size for picture in pictures_of(reply)] == [(128, 128)]
-    assert newest(served)["mode"] == "edit"
+    assert served.newest()["mode"] == "edit"
 
 
 async def test_the_asynchronous_client_edits__V(served: Served) -> None:
@@ -66,7 +64,7 @@ async def test_the_asynchronous_client_edits__V(served: Served) -> None:
         reply = await client.images.edit(image=png(), mask=half_transparent(), prompt=PROMPT)
 
     assert len(pictures_of(reply)) == 1
-    assert newest(served)["mode"] == "inpaint"
+    assert served.newest()["mode"] == "inpaint"
 
 
 def test_numbers_arrive_as_text__V(served: Served, ai: openai.OpenAI) -> None:
@@ -88,7 +86,7 @@ def test_numbers_arrive_as_text__V(served: Served, ai: openai.OpenAI) -> None:
     assert {picture.format for picture in pictures_of(reply)} == {"WEBP"}
     assert (reply.size, reply.quality, reply.output_format) == ("144x96", "medium", "webp")
     assert reply.safety_identifier == "u1"
-    assert newest(served)["num_inference_steps"] == 12
+    assert served.newest()["num_inference_steps"] == 12
 
 
 def test_more_pictures_than_the_model_takes_are_refused__INF(ai: openai.OpenAI) -> None:
@@ -275,7 +273,7 @@ def test_a_json_body_brings_pictures(served: Served, fields: dict[str, Any]) -> 
 
     assert reply.status_code == 200, reply.text
     assert len(reply.json()["data"]) == 2
-    assert newest(served)["mode"] == "edit"
+    assert served.newest()["mode"] == "edit"
 
 
 @pytest.mark.parametrize(
@@ -335,7 +333,7 @@ def test_a_variation_needs_no_words__V(served: Served, ai: openai.OpenAI) -> Non
     assert reply.usage is not None
     assert reply.usage.input_tokens_details.to_dict() == {"image_tokens": 64, "text_tokens": 0}
     assert (reply.output_format, reply.safety_identifier) == ("png", "u1")
-    assert (newest(served)["mode"], newest(served)["prompt"]) == ("img2img", "")
+    assert (served.newest()["mode"], served.newest()["prompt"]) == ("img2img", "")
 
 
 @pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
@@ -345,7 +343,7 @@ def test_a_variation_comes_as_a_url_too__V(ai: openai.OpenAI) -> None:
     assert reply.data is not None
     (item,) = reply.data
     assert item.b64_json is None
-    assert httpx2.get(str(item.url)).headers["content-type"] == "image/png"
+    assert httpx2.get(str(item.url), timeout=60).headers["content-type"] == "image/png"
 
 
 @pytest.mark.parametrize(

@@ -15,18 +15,10 @@ import openai
 import pytest
 
 from inference.errors import OutOfMemory
-from tests.api.http.openai_client import (
-    EDITS,
-    GENERATIONS,
-    client_of,
-    fault,
-    half_transparent,
-    newest,
-    opened,
-    png,
-)
+from tests.api.http.openai_client import EDITS, GENERATIONS, client_of, fault, half_transparent
 from tests.api.http.served import Served, until
 from tests.api.http.test_events import events_of
+from tests.api.making import opened, png
 
 PROMPT = "a red circle"
 COMMON = {
@@ -45,6 +37,7 @@ def ai(served: Served) -> Iterator[openai.OpenAI]:
         yield client
 
 
+@pytest.mark.usefixtures("begins_when_watched")
 def test_a_stream_tells_of_a_partial_image_and_the_picture__V(ai: openai.OpenAI) -> None:
     before = int(time.time())
     with ai.images.generate(prompt=PROMPT, stream=True, partial_images=1) as stream:
@@ -67,6 +60,7 @@ def test_a_stream_tells_of_a_partial_image_and_the_picture__V(ai: openai.OpenAI)
         assert opened(event.b64_json).size == (128, 128)
 
 
+@pytest.mark.usefixtures("begins_when_watched")
 @pytest.mark.parametrize(
     ("fields", "size", "format"),
     [
@@ -93,6 +87,7 @@ def test_partial_images_are_files_like_the_picture(
     assert types == ["partial_image", "completed"]
 
 
+@pytest.mark.usefixtures("begins_when_watched")
 def test_a_partial_image_looks_like_the_picture__V(served: Served, ai: openai.OpenAI) -> None:
     partial, completed = ai.images.generate(prompt=PROMPT, stream=True, partial_images=1)
 
@@ -117,6 +112,7 @@ def test_a_stream_may_be_the_picture_alone(ai: openai.OpenAI, fields: dict[str, 
     assert event.type == "image_generation.completed"
 
 
+@pytest.mark.usefixtures("begins_when_watched")
 def test_a_stream_of_several_completes_each__INF(ai: openai.OpenAI) -> None:
     events = list(ai.images.generate(prompt=PROMPT, stream=True, partial_images=1, n=3))
 
@@ -125,6 +121,7 @@ def test_a_stream_of_several_completes_each__INF(ai: openai.OpenAI) -> None:
     assert len({opened(event.b64_json).tobytes() for event in done}) == 3
 
 
+@pytest.mark.usefixtures("begins_when_watched")
 def test_an_edit_has_events_of_its_own__V(ai: openai.OpenAI) -> None:
     partial, completed = ai.images.edit(
         image=png(),
@@ -144,6 +141,7 @@ def test_an_edit_has_events_of_its_own__V(ai: openai.OpenAI) -> None:
     assert opened(completed.b64_json).size == (128, 128)
 
 
+@pytest.mark.usefixtures("begins_when_watched")
 def test_a_stream_on_the_wire_names_its_events__V(served: Served) -> None:
     body = {"prompt": PROMPT, "stream": True, "partial_images": 1}
     with served.client.stream("POST", GENERATIONS, json=body) as reply:
@@ -195,7 +193,7 @@ def test_a_stream_sent_again_tells_of_the_same_failure__INF(
 def test_a_cancellation_is_an_event__INF(served: Served, ai: openai.OpenAI) -> None:
     served.script.gate.clear()
     stream = ai.images.generate(prompt=PROMPT, stream=True)
-    served.client.post(newest(served)["links"]["cancel"])
+    served.client.post(served.newest()["links"]["cancel"])
 
     with pytest.raises(openai.APIError, match="cancelled"):
         list(stream)
@@ -229,9 +227,9 @@ def test_a_reader_who_leaves_cancels(served: Served, path: str, send: dict[str, 
 
     with served.client.stream("POST", path, **send) as reply:
         assert reply.status_code == 200
-        assert newest(served)["state"] in ("queued", "running")
+        assert served.newest()["state"] in ("queued", "running")
 
-    until(lambda: newest(served)["state"] == "cancelled")
+    until(lambda: served.newest()["state"] == "cancelled")
 
 
 # sent again
@@ -246,7 +244,7 @@ def test_a_stream_sent_again_tells_of_the_same_picture__INF(
     for _ in range(2):
         with served.client.stream("POST", GENERATIONS, json=body, headers=once) as reply:
             told.append((reply.headers.get("idempotent-replayed"), list(events_of(reply))))
-        made_by.append(newest(served)["id"])
+        made_by.append(served.newest()["id"])
 
     (first, made), (again, repeated) = told
     assert (first, again) == (None, "true")
@@ -265,8 +263,8 @@ def test_a_reader_with_a_key_may_leave_and_come_back__INF(
     # whoever leaves after it, without a key, is noticed after it
     with served.client.stream("POST", GENERATIONS, json=body) as reply:
         assert reply.status_code == 200
-    other = newest(served)["id"]
-    until(lambda: newest(served)["state"] == "cancelled" or served.script.was_cancelled(other))
+    other = served.newest()["id"]
+    until(lambda: served.newest()["state"] == "cancelled" or served.script.was_cancelled(other))
 
     with served.client.stream("POST", GENERATIONS, json=body, headers=once) as reply:
         served.script.gate.set()

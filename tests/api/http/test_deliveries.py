@@ -101,12 +101,6 @@ def is_(state: str) -> Callable[[dict[str, Any]], bool]:
     return lambda message: message["state"] == state
 
 
-async def arrived(receiver: Receiver, count: int) -> None:
-    async with asyncio.timeout(60):
-        while len(receiver.received) < count:
-            await asyncio.sleep(0.02)
-
-
 async def resend(client: httpx2.AsyncClient, task_id: str, message: dict[str, Any]) -> Any:
     reply = await client.post(f"{HERE}/{task_id}/webhooks/{message['id']}/resend")
     assert reply.status_code == 200, reply.text
@@ -143,7 +137,7 @@ async def test_what_was_delivered_is_sent_again_under_its_id(asking: httpx2.Asyn
         first = await once(asking, task_id, is_("delivered"))
         again = await resend(asking, task_id, first)
         assert (again["id"], again["origin"]) == (first["id"], first["origin"])
-        await arrived(receiver, 2)
+        await receiver.arrived(2)
         after = await once(asking, task_id, is_("delivered"))
     assert {one.headers["webhook-id"] for one in receiver.received} == {first["id"]}
     assert after == first, "its schedule began anew, so it is the first attempt again"
@@ -179,7 +173,7 @@ async def test_what_is_under_way_is_left_alone(asking: httpx2.AsyncClient) -> No
     async with Receiver([hangs]) as receiver:
         task_id = await make(asking, receiver.url)
         message = await once(asking, task_id, is_("delivering"))
-        await arrived(receiver, 1)
+        await receiver.arrived()
         assert (message["attempts"], message["next_attempt_at"]) == (1, None)
         assert (message["last_status"], message["last_error"]) == (None, None)
         assert await resend(asking, task_id, message) == message

@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from inference import skeletons
-from tests.api.http.modelmux import KEY, PATH, ended, png
+from tests.api.http.modelmux import KEY, PATH, ended
 from tests.api.http.served import Served, serving, until
 from tests.api.http.test_events import events_of
+from tests.api.making import png
 
 MODELS = """
 models:
@@ -64,8 +65,9 @@ def test_a_seed_gives_its_picture_whoever_is_there(real: Served) -> None:
     assert np.abs(picture(real, alone) - picture(real, made[1])).max() > 1
 
 
+@pytest.mark.usefixtures("begins_when_watched")
 def test_previews_come_while_it_is_made(real: Served) -> None:
-    body = {"prompt": "a circle", "num_inference_steps": 400}
+    body = {"prompt": "a circle", "num_inference_steps": 200}
     task = real.client.post("/darkroom/generations", json=body).json()
 
     with real.client.stream("GET", task["links"]["events"]) as reply:
@@ -73,7 +75,7 @@ def test_previews_come_while_it_is_made(real: Served) -> None:
 
     steps = [told["step"] for name, told in events if name == "step"]
     assert steps == sorted(steps)
-    assert steps[-1] <= 400
+    assert steps[-1] <= 200
     assert any(
         told["image"].startswith("data:image/") for name, told in events if "preview" in name
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,13 +26,12 @@ def events_of(reply: httpx2.Response) -> Iterator[tuple[str, dict[str, Any]]]:
             yield name, json.loads(value)
 
 
+@pytest.mark.usefixtures("begins_when_watched")
 def test_events_tell_the_whole_story(served: Served) -> None:
-    served.script.gate.clear()
     task = served.client.post("/darkroom/generations", json={"prompt": "a", "seed": 9}).json()
 
     with served.client.stream("GET", task["links"]["events"]) as reply:
         assert reply.headers["content-type"].startswith("text/event-stream")
-        threading.Timer(0.2, served.script.gate.set).start()
         events = list(events_of(reply))
 
     names = [name for name, _ in events]
@@ -69,13 +67,15 @@ def test_events_on_the_wire_are_numbered_and_kept_alive(
     task = served.client.post("/darkroom/generations", json={"prompt": "a"}).json()
 
     with served.client.stream("GET", task["links"]["events"]) as reply:
-        threading.Timer(0.3, served.script.gate.set).start()
-        lines = list(reply.iter_lines())
+        coming, lines = reply.iter_lines(), [""]
+        while not lines[-1].startswith(":"):
+            lines.append(next(coming))
+        served.script.gate.set()
+        lines += coming
 
     ids = [line for line in lines if line.startswith("id:")]
     assert ids == [f"id: {number}" for number in range(1, len(ids) + 1)]
     assert lines.count("retry: 2000") == len(ids)
-    assert any(line.startswith(":") for line in lines)
     assert reply.headers["cache-control"] == "no-store"
 
 

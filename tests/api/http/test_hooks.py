@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,16 +139,12 @@ async def test_a_generation_tells_of_its_hooks(server: Served, headers: dict[str
         made = (await client.post("/darkroom/generations", json=wish)).json()
         place = f"/darkroom/generations/{made['id']}"
         await client.get(f"{place}?wait=60")
-        async with asyncio.timeout(30):
-            while len(receiver.received) < 2:
-                await asyncio.sleep(0.01)
+        await receiver.arrived(2)
         found = (await client.get(f"{place}/webhooks")).json()["webhooks"]
         assert {one["hook_id"] for one in found} == {hook["id"], None}
         (mine,) = [one for one in found if one["hook_id"]]
         again = await client.post(f"{place}/webhooks/{mine['id']}/resend")
         assert again.json()["hook_id"] == hook["id"]
-        async with asyncio.timeout(30):
-            while len(receiver.received) < 3:
-                await asyncio.sleep(0.01)
+        await receiver.arrived(3)
     sent = [one.headers["webhook-id"] for one in receiver.received]
     assert sent.count(mine["id"]) == 2

@@ -95,7 +95,7 @@ class Watched:
 
     def until_grown(self, by: float, name: str, **labels: str) -> None:
         # A reply may overtake the counting by a moment: the record comes first.
-        until(lambda: self.grown(name, **labels) == by, seconds=10)
+        until(lambda: self.grown(name, **labels) == by)
 
 
 @pytest.fixture
@@ -277,9 +277,9 @@ def test_requests_are_counted_by_template_method_and_class(served: Served) -> No
     served.client.get("/modelmux/api/v1/generations/none-of-that")
 
     route = {"route": HERE + "/{task_id}", "method": "GET"}
+    watched.until_grown(3, "http_request_seconds_count", **route)
     assert watched.grown("http_requests_total", **route, status="2xx") == 2
     assert watched.grown("http_requests_total", **route, status="4xx") == 1
-    assert watched.grown("http_request_seconds_count", **route) == 3
     assert 0 < watched.grown("http_request_seconds_sum", **route) < 30
 
 
@@ -287,15 +287,17 @@ def test_a_request_is_timed_to_its_head(served: Served, watched: Watched) -> Non
     """However long a stream goes on."""
     served.script.gate.clear()
     task_id = served.client.post(HERE, json={"prompt": "a"}).json()["id"]
+    asked = time.monotonic()
     with served.client.stream("GET", f"{HERE}/{task_id}/events") as stream:
+        head_seconds = time.monotonic() - asked
         assert stream.status_code == 200
-        time.sleep(1.0)
+        time.sleep(0.5)
         served.script.gate.set()
         stream.read()
 
     route = {"route": HERE + "/{task_id}/events", "method": "GET"}
     watched.until_grown(1, "http_request_seconds_count", **route)
-    assert watched.grown("http_request_seconds_sum", **route) < 0.9
+    assert 0 < watched.grown("http_request_seconds_sum", **route) <= head_seconds
 
 
 def test_no_request_makes_a_series_of_its_own(served: Served) -> None:
@@ -351,7 +353,7 @@ def test_who_may_read(tmp_path: Path) -> None:
         keys = {
             scope: make_key(tmp_path, scope.value, scopes=frozenset({scope})) for scope in Scope
         }
-        until(lambda: served.client.get("/metrics").status_code == 401, seconds=10)
+        until(lambda: served.client.get("/metrics").status_code == 401)
 
         def status(scope: Scope, path: str = "/metrics") -> int:
             headers = {"Authorization": f"Bearer {keys[scope]}"}

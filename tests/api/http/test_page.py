@@ -84,6 +84,7 @@ def test_a_prompt_becomes_a_picture(page: Page, served: Served) -> None:
     expect(page.get_by_role("button", name="a red circle, seed")).to_have_count(1)
 
 
+@pytest.mark.usefixtures("begins_when_watched")
 def test_a_preview_shows_before_the_picture(page: Page, served: Served) -> None:
     served.script.gate.clear()
     page.evaluate(

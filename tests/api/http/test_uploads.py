@@ -44,7 +44,7 @@ def server(folder: Path, keys: dict[str, dict[str, str]]) -> Iterator[Served]:
 @pytest.fixture
 def bare(server: Served) -> Iterator[httpx2.Client]:
     """A client without a key."""
-    with httpx2.Client(base_url=server.url, trust_env=False) as client:
+    with httpx2.Client(base_url=server.url, timeout=60, trust_env=False) as client:
         yield client
 
 
@@ -194,7 +194,9 @@ GIVERS = [own, modelbuffet, modelmux, openai]
 def test_a_finished_picture_is_one_for_the_next_request(served: Served, give: Any) -> None:
     url = give(served)
     whole = url if url.startswith("http") else served.url + url
-    made = Image.open(io.BytesIO(httpx2.get(whole, trust_env=False).content)).convert("RGB")
+    made = Image.open(io.BytesIO(httpx2.get(whole, trust_env=False, timeout=60).content)).convert(
+        "RGB"
+    )
     for spelling in (whole, whole.removeprefix(served.url)):
         picture = seen_by(served, edit(served.client, spelling))
         assert picture.tobytes() == made.tobytes()
@@ -217,7 +219,7 @@ def test_a_link_that_was_changed_is_refused_by_its_field(served: Served, give: A
 
 def test_a_link_below_an_alias_is_ours_too(served: Served) -> None:
     url = served.url + "/modelmux" + modelmux(served)
-    assert httpx2.get(url, trust_env=False).status_code == 200
+    assert httpx2.get(url, trust_env=False, timeout=60).status_code == 200
     assert seen_by(served, edit(served.client, url)).size
 
 
@@ -245,6 +247,7 @@ def test_an_account_may_be_given_a_link_of_another(
         f"{served.url}/darkroom/generations",
         json={"prompt": "a", "image": url},
         headers=keys["bob"],
+        timeout=60,
         trust_env=False,
     )
     assert reply.status_code == 202, reply.text

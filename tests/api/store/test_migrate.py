@@ -82,6 +82,16 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
         migrate_sqlite(path)
 
 
+@pytest.mark.timeout(60)
+def test_a_file_that_is_locked_is_not_refused_for_good(tmp_path: Path) -> None:
+    path = tmp_path / "busy.db"
+    migrate_sqlite(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(Unavailable, match="database is locked"):
+            migrate_sqlite(path)
+
+
 async def test_tasks_of_the_first_version_are_kept_and_run(tmp_path: Path) -> None:
     """They hold no credits, so nothing is charged for them and nothing given back."""
     path = tmp_path / "first.db"
