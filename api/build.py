@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from api.accounts import Accounts
 from api.assistants import Assistants
 from api.destinations import Destinations
@@ -13,6 +15,7 @@ from api.housekeeping import Housekeeper
 from api.input_pictures import InputPictures
 from api.late_engine import LateEngine
 from api.links import PictureLink
+from api.logs import configure_logging
 from api.loras import FetchedLoras
 from api.outbound.client import GuardedNetwork
 from api.outputs import FileStyle
@@ -94,6 +97,9 @@ def _engine_settings(settings: Settings) -> EngineSettings:
         model_wait_seconds=settings.model_wait_seconds,
         model_stay_seconds=settings.model_stay_seconds,
         worker_silence_seconds=settings.worker_silence_seconds,
+        device_processes=settings.device_processes,
+        worker_restart_seconds=settings.worker_restart_seconds,
+        prepare_process=partial(configure_logging, settings.log_level),
         compiled_folder=settings.data_dir / "compiled",
     )
 

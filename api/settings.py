@@ -73,6 +73,8 @@ class Settings(BaseSettings):
     images_in_flight: PositiveInt = 64
     drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
     worker_silence_seconds: PositiveSeconds = 60.0
+    device_processes: bool = False
+    worker_restart_seconds: PositiveSeconds = 600.0
 
     max_body_bytes: PositiveInt = 64 * MIB
     max_part_bytes: PositiveInt = 32 * MIB

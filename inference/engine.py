@@ -14,6 +14,7 @@ from inference.errors import EngineClosed, ModelFailed, UnknownModel
 from inference.events import Emit, Event, Failed, Progress
 from inference.homes import Homes
 from inference.hosts.base import Cancel, Close, Host, Manage, Submit
+from inference.hosts.process import ProcessHost
 from inference.hosts.thread import ThreadHost
 from inference.job import Job
 from inference.residency.reader import foreseen
@@ -34,7 +35,7 @@ class Engine:
         devices = devices_of(settings.devices)
         self._homes = Homes(catalog, devices, foreseen)
         self._hosts: list[Host] = [
-            ThreadHost(Worker(device, self._homes.catalog_of(number), settings))
+            host_of(device, self._homes.catalog_of(number), settings)
             for number, device in enumerate(devices)
         ]
         self._balance = Balance(len(self._hosts), settings.worker_silence_seconds)
@@ -48,7 +49,7 @@ class Engine:
         self._door = threading.Lock()
 
     def start(self) -> None:
-        """Start the worker threads; returns at once, models load behind it."""
+        """Start the workers; returns at once, models load behind it."""
         for host in self._hosts:
             host.start()
 
@@ -63,8 +64,8 @@ class Engine:
         """Make the job's pictures (`indexes` of them, all by default).
 
         `pictures` holds the encoded bytes of each input image by its key. `previews` is asked at
-        each step, on the engine's thread, whether one is wanted. Every index ends in exactly one
-        of ImageDone, Failed, Cancelled, passed to `emit` on the engine's thread, or on this one
+        each step, on a thread of the engine, whether one is wanted. Every index ends in exactly one
+        of ImageDone, Failed, Cancelled, passed to `emit` on a thread of the engine, or on this one
         where no device could have the model. They are cancelled if their device stops.
         Raises EngineClosed after `close`, and once every device has stopped.
         """
@@ -87,7 +88,7 @@ class Engine:
     def cancel(self, job_id: str) -> None:
         """Give up every unfinished picture of a job, at its next step; unknown ids are ignored."""
         for host in self._hosts:
-            host.send(Cancel(lambda job: job.id == job_id))
+            host.send(Cancel(job_id))
 
     def manage(self, model: str, action: ModelAction, device: str | None = None) -> None:
         """Load, unload, pin or unpin a model on every device it may be on, or on the one named.
@@ -142,3 +143,10 @@ class Engine:
             emit(event)
 
         return passed
+
+
+def host_of(device: str, catalog: Catalog, settings: EngineSettings) -> Host:
+    """Where the worker of a device is to live."""
+    if settings.device_processes:
+        return ProcessHost(device, catalog, settings)
+    return ThreadHost(Worker(device, catalog, settings))

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+
+def as_it_is() -> None:
+    """Leave a new process as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +28,8 @@ class EngineSettings:
     What models are compiled to is kept in `compiled_folder`, else in the system's temporary one.
     `retry_load_seconds` must pass before a model that failed to load is tried again.
     A device that shows no sign of life for `worker_silence_seconds` gets no more work while another
-    does.
+    does. With `device_processes` each has a process of its own, which is started again when it has
+    ended, or has shown none for `worker_restart_seconds`, and calls `prepare_process` first.
     """
 
     devices: tuple[str, ...] = ()
@@ -40,3 +46,6 @@ class EngineSettings:
     model_wait_seconds: float = 60.0
     model_stay_seconds: float = 5.0
     compiled_folder: Path | None = None
+    device_processes: bool = False
+    worker_restart_seconds: float = 600.0
+    prepare_process: Callable[[], None] = as_it_is

@@ -22,8 +22,9 @@ def own_engine(catalog: Catalog, settings: Settings) -> Iterator[EnginePort]:
     # torch takes seconds to import: only once the wish is known to be a good one
     from api.build import build_engine
 
-    configure_logging("error")
-    engine = build_engine(catalog, settings)
+    quiet = settings.model_copy(update={"log_level": "error"})
+    configure_logging(quiet.log_level)
+    engine = build_engine(catalog, quiet)
     try:
         engine.start()
         yield engine

@@ -1,1 +1,1 @@
-"""Where a worker lives: today in a thread of this process."""
+"""Where a worker lives: in a thread of this process, or in a process of its own."""

@@ -24,9 +24,9 @@ class Submit:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Give up every picture of the jobs that `wanted` accepts."""
+    """Give up every unfinished picture of the job with this id."""
 
-    wanted: Callable[[Job], bool]
+    job_id: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,8 +130,8 @@ class ThreadHost:
                     command.indexes,
                     command.previews,
                 )
-            case Cancel():
-                self._worker.cancel(command.wanted)
+            case Cancel(job_id):
+                self._worker.cancel(lambda job: job.id == job_id)
             case Manage():
                 self._worker.command(command.model, command.action)
             case Close():
