@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -100,6 +101,23 @@ def as_map(pipe: Any, latents: Tensor, width: int, height: int) -> Tensor:
         return latents
     unpacked: Tensor = pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor)
     return unpacked
+
+
+def is_cast(vae: Any) -> bool:
+    """Whether pipelines cast this VAE to float32 while it decodes: in float16 it overflows."""
+    is_narrow = getattr(vae, "dtype", None) is torch.float16
+    return is_narrow and bool(getattr(vae.config, "force_upcast", False))
+
+
+@contextmanager
+def lasting_dtype(vae: Any) -> Iterator[None]:
+    """Within, a VAE may be cast; after it, whatever was raised, it is as the next call needs it."""
+    before = getattr(vae, "dtype", None)
+    try:
+        yield
+    finally:
+        if before is not None and vae.dtype is not before:
+            vae.to(dtype=before)
 
 
 def seeded_vae(vae: Any, seed: int) -> Any:

@@ -8,6 +8,16 @@ import torch
 
 from inference.errors import JobError, ModelFailed, OutOfMemory, PipelineFailed
 
+# What says so and has no class of its own: the CPU's allocator, and on a card whatever does not
+# allocate by torch's, such as a kernel that is loaded late, pinned RAM, and the libraries' handles.
+_SHORTAGES = (
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
+)
+
 ErrorType = TypeVar("ErrorType", bound=BaseException)
 
 
@@ -33,8 +43,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch could not allocate, on either kind of device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # the CPU allocator has no class of its own
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SHORTAGES)
 
 
 def is_lost(device: str) -> bool:

@@ -13,6 +13,8 @@ from inference.calls import (
     accepted,
     check_numbers,
     generator,
+    is_cast,
+    lasting_dtype,
     private_copy,
     set_vae,
     watch_steps,
@@ -93,7 +95,8 @@ class LoadedModel:
         def make() -> Any:
             for module in self.step_caches:
                 module._reset_stateful_cache()
-            made = pipe(**guidance.encoded(pipe, arguments), generator=noise).images[0]
+            with lasting_dtype(getattr(pipe, "vae", None)):
+                made = pipe(**guidance.encoded(pipe, arguments), generator=noise).images[0]
             if not isinstance(made, Image):
                 # The self-test asks for arrays, and compares what the pipeline itself makes.
                 return made
@@ -169,7 +172,7 @@ def load_model(
     modules = denoisers(spec, pipe)
     if helpers:
         modules += [module for module in _helpers(pipe) if rules_of(module) is not UNKNOWN_MODEL]
-    previewer = fit_previewer(pipe, preview_side_px)
+    previewer = fit_previewer(pipe, preview_side_px, device)
     attached = [rendezvous.attach(module) for module in modules]
     try:
         return LoadedModel(
@@ -211,5 +214,7 @@ def _helpers(pipe: Any) -> list[Any]:
     """What runs before and after the denoising: text encoders, the VAE's decoder."""
     names = ("text_encoder", "text_encoder_2", "text_encoder_3")
     found = [getattr(pipe, name, None) for name in names]
-    found.append(getattr(getattr(pipe, "vae", None), "decoder", None))
+    vae = getattr(pipe, "vae", None)
+    if not is_cast(vae):  # another call must not find it cast, nor have it cast back
+        found.append(getattr(vae, "decoder", None))
     return [module for module in found if module is not None]

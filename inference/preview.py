@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from inference.calls import is_cast, lasting_dtype
+
 _SAMPLES, _PATCHES, _LATENTS = 8, 5, 16
 _RIDGE = 1e-4
 
@@ -31,8 +33,10 @@ class Previewer:
         return small.resize(size, Image.Resampling.BICUBIC)
 
 
-def fit_previewer(pipe: Any, side_px: int) -> Previewer | None:
+def fit_previewer(pipe: Any, side_px: int, device: str = "cpu") -> Previewer | None:
     """Fit the map on pictures of random flat patches; None without a VAE of that kind.
+
+    The VAE computes on the device, wherever it is until then.
 
     Ridge regression of each latent's mean colour: no table of constants per model, and it follows
     any VAE. Patch borders fall inside latents; without such the fit was seen to be worse by half.
@@ -45,14 +49,17 @@ def fit_previewer(pipe: Any, side_px: int) -> Previewer | None:
     colours = torch.rand((_SAMPLES, 3, _PATCHES, _PATCHES), generator=generator)
     pictures = torch.nn.functional.interpolate(colours, size=_LATENTS * factor)
     shift = getattr(vae.config, "shift_factor", None) or 0.0
-    sample = (pictures * 2 - 1).to(vae.device, vae.dtype)
-    latents = (vae.encode(sample).latent_dist.mode().float() - shift) * vae.config.scaling_factor
+    with lasting_dtype(vae):
+        if is_cast(vae):
+            vae.to(dtype=torch.float32)
+        modes = vae.encode((pictures * 2 - 1).to(device, vae.dtype)).latent_dist.mode()
+    latents = (modes.float() - shift) * vae.config.scaling_factor
     known = _columns(latents.cpu())
     known = torch.cat([known, torch.ones(len(known), 1)], dim=1)
     wanted = _columns(torch.nn.functional.avg_pool2d(pictures, factor)) * 255
     ridge = _RIDGE * len(known) * torch.eye(known.shape[1])
     weights = torch.linalg.solve(known.T @ known + ridge, known.T @ wanted)
-    return Previewer(weights.to(vae.device), side_px)
+    return Previewer(weights.to(device), side_px)
 
 
 def _columns(maps: Tensor) -> Tensor:

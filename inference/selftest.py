@@ -19,6 +19,7 @@ from PIL import Image
 
 from inference import coalesce
 from inference.coalesce import Abandon, Attached, Call, Carrier
+from inference.faults import is_out_of_memory, without_tensors
 from inference.job import Job, Mode
 from inference.model import LoadedModel
 from inference.options.compiled import plain_code
@@ -168,7 +169,9 @@ def measure(call: Call) -> list[float]:
         rows = 2 ** len(costs)
         try:
             costs.append(_row_seconds([call] * rows))
-        except torch.OutOfMemoryError:
+        except Exception as error:
+            if not is_out_of_memory(without_tensors(error)):
+                raise
             torch.cuda.empty_cache()
             break
         if costs[-1] > 1.1 * min(costs) or costs[-1] * rows > LONGEST_FORWARD_SECONDS:

@@ -7,13 +7,14 @@ there is no other place to keep weights in, so every mode is `none` there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
 from accelerate.utils import send_to_device
+from diffusers.hooks import apply_group_offloading
 
 from inference.model_spec import ModelSpec
 from inference.options.spec import OptionStatus
@@ -50,25 +51,31 @@ def told(spec: ModelSpec, device: str) -> dict[str, OptionStatus]:
     return {"offload": status}
 
 
-def install(
-    mode: Offload, pipes: Mapping[Any, Any], weights: Sequence[Weights], device: str
-) -> None:
+def install(mode: Offload, weights: Sequence[Weights], device: str) -> None:
     """Hook the parts of a model's pipelines; before their forwards are attached."""
     if mode is Offload.MODEL:
         turns = _Turns(weights, device)
         for one in weights:
             add_hook_to_module(one.module, _Visit(turns, one))
         return
-    onto = torch.device(device)
-    pipe = next(iter(pipes.values()))
-    pipe.enable_group_offload(
-        onload_device=onto,
-        offload_device=torch.device("cpu"),
-        offload_type="leaf_level" if mode is Offload.SEQUENTIAL else "block_level",
-        num_blocks_per_group=None if mode is Offload.SEQUENTIAL else 1,
-        # the next block is copied while one computes
-        use_stream=onto.type == "cuda",
-    )
+    for one in weights:
+        _install_groups(mode, one.module, torch.device(device))
+
+
+def _install_groups(mode: Offload, module: Any, onto: torch.device) -> None:
+    casts = bool(getattr(getattr(module, "config", None), "force_upcast", False))
+    wanted = {
+        "onload_device": onto,
+        "offload_device": torch.device("cpu"),
+        "offload_type": "leaf_level" if mode is Offload.SEQUENTIAL else "block_level",
+        "num_blocks_per_group": None if mode is Offload.SEQUENTIAL else 1,
+        # the next block is copied while one computes; from a copy that no cast would reach
+        "use_stream": onto.type == "cuda" and not casts,
+    }
+    if hasattr(module, "enable_group_offload"):
+        module.enable_group_offload(**wanted)
+    else:
+        apply_group_offloading(module, **wanted)
 
 
 def resident_bytes(mode: Offload, sizes: Sequence[int]) -> int:

@@ -62,7 +62,8 @@ class Weights:
     def to_device(self) -> None:
         """Copy them to the device, if they are not there."""
         if not self.on_device:
-            self._point_at(_copies(self._in_ram, self.device))
+            # of the module's own, which a pipeline may have cast for a moment
+            self._point_at(_copies([one.data for one in tensors_of(self.module)], self.device))
             self.on_device = True
 
     def to_ram(self) -> None:

@@ -220,7 +220,7 @@ class Resident:
             if self.offload is Offload.NONE:
                 one.to_device()
         if self.offload is not Offload.NONE and self.model is None:
-            install(self.offload, self._pipes, self.weights, self.home.device)
+            install(self.offload, self.weights, self.home.device)
         folder = self.home.settings.compiled_folder
         if self.model is None:
             self.model = self._load(self._pipes)
