@@ -25,12 +25,12 @@ from api.dialects.base import (
     Dialect,
     Internal,
     MethodNotAllowed,
-    complaint,
     dialect_of,
     error_reply,
     owner_of,
     spoken,
 )
+from api.dialects.wire import complaint
 from api.errors import ApiError, BadRequest, NotFound, kind_of
 from api.limits import Limiter
 from api.metrics import Metrics, Timed

@@ -15,12 +15,13 @@ from api.accounts import Caller
 from api.body import MULTIPART, Body, read_body
 from api.dialects.apimodels import routes as apimodels
 from api.dialects.apimodels import schema as apimodels_schema
-from api.dialects.base import Desk, DeskOf, Dialect, dialect_of, spoken, whole_schema
+from api.dialects.base import Desk, DeskOf, Dialect, dialect_of, spoken
 from api.dialects.callers import AskerOf, CallerOf
 from api.dialects.modelbuffet import routes as modelbuffet
 from api.dialects.modelbuffet import schema as modelbuffet_schema
 from api.dialects.openai import routes as openai
 from api.dialects.openai import schema as openai_schema
+from api.dialects.wire import whole_schema
 from api.errors import BadRequest, NotFound
 from inference.errors import UnknownModel
 

@@ -5,10 +5,23 @@ from __future__ import annotations
 from fastapi import Request
 from fastapi.responses import Response
 
+from api.dialects.base import Desk
 from api.submit import StoredImage
 
 # The bytes behind a key never change, but whose they are is between us and the caller.
 CACHE_CONTROL = "private, max-age=31536000, immutable"
+
+
+async def linked_picture(
+    request: Request, desk: Desk, task_id: str, index: int, file_name: str, path: str | None = None
+) -> Response:
+    """A picture for whoever has a signed link of `path`, by default that of the request.
+
+    Raises Forbidden, NotFound, NotReady, Gone or Unavailable.
+    """
+    desk.links.verify(path or request.url.path, request.query_params, method=request.method)
+    stored = await desk.darkroom.linked_image(task_id, index)
+    return picture_response(request, stored, file_name)
 
 
 def picture_response(request: Request, stored: StoredImage, file_name: str) -> Response:

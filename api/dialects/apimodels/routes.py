@@ -11,10 +11,11 @@ from api.accounts import Caller
 from api.body import Body, FilePart, read_body
 from api.dialects.apimodels import schema, translate
 from api.dialects.apimodels.callback import WEBHOOKS
-from api.dialects.base import Desk, DeskOf, Dialect, dialect_of, json_docs, parse
+from api.dialects.base import Desk, DeskOf, Dialect, dialect_of
 from api.dialects.callers import AskerOf, CallerOf
 from api.dialects.orders import made, place, place_and_stay, place_and_wait
-from api.dialects.pictures import picture_response
+from api.dialects.pictures import linked_picture
+from api.dialects.wire import json_docs, parse
 from api.errors import BadRequest, Forbidden
 from api.idempotency import Reply
 from api.links import PictureLink
@@ -121,9 +122,7 @@ async def file(
     task_id: TaskIdInPath, index: Index, extension: str, request: Request, desk: DeskOf
 ) -> Response:
     """A finished picture's bytes by signed link, which is all it needs."""
-    desk.links.verify(request.url.path, request.query_params, method=request.method)
-    stored = await desk.darkroom.linked_image(task_id, index)
-    return picture_response(request, stored, f"{task_id}-{index}.{extension}")
+    return await linked_picture(request, desk, task_id, index, f"{task_id}-{index}.{extension}")
 
 
 async def keep(request: Request, desk: Desk, caller: Caller, body: Body) -> Response:

@@ -9,11 +9,12 @@ from fastapi.responses import Response
 
 from api.body import read_body
 from api.clock import wall_clock_ms
-from api.dialects.base import DeskOf, json_docs, parse
+from api.dialects.base import DeskOf
 from api.dialects.callers import AdminOf, CallerOf
 from api.dialects.darkroom import admin_schema as schema
 from api.dialects.darkroom import admin_translate as translate
 from api.dialects.orders import once_of
+from api.dialects.wire import json_docs, parse
 from api.errors import BadRequest
 from api.idempotency import HEADER
 

@@ -8,10 +8,11 @@ from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 
 from api.body import read_body
-from api.dialects.base import DeskOf, json_docs, parse
+from api.dialects.base import DeskOf
 from api.dialects.callers import AskerOf, CallerOf
 from api.dialects.darkroom import destinations_schema as schema
 from api.dialects.darkroom import destinations_translate as translate
+from api.dialects.wire import json_docs, parse
 from api.errors import BadRequest, Unavailable
 
 Name = Annotated[str, Path(pattern=schema.NAME)]

@@ -8,10 +8,11 @@ from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 
 from api.body import read_body
-from api.dialects.base import DeskOf, json_docs, parse
+from api.dialects.base import DeskOf
 from api.dialects.callers import AskerOf, CallerOf
 from api.dialects.darkroom import hooks_schema as schema
 from api.dialects.darkroom import hooks_translate as translate
+from api.dialects.wire import json_docs, parse
 
 HookId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_]{1,64}$")]
 HERE = "darkroom"

@@ -9,7 +9,7 @@ from fastapi.responses import Response
 from sse_starlette import EventSourceResponse
 
 from api.body import read_body
-from api.dialects.base import DeskOf, Dialect, body_docs, parse
+from api.dialects.base import DeskOf, Dialect
 from api.dialects.callers import AskerOf, CallerOf
 from api.dialects.darkroom import (
     admin,
@@ -24,7 +24,8 @@ from api.dialects.darkroom import (
 from api.dialects.darkroom.events import to_stream
 from api.dialects.darkroom.webhook import WEBHOOKS
 from api.dialects.orders import ended_or_left, place
-from api.dialects.pictures import picture_response
+from api.dialects.pictures import linked_picture, picture_response
+from api.dialects.wire import body_docs, parse
 from api.errors import Unavailable
 from api.tasks import TaskState
 
@@ -154,9 +155,7 @@ async def file(
     task_id: TaskId, index: Index, name: str, request: Request, desk: DeskOf
 ) -> Response:
     """A finished picture's bytes by signed link, which is all it needs."""
-    desk.links.verify(request.url.path, request.query_params, method=request.method)
-    stored = await desk.darkroom.linked_image(task_id, index)
-    return picture_response(request, stored, name)
+    return await linked_picture(request, desk, task_id, index, name)
 
 
 @router.get("/models", response_model=schema.ModelList)

@@ -11,11 +11,12 @@ from fastapi.responses import JSONResponse, Response
 
 from api.accounts import Caller
 from api.body import read_body
-from api.dialects.base import Desk, DeskOf, Dialect, body_docs, parse
+from api.dialects.base import Desk, DeskOf, Dialect
 from api.dialects.callers import AskerOf, CallerOf
 from api.dialects.eigen import schema, translate, uploads
 from api.dialects.orders import made, place, place_and_stay
 from api.dialects.pictures import picture_response
+from api.dialects.wire import body_docs, parse
 from api.errors import BadRequest
 from api.tasks import Delivery, Task
 from inference.errors import Unsupported

@@ -10,7 +10,7 @@ from fastapi.responses import Response
 
 from api.accounts import Caller
 from api.body import Body, read_body
-from api.dialects.base import Desk, DeskOf, Dialect, json_docs, parse
+from api.dialects.base import Desk, DeskOf, Dialect
 from api.dialects.callers import AskerOf, CallerOf
 from api.dialects.modelbuffet import translate
 from api.dialects.modelbuffet.schema import (
@@ -21,7 +21,8 @@ from api.dialects.modelbuffet.schema import (
 )
 from api.dialects.modelbuffet.webhook import WEBHOOKS
 from api.dialects.orders import place, place_and_wait
-from api.dialects.pictures import picture_response
+from api.dialects.pictures import linked_picture
+from api.dialects.wire import json_docs, parse
 from api.idempotency import Reply
 from api.limits import Allowance
 from api.tasks import Task
@@ -128,9 +129,8 @@ async def picture(
     """A picture's bytes by signed link, which is all it needs; the same below the alias."""
     task_id = translate.task_id_of(generation_id)
     path = translate.picture_path(task_id, index, extension)
-    desk.links.verify(path, request.query_params, method=request.method)
-    stored = await desk.darkroom.linked_image(task_id, index)
-    return picture_response(request, stored, f"{generation_id}-{index}.{extension}")
+    name = f"{generation_id}-{index}.{extension}"
+    return await linked_picture(request, desk, task_id, index, name, path)
 
 
 def _rate_headers(allowance: Allowance) -> dict[str, str]:

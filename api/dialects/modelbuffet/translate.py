@@ -11,6 +11,7 @@ from typing import Any
 from api.body import Body
 from api.dialects.base import ErrorBody, ErrorContext, status_of
 from api.dialects.modelbuffet.schema import EditRequest, GenerateRequest, Status
+from api.dialects.wire import in_brackets, without_nulls
 from api.errors import ApiError, NotFound, UnsupportedMedia, field_of, kind_of
 from api.idempotency import Reply
 from api.limits import Allowance
@@ -74,7 +75,7 @@ def plain_json(body: Body) -> Body:
     """The body as if null fields had been left out; raises UnsupportedMedia for a form."""
     if body.is_form:
         raise UnsupportedMedia("send Content-Type: application/json; pictures go in as text")
-    values: dict[str, Any] = _without_nulls(body.values)
+    values: dict[str, Any] = without_nulls(body.values)
     return Body(values=values)
 
 
@@ -197,7 +198,7 @@ def to_error(error: ApiError | EngineError, context: ErrorContext) -> ErrorBody:
     """The error object; fields of a reference are named as one would write them in code."""
     kind, field, message = kind_of(error), field_of(error), str(error)
     kind_of_error, code = ERRORS.get(kind, INTERNAL)
-    param = re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", field) if field is not None else None
+    param = in_brackets(field) if field is not None else None
     if field is not None and param is not None:
         message = message.replace(field, param)
     detail = {"type": kind_of_error, "code": code, "message": message, "param": param}
@@ -205,14 +206,6 @@ def to_error(error: ApiError | EngineError, context: ErrorContext) -> ErrorBody:
         status=STATUS_BY_KIND.get(kind, status_of(error)),
         body={"error": detail, "request_id": context.request_id},
     )
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_nulls(one) for name, one in value.items() if one is not None}
-    if isinstance(value, list):
-        return [_without_nulls(one) for one in value]
-    return value
 
 
 def _output(task: Task, output: Output, link: PictureLink) -> dict[str, Any]:

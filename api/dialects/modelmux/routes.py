@@ -8,12 +8,13 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 
 from api.body import read_body
-from api.dialects.base import Desk, DeskOf, Dialect, body_docs, parse
+from api.dialects.base import Desk, DeskOf, Dialect
 from api.dialects.callers import AskerOf, CallerOf, caller_of, key_in
 from api.dialects.modelmux import translate
 from api.dialects.modelmux.schema import Created, Ended, Error, GenerationRequest
 from api.dialects.orders import place
 from api.dialects.pictures import picture_response
+from api.dialects.wire import body_docs, parse
 from api.errors import Forbidden
 from api.submit import StoredImage
 

@@ -11,11 +11,12 @@ from pydantic import BaseModel, Field, SecretStr, model_validator
 
 from api.body import read_body
 from api.destinations import Destination
-from api.dialects.base import DeskOf, json_docs, parse
+from api.dialects.base import DeskOf
 from api.dialects.callers import AskerOf, CallerOf
 from api.dialects.mynth.bodies import iso
 from api.dialects.mynth.schema import Wire
 from api.dialects.mynth.translate import plain_json
+from api.dialects.wire import json_docs, parse
 from api.errors import ApiError, BadRequest, Unavailable
 
 DestinationId = Annotated[str, Path(pattern="^[A-Za-z0-9_-]{1,64}$")]

@@ -8,11 +8,12 @@ from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel, BeforeValidator, Field
 
 from api.body import read_body
-from api.dialects.base import DeskOf, json_docs, parse
+from api.dialects.base import DeskOf
 from api.dialects.callers import CallerOf
 from api.dialects.mynth.bodies import iso, user_id
 from api.dialects.mynth.schema import Url, Wire
 from api.dialects.mynth.translate import NAME, plain_json
+from api.dialects.wire import json_docs, parse
 from api.hooks import Hook
 
 HookId = Annotated[str, Path(pattern="^[A-Za-z0-9_-]{1,64}$")]

@@ -11,7 +11,7 @@ from fastapi.responses import Response
 
 from api.accounts import Caller
 from api.body import MULTIPART, Body, FilePart, read_body
-from api.dialects.base import Desk, DeskOf, Dialect, json_docs, parse
+from api.dialects.base import Desk, DeskOf, Dialect
 from api.dialects.callers import AskerOf, CallerOf
 from api.dialects.mynth import (
     account,
@@ -33,7 +33,8 @@ from api.dialects.mynth.schema import (
 )
 from api.dialects.mynth.webhook import WEBHOOKS
 from api.dialects.orders import once_of, to_response
-from api.dialects.pictures import picture_response
+from api.dialects.pictures import linked_picture
+from api.dialects.wire import json_docs, parse
 from api.errors import STATUS, BadRequest, NoCredits, UnsupportedMedia
 from api.links import pictures_at
 from api.orders import Order
@@ -165,9 +166,9 @@ async def picture(
 ) -> Response:
     """A picture's bytes by signed link, which is all it needs; the same below the alias."""
     path = f"/image/files/{task_id}/{index}.{extension}"
-    desk.links.verify(path, request.query_params, method=request.method)
-    stored = await desk.darkroom.linked_image(task_id, index)
-    return picture_response(request, stored, f"{task_id}-{index}.{extension}")
+    return await linked_picture(
+        request, desk, task_id, index, f"{task_id}-{index}.{extension}", path
+    )
 
 
 async def _body(request: Request, desk: Desk) -> Body:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import time
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from api.dialects.mynth.schema import (
     ReviewRequest,
     Role,
 )
+from api.dialects.wire import in_brackets, without_nulls
 from api.errors import ApiError, BadRequest, NoCredits, UnsupportedMedia, field_of, kind_of
 from api.orders import Order, Remote, Upload
 from api.tasks import Delivery, Extras, ImageFormat, Level, RatingWish, TaskKind
@@ -114,7 +114,7 @@ def plain_json(body: Body) -> Body:
     """
     if body.is_form:
         raise UnsupportedMedia("send Content-Type: application/json; pictures go in by address")
-    values: dict[str, Any] = _without_nulls(body.values)
+    values: dict[str, Any] = without_nulls(body.values)
     if (metadata := body.values.get("metadata")) is not None:
         values["metadata"] = metadata
     return Body(values=values)
@@ -239,16 +239,8 @@ def to_error(error: ApiError | EngineError, context: ErrorContext) -> ErrorBody:
 
 def _wire_name(field: str) -> str | None:
     """The field in the caller's words: `inputs[0].source.url`, and no name of ours in between."""
-    name = re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", field)
+    name = in_brackets(field)
     return FIELDS.get(name, name)
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_nulls(one) for name, one in value.items() if one is not None}
-    if isinstance(value, list):
-        return [_without_nulls(one) for one in value]
-    return value
 
 
 def _crockford(number: int, chars: int) -> str:

@@ -15,12 +15,13 @@ from starlette.types import Message
 
 from api.accounts import Caller
 from api.body import Body, read_body
-from api.dialects.base import Desk, DeskOf, Dialect, ErrorContext, body_docs, parse
+from api.dialects.base import Desk, DeskOf, Dialect, ErrorContext
 from api.dialects.callers import AskerOf, CallerOf
 from api.dialects.openai import schema, translate, uploads
 from api.dialects.openai.events import Told, to_stream
 from api.dialects.orders import NotMade, abandon, made, once_of, place_and_stay
-from api.dialects.pictures import picture_response
+from api.dialects.pictures import linked_picture
+from api.dialects.wire import body_docs, parse
 from api.errors import BadRequest, NoCredits, NotFound
 from api.orders import Order
 from api.tasks import Output, Task
@@ -112,9 +113,7 @@ async def file(
     task_id: TaskId, index: Index, extension: str, request: Request, desk: DeskOf
 ) -> Response:
     """A finished picture's bytes by signed link, which is all it needs."""
-    desk.links.verify(request.url.path, request.query_params, method=request.method)
-    stored = await desk.darkroom.linked_image(task_id, index)
-    return picture_response(request, stored, f"{task_id}-{index}.{extension}")
+    return await linked_picture(request, desk, task_id, index, f"{task_id}-{index}.{extension}")
 
 
 @router.get("/v1/models", response_model=schema.ModelList)

@@ -18,8 +18,9 @@ from api.dialects.apimodels import translate
 from api.dialects.apimodels.callback import WEBHOOKS, to_model, write
 from api.dialects.apimodels.schema import GenerationRequest, TaskInfo
 from api.dialects.apimodels.sizes import to_size
-from api.dialects.base import ErrorContext, MethodNotAllowed, parse
+from api.dialects.base import ErrorContext, MethodNotAllowed
 from api.dialects.orders import NotMade
+from api.dialects.wire import parse
 from api.errors import (
     ApiError,
     BadRequest,

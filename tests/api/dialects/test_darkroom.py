@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from api.body import Body, FilePart
-from api.dialects.base import ErrorContext, MethodNotAllowed, parse
+from api.dialects.base import ErrorContext, MethodNotAllowed
 from api.dialects.darkroom import schema, translate
 from api.dialects.darkroom.events import to_stream
+from api.dialects.wire import parse
 from api.errors import ApiError, BadRequest, NotFound, TooLarge, UnsupportedMedia
 from api.tasks import Extras, Task, TaskState, TaskUpdate
 from inference.catalog import Catalog, load_catalog

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from api.body import Body, FilePart
-from api.dialects.base import ErrorContext, MethodNotAllowed, parse
+from api.dialects.base import ErrorContext, MethodNotAllowed
 from api.dialects.eigen import translate, uploads
 from api.dialects.eigen.schema import Accepted, Error, Generated, GenerateRequest, Job
 from api.dialects.orders import NotMade
+from api.dialects.wire import parse
 from api.errors import (
     ApiError,
     BadRequest,

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from api.body import Body
-from api.dialects.base import ErrorContext, parse
+from api.dialects.base import ErrorContext
 from api.dialects.modelbuffet import translate
 from api.dialects.modelbuffet.schema import EditRequest, Error, GenerateRequest, Generation
 from api.dialects.modelbuffet.webhook import WEBHOOKS, write
+from api.dialects.wire import parse
 from api.errors import (
     STATUS,
     ApiError,

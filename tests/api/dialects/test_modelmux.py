@@ -10,9 +10,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from api.body import Body, FilePart
-from api.dialects.base import ErrorContext, MethodNotAllowed, parse
+from api.dialects.base import ErrorContext, MethodNotAllowed
 from api.dialects.modelmux import translate
 from api.dialects.modelmux.schema import Created, Ended, GenerationRequest
+from api.dialects.wire import parse
 from api.errors import (
     ApiError,
     BadRequest,

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from api.body import Body
-from api.dialects.base import ErrorContext, parse
+from api.dialects.base import ErrorContext
 from api.dialects.mynth import bodies, destinations, replies, translate
 from api.dialects.mynth.schema import (
     PRESETS,
@@ -23,6 +23,7 @@ from api.dialects.mynth.schema import (
     RateRequest,
     ReviewRequest,
 )
+from api.dialects.wire import parse
 from api.errors import (
     STATUS,
     ApiError,

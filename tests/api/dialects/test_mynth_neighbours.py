@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from api.accounts import Account, Caller, Key, Period, Spent
-from api.dialects.base import parse
 from api.dialects.mynth import account, bodies, compat, destinations, hooks, replies
 from api.dialects.mynth.schema import GenerateRequest
 from api.dialects.mynth.webhook import WEBHOOKS, write
+from api.dialects.wire import parse
 from api.errors import BadRequest
 from api.hooks import EVENTS, Hook
 from api.tasks import Failure, Rating, Task

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from api.body import Body, FilePart
-from api.dialects.base import ErrorContext, MethodNotAllowed, parse
+from api.dialects.base import ErrorContext, MethodNotAllowed
 from api.dialects.openai import translate, uploads
 from api.dialects.openai.events import Partials, Told, to_stream
 from api.dialects.openai.schema import (
@@ -23,6 +23,7 @@ from api.dialects.openai.schema import (
     VariationRequest,
 )
 from api.dialects.orders import NotMade, made
+from api.dialects.wire import parse
 from api.errors import (
     ApiError,
     BadRequest,
