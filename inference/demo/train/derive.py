@@ -7,9 +7,10 @@ from diffusers import FluxTransformer2DModel
 from inference.demo.derived import write_base
 from inference.demo.train.assemble import tidy
 from inference.demo.train.common import Budget, launch
-from inference.demo.train.edit import train_edit
+from inference.demo.train.edit import EDIT
 from inference.demo.train.edit_scores import evaluate_edits
-from inference.demo.train.fill import train_fill
+from inference.demo.train.fill import FILL
+from inference.demo.train.finetune import finetune
 from inference.demo.train.inpaint_scores import evaluate_inpaint
 from inference.demo.train.lora import train_lora
 from inference.demo.train.lora_scores import evaluate_lora
@@ -17,7 +18,7 @@ from inference.demo.train.lora_scores import evaluate_lora
 NAMES = {"lora": "stripes", "fill": "fill", "edit": "kontext"}
 STEPS = {"lora": 300, "fill": 500, "edit": 8000}
 PICTURES = {"lora": 1200, "fill": 3000, "edit": 12_000}
-TRAINERS = {"fill": train_fill, "edit": train_edit}
+RECIPES = {"fill": FILL, "edit": EDIT}
 SCORES = {"lora": evaluate_lora, "fill": evaluate_inpaint, "edit": evaluate_edits}
 
 
@@ -48,8 +49,8 @@ def derive(
         # So small that a second worker would wait for the first.
         launch(train_lora, 1, device, base, out, budget, seed, pictures)
     else:
-        args = (base, folder, budget, seed, pictures, resume)
-        launch(TRAINERS[stage], workers, device, *args)
+        args = (RECIPES[stage], base, folder, budget, seed, pictures, resume)
+        launch(finetune, workers, device, *args)
         assemble_derived(folder, out)
     write_base(out, base)
     SCORES[stage](out, count)

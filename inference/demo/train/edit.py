@@ -3,7 +3,6 @@
 import random
 from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
@@ -12,10 +11,8 @@ from torch import Tensor
 from inference.demo.captions import edit_instruction
 from inference.demo.edits import KINDS
 from inference.demo.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, draw, held_out, random_scene
-from inference.demo.train.common import Budget, Worker
-from inference.demo.train.finetune import Example, Reading, finetune, steps_done
-from inference.demo.train.latents import SHARES, image_ids, pack
-from inference.demo.train.text import TextEncoders
+from inference.demo.train.finetune import Example, Recipe
+from inference.demo.train.latents import encoded, image_ids, spread
 from inference.demo.train.vae import to_tensor
 
 BATCH = 24
@@ -95,49 +92,23 @@ def edit_ids(width: int, height: int) -> Tensor:
 @torch.no_grad()
 def encode_cubes(vae: AutoencoderKL, count: int, seed: int) -> dict[tuple[int, int], Cubes]:
     """Draw and encode `count` pictures in cubes, spread over all sizes."""
-    rng, found, total = random.Random(seed), {}, sum(SHARES.values())
-    for (width, height), share in SHARES.items():
+    rng, found = random.Random(seed), {}
+    for (width, height), many in spread(count).items():
         cubes, parts = [], []
-        for _ in range(max(1, count * share // total // 8)):
+        for _ in range(max(1, many // 8)):
             cube, same = Cube.random(rng), rng.randrange(2**32)
             drawn = [draw(scene, width, height, random.Random(same)) for scene in cube.scenes]
             batch = to_tensor([picture.astype("float32") for picture in drawn], vae.device)
-            latents = vae.encode(batch).latent_dist.mode()
-            latents = (latents - vae.config.shift_factor) * vae.config.scaling_factor
             cubes.append(cube)
-            parts.append(pack(latents).half())
+            parts.append(encoded(vae, batch).half())
         ids = edit_ids(width, height).to(vae.device)
         found[width, height] = Cubes(cubes, torch.stack(parts), ids)
     return found
 
 
-def train_edit(
-    worker: Worker, base: Path, folder: Path, budget: Budget, seed: int, pictures: int, resume: bool
-) -> None:
-    """Teach the generator to follow instructions about a reference picture."""
-    vae = AutoencoderKL.from_pretrained(base / "vae", torch_dtype=torch.float32)
-    vae = vae.to(worker.device).eval()
-    # A later leg sees other drawings.
-    common = seed + steps_done(folder, resume)
-    drawn = common + 100 * worker.rank
-    cubes = encode_cubes(vae, pictures // worker.world, drawn)
-    model = FluxTransformer2DModel.from_pretrained(base / "transformer", torch_dtype=torch.float32)
-    encoders = TextEncoders.load(base).to(worker.device).eval().requires_grad_(False)
-    # Every worker draws the same sizes, so that no one waits for another.
-    sizes = random.Random(common)
+def unchanged(generator: FluxTransformer2DModel) -> FluxTransformer2DModel:
+    """Return the generator: further tokens need no further weights."""
+    return generator
 
-    def examples(rng: random.Random) -> Example:
-        size = sizes.choices(list(SHARES), list(SHARES.values()))[0]
-        return cubes[size].batch(rng)
 
-    finetune(
-        worker,
-        "edit",
-        folder,
-        model.to(worker.device).train(),
-        Reading(encoders),
-        examples,
-        budget,
-        seed,
-        resume,
-    )
+EDIT = Recipe("edit", encode_cubes, unchanged)

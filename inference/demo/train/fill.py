@@ -2,7 +2,6 @@
 
 import random
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
@@ -11,10 +10,8 @@ from torch import Tensor
 from inference.demo.captions import caption, plain_caption
 from inference.demo.inpaint import MASKS, mask_around
 from inference.demo.scenes import ATTRIBUTES, Scene, draw, random_scene
-from inference.demo.train.common import Budget, Worker
-from inference.demo.train.finetune import Example, Reading, finetune, steps_done
-from inference.demo.train.latents import SHARES, image_ids, pack
-from inference.demo.train.text import TextEncoders
+from inference.demo.train.finetune import Example, Recipe
+from inference.demo.train.latents import encoded, image_ids, pack, spread
 from inference.demo.train.vae import to_tensor
 
 BATCH = 24
@@ -55,6 +52,12 @@ class Masked:
         )
 
 
+def random_mask(scene: Scene, width: int, height: int, rng: random.Random) -> Tensor:
+    """Return a mask of some kind and margin around the scene's object, height x width."""
+    mask = mask_around(scene, width, height, rng.choice(MASKS), rng.uniform(2, 14))
+    return torch.from_numpy(mask.copy())
+
+
 def pack_mask(mask: Tensor) -> Tensor:
     """Fold a mask (count x height x width) into 256 channels a token, as FluxFillPipeline does."""
     count, height, width = mask.shape
@@ -65,29 +68,18 @@ def pack_mask(mask: Tensor) -> Tensor:
 @torch.no_grad()
 def encode_masked(vae: AutoencoderKL, count: int, seed: int) -> dict[tuple[int, int], Masked]:
     """Draw, mask and encode `count` pictures, spread over all sizes."""
-    rng, found, total = random.Random(seed), {}, sum(SHARES.values())
-
-    def latents(pictures: Tensor) -> Tensor:
-        mode = vae.encode(pictures).latent_dist.mode()
-        return pack((mode - vae.config.shift_factor) * vae.config.scaling_factor)
-
-    for (width, height), share in SHARES.items():
-        scenes = [random_scene(rng) for _ in range(max(1, count * share // total))]
+    rng, found = random.Random(seed), {}
+    for (width, height), many in spread(count).items():
+        scenes = [random_scene(rng) for _ in range(many)]
         tokens, channels = [], []
         for start in range(0, len(scenes), CHUNK):
             part = scenes[start : start + CHUNK]
             drawn = [draw(scene, width, height, rng).astype("float32") for scene in part]
-            masks = torch.stack(
-                [
-                    torch.from_numpy(
-                        mask_around(s, width, height, rng.choice(MASKS), rng.uniform(2, 14)).copy()
-                    )
-                    for s in part
-                ]
-            ).to(vae.device, torch.float32)
+            masks = torch.stack([random_mask(scene, width, height, rng) for scene in part])
+            masks = masks.to(vae.device, torch.float32)
             pictures = to_tensor(drawn, vae.device)
-            around = latents(pictures * (1 - masks[:, None]))
-            tokens.append(latents(pictures).half())
+            around = encoded(vae, pictures * (1 - masks[:, None]))
+            tokens.append(encoded(vae, pictures).half())
             channels.append(torch.cat([around, pack_mask(masks)], dim=2).half())
         ids = image_ids(width, height).to(vae.device)
         found[width, height] = Masked(scenes, torch.cat(tokens), torch.cat(channels), ids)
@@ -108,35 +100,4 @@ def widened(base: FluxTransformer2DModel) -> FluxTransformer2DModel:
     return model
 
 
-def train_fill(
-    worker: Worker, base: Path, folder: Path, budget: Budget, seed: int, pictures: int, resume: bool
-) -> None:
-    """Teach the generator to paint an object into the masked part of a picture."""
-    vae = AutoencoderKL.from_pretrained(base / "vae", torch_dtype=torch.float32)
-    vae = vae.to(worker.device).eval()
-    # A later leg sees other drawings.
-    common = seed + steps_done(folder, resume)
-    drawn = common + 100 * worker.rank
-    masked = encode_masked(vae, pictures // worker.world, drawn)
-    model = widened(
-        FluxTransformer2DModel.from_pretrained(base / "transformer", torch_dtype=torch.float32)
-    )
-    encoders = TextEncoders.load(base).to(worker.device).eval().requires_grad_(False)
-    # Every worker draws the same sizes, so that no one waits for another.
-    sizes = random.Random(common)
-
-    def examples(rng: random.Random) -> Example:
-        size = sizes.choices(list(SHARES), list(SHARES.values()))[0]
-        return masked[size].batch(rng)
-
-    finetune(
-        worker,
-        "fill",
-        folder,
-        model.to(worker.device).train(),
-        Reading(encoders),
-        examples,
-        budget,
-        seed,
-        resume,
-    )
+FILL = Recipe("fill", encode_masked, widened)

@@ -1,22 +1,24 @@
 """Training a model on from the generator: one loop for filling masks and following edits."""
 
 import random
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 from unittest.mock import patch
 
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers import AutoencoderKL, FluxTransformer2DModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inference.demo import MAX_SEQUENCE_LENGTH
-from inference.demo.train.common import Budget, Ema, Log, Worker, decay, note_cost, set_rate
+from inference.demo.train.common import Budget, Ema, Worker
+from inference.demo.train.latents import random_size
+from inference.demo.train.progress import Progress, descend
 from inference.demo.train.text import TextEncoders
-from inference.demo.train.transformer import CHECKPOINT_SECONDS, make_optimizers, sample_times
+from inference.demo.train.transformer import make_optimizers, sample_times
 
 # The generator's learning rates are for weights that know nothing yet.
 RATE = 0.6
@@ -116,87 +118,58 @@ def _predict(
     return output[:, : tokens.shape[1]], noise - tokens, times
 
 
-@dataclass(slots=True)
-class Progress:
-    """Everything a later leg needs to go on; every leg has a learning-rate schedule of its own."""
+class Drawings(Protocol):
+    """Drawings of one size, encoded once."""
 
-    model: FluxTransformer2DModel
-    optimizers: list[torch.optim.Optimizer]
-    ema: Ema
-    step: int = 0
-    cpu: float = 0.0
-
-    def save(self, folder: Path) -> None:
-        """Write the state for a later leg, and the averaged weights for use."""
-        kept = {
-            "model": self.model.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "ema": self.ema.shadow,
-            "numbers": [self.step, self.cpu],
-        }
-        path = folder / "state.pt"
-        torch.save(kept, path.with_suffix(".tmp"))
-        path.with_suffix(".tmp").replace(path)
-        averaged = FluxTransformer2DModel.from_config(self.model.config)
-        averaged.load_state_dict(self.ema.shadow)
-        averaged.save_pretrained(folder / "transformer")
-
-    def load(self, folder: Path) -> None:
-        """Go on where an earlier leg stopped."""
-        kept = torch.load(folder / "state.pt", weights_only=True)
-        self.model.load_state_dict(kept["model"])
-        for optimizer, state in zip(self.optimizers, kept["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
-        self.ema.shadow = kept["ema"]
-        self.step, self.cpu = int(kept["numbers"][0]), kept["numbers"][1]
-        self.ema.count = self.step
+    def batch(self, rng: random.Random) -> Example:
+        """Return some of them, with what the model is to make of them."""
 
 
-def steps_done(folder: Path, resume: bool) -> int:
-    """Return how many steps earlier legs took; what is drawn depends on it."""
-    if not resume:
-        return 0
-    return int(torch.load(folder / "state.pt", weights_only=True)["numbers"][0])
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a model is derived from the generator.
+
+    `encode` draws about so many pictures from a seed, by their size; `start` turns the generator
+    into what training begins with.
+    """
+
+    stage: str
+    encode: Callable[[AutoencoderKL, int, int], Mapping[tuple[int, int], Drawings]]
+    start: Callable[[FluxTransformer2DModel], FluxTransformer2DModel]
 
 
 def finetune(
     worker: Worker,
-    stage: str,
+    recipe: Recipe,
+    base: Path,
     folder: Path,
-    model: FluxTransformer2DModel,
-    read: Reading,
-    examples: Callable[[random.Random], Example],
     budget: Budget,
     seed: int,
+    pictures: int,
     resume: bool,
 ) -> None:
-    """Train a transformer on batches that `examples` makes; checkpoints lie in `folder`."""
+    """Train on from the generator in `base`; checkpoints lie in `folder`.
+
+    Every leg has drawings and a learning-rate schedule of its own.
+    """
+    device, path = worker.device, folder / "state.pt"
+    base_model = FluxTransformer2DModel.from_pretrained(
+        base / "transformer", torch_dtype=torch.float32
+    )
+    model = recipe.start(base_model).to(device).train()
     state = Progress(model, make_optimizers(model), Ema(model, 0.998))
     if resume:
-        state.load(folder)
-    torch.manual_seed(seed + state.step + 1_000_000 * worker.rank)
-    rng = random.Random(seed + state.step + 1_000_000 * worker.rank)
+        state.load(path)
+    first, leg = state.step, seed + state.step
+    vae = AutoencoderKL.from_pretrained(base / "vae", torch_dtype=torch.float32).to(device).eval()
+    drawings = recipe.encode(vae, pictures // worker.world, leg + 100 * worker.rank)
+    read = Reading(TextEncoders.load(base).to(device).eval().requires_grad_(False))
+    # Every worker draws the same sizes, so that no one waits for another.
+    sizes, rng = random.Random(leg), random.Random(leg + 1_000_000 * worker.rank)
+    torch.manual_seed(leg + 1_000_000 * worker.rank)
     worker.wait()
-    log, params = Log(stage, worker), list(model.parameters())
-    cpu, saved = state.cpu - time.process_time(), time.monotonic()
-    first, started = state.step, time.monotonic()
-    progress = 0.0
-    while progress < 1:
-        loss, noisy = flow_loss(model, read, examples(rng))
-        loss.backward()  # type: ignore[no-untyped-call]
-        progress = worker.average(params, budget.progress(state.step + 1 - first))
-        nn.utils.clip_grad_norm_(params, 1.0)
-        for optimizer in state.optimizers:
-            set_rate(optimizer, RATE * decay(progress, 0.4))
-            optimizer.step()
-        model.zero_grad(set_to_none=False)
-        state.ema.update(model)
-        state.step += 1
-        state.cpu = cpu + time.process_time()
-        log.add(state.step, loss=loss.detach(), noisy=noisy, progress=progress)
-        if worker.leads and (time.monotonic() - saved > CHECKPOINT_SECONDS or progress >= 1):
-            saved = time.monotonic()
-            state.save(folder)
-    if worker.leads:
-        took, used = time.monotonic() - started, state.cpu * worker.world
-        note_cost(folder, stage, steps=state.step, seconds=took, cpu_seconds=used)
+
+    def losses() -> tuple[Tensor, Tensor]:
+        return flow_loss(model, read, drawings[random_size(sizes)].batch(rng))
+
+    descend(worker, recipe.stage, path, state, losses, budget, first=first, rate=RATE)

@@ -54,6 +54,23 @@ def pack(latents: Tensor) -> Tensor:
     return folded.permute(0, 2, 4, 1, 3, 5).reshape(count, -1, channels * 4)
 
 
+def encoded(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
+    """Return pictures as packed tokens, scaled as the pipelines scale them."""
+    latents = vae.encode(pictures).latent_dist.mode()
+    return pack((latents - vae.config.shift_factor) * vae.config.scaling_factor)
+
+
+def spread(count: int) -> dict[tuple[int, int], int]:
+    """Return how many of `count` pictures have which size: at least one."""
+    total = sum(SHARES.values())
+    return {size: max(1, count * share // total) for size, share in SHARES.items()}
+
+
+def random_size(rng: random.Random) -> tuple[int, int]:
+    """Choose a size, each as often as its share says."""
+    return rng.choices(list(SHARES), list(SHARES.values()))[0]
+
+
 def image_ids(width: int, height: int) -> Tensor:
     """Return each token's row and column, as FluxPipeline numbers them."""
     ids = torch.zeros(height // 16, width // 16, 3)
@@ -76,16 +93,13 @@ def encode(vae: AutoencoderKL, count: int, seed: int) -> dict[tuple[int, int], B
     """Draw and encode `count` scenes, spread over all sizes."""
     rng = random.Random(seed)
     scenes, buckets = drawn_scenes(rng), {}
-    total = sum(SHARES.values())
-    for (width, height), share in SHARES.items():
-        drawn = [next(scenes) for _ in range(count * share // total)]
+    for (width, height), many in spread(count).items():
+        drawn = [next(scenes) for _ in range(many)]
         parts = []
         for start in range(0, len(drawn), CHUNK):
             pictures = [draw(d.scene, width, height, rng) for d in drawn[start : start + CHUNK]]
             batch = to_tensor([p.astype("float32") for p in pictures], vae.device)
-            latents = vae.encode(batch).latent_dist.mode()
-            latents = (latents - vae.config.shift_factor) * vae.config.scaling_factor
-            parts.append(pack(latents).half())
+            parts.append(encoded(vae, batch).half())
         ids = image_ids(width, height).to(vae.device)
         buckets[width, height] = Bucket(torch.cat(parts), drawn, ids)
     return buckets

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from inference.demo.scenes import draw
 from inference.demo.train.common import Budget, Log, Worker, decay, note_cost, set_rate
 from inference.demo.train.finetune import Example, Reading, flow_loss
-from inference.demo.train.latents import SHARES, Drawn, drawn_scenes, image_ids, pack
+from inference.demo.train.latents import (
+    Drawn,
+    drawn_scenes,
+    encoded,
+    image_ids,
+    random_size,
+    spread,
+)
 from inference.demo.train.text import TextEncoders
 from inference.demo.train.vae import to_tensor
 
@@ -47,15 +54,14 @@ class Striped:
 @torch.no_grad()
 def encode_striped(vae: AutoencoderKL, count: int, seed: int) -> dict[tuple[int, int], Striped]:
     """Draw and encode `count` striped pictures, spread over all sizes."""
-    rng, found, total = random.Random(seed), {}, sum(SHARES.values())
+    rng, found = random.Random(seed), {}
     scenes = drawn_scenes(rng)
-    for (width, height), share in SHARES.items():
-        drawn = [next(scenes) for _ in range(max(1, count * share // total))]
+    for (width, height), many in spread(count).items():
+        drawn = [next(scenes) for _ in range(many)]
         parts = []
         for item in drawn:
             picture = draw(item.scene, width, height, rng, striped=True).astype("float32")
-            latents = vae.encode(to_tensor([picture], vae.device)).latent_dist.mode()
-            parts.append(pack((latents - vae.config.shift_factor) * vae.config.scaling_factor))
+            parts.append(encoded(vae, to_tensor([picture], vae.device)))
         ids = image_ids(width, height).to(vae.device)
         found[width, height] = Striped(drawn, torch.cat(parts), ids)
     return found
@@ -79,8 +85,7 @@ def train_lora(
     log, step = Log("lora", worker), 0
     while (progress := budget.progress(step)) < 1:
         set_rate(optimizer, decay(progress, 0.4, 0.05))
-        size = rng.choices(list(SHARES), list(SHARES.values()))[0]
-        loss, noisy = flow_loss(model, read, striped[size].batch(rng))
+        loss, noisy = flow_loss(model, read, striped[random_size(rng)].batch(rng))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(params, 1.0)

@@ -11,16 +11,9 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel
 from torch import Tensor, nn
 
 from inference.demo import MAX_SEQUENCE_LENGTH
-from inference.demo.train.common import (
-    Budget,
-    Ema,
-    Log,
-    Worker,
-    decay,
-    note_cost,
-    set_rate,
-)
-from inference.demo.train.latents import SHARES, Bucket, encode
+from inference.demo.train.common import Budget, Ema, Worker
+from inference.demo.train.latents import Bucket, encode, random_size
+from inference.demo.train.progress import Progress, descend
 from inference.demo.train.text import TextEncoders
 
 CONFIG: dict[str, Any] = {
@@ -36,7 +29,6 @@ CONFIG: dict[str, Any] = {
     "axes_dims_rope": (8, 12, 12),
 }
 BATCH = 32
-CHECKPOINT_SECONDS = 240.0
 
 
 def fresh_transformer() -> FluxTransformer2DModel:
@@ -86,8 +78,7 @@ class Data:
 
     def batch(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return tokens, pooled text, text sequence and token places, all of one size."""
-        size = self.sizes.choices(list(SHARES), list(SHARES.values()))[0]
-        bucket = self.buckets[size]
+        bucket = self.buckets[random_size(self.sizes)]
         picks = [self.rng.randrange(len(bucket.drawn)) for _ in range(BATCH)]
         words = [bucket.drawn[pick].words(self.rng) for pick in picks]
         with torch.no_grad():
@@ -113,54 +104,16 @@ def flow_loss(model: FluxTransformer2DModel, batch: tuple[Tensor, ...]) -> tuple
     return errors.mean(), errors[times > 0.8].mean().nan_to_num(0.3).detach()
 
 
-@dataclass(slots=True)
-class State:
-    """Everything a later leg needs to go on."""
-
-    model: FluxTransformer2DModel
-    optimizers: list[torch.optim.Optimizer]
-    ema: Ema
-    step: int = 0
-    seconds: float = 0.0
-    cpu: float = 0.0
-
-    def save(self, folder: Path) -> None:
-        """Write the state for a later leg, and the averaged weights for use."""
-        kept = {
-            "model": self.model.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "ema": self.ema.shadow,
-            "numbers": [self.step, self.seconds, self.cpu],
-        }
-        path = folder / "transformer-state.pt"
-        torch.save(kept, path.with_suffix(".tmp"))
-        path.with_suffix(".tmp").replace(path)
-        averaged = FluxTransformer2DModel(**CONFIG)
-        averaged.load_state_dict(self.ema.shadow)
-        averaged.save_pretrained(folder / "transformer")
-
-    def load(self, folder: Path) -> None:
-        """Go on where an earlier leg stopped, if there was one."""
-        path = folder / "transformer-state.pt"
-        if not path.exists():
-            return
-        kept = torch.load(path, weights_only=True)
-        self.model.load_state_dict(kept["model"])
-        for optimizer, state in zip(self.optimizers, kept["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
-        self.ema.shadow = kept["ema"]
-        self.step, self.seconds, self.cpu = kept["numbers"]
-        self.ema.count = self.step = int(self.step)
-
-
 def train_transformer(
     worker: Worker, folder: Path, budget: Budget, seed: int, pictures: int
 ) -> None:
     """Train the transformer, going on from a checkpoint if the folder holds one."""
     torch.manual_seed(seed)
     model = fresh_transformer().to(worker.device)
-    state = State(model, make_optimizers(model), Ema(model, 0.999))
-    state.load(folder)
+    state = Progress(model, make_optimizers(model), Ema(model, 0.999))
+    path = folder / "transformer-state.pt"
+    if path.exists():
+        state.load(path)
     vae = AutoencoderKL.from_pretrained(folder / "vae").to(worker.device).eval()
     buckets = encode(vae, pictures // worker.world, seed + 100 * worker.rank)
     encoders = TextEncoders.load(folder).to(worker.device).eval().requires_grad_(False)
@@ -168,33 +121,13 @@ def train_transformer(
     data = Data(encoders, buckets, random.Random(mine), random.Random(seed + state.step))
     torch.manual_seed(mine)
     worker.wait()
+    # The schedule spans all legs.
     budget.started = time.monotonic() - state.seconds
-    _loop(worker, state, data, budget, folder)
 
-
-def _loop(worker: Worker, state: State, data: Data, budget: Budget, folder: Path) -> None:
-    log, params = Log("transformer", worker), list(state.model.parameters())
-    cpu, progress = state.cpu - time.process_time(), budget.progress(state.step)
-    saved = time.monotonic()
-    while progress < 1:
+    def losses() -> tuple[Tensor, Tensor]:
         batch = data.batch()
         with torch.autocast(worker.device.type, torch.bfloat16):
-            loss, noisy = flow_loss(state.model, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
-        progress = worker.average(params, budget.progress(state.step + 1))
-        nn.utils.clip_grad_norm_(params, 1.0)
-        for optimizer in state.optimizers:
-            set_rate(optimizer, decay(progress, 0.4))
-            optimizer.step()
-        state.model.zero_grad(set_to_none=False)
-        state.ema.update(state.model)
-        state.step += 1
-        log.add(state.step, loss=loss.detach(), noisy=noisy, progress=progress)
-        state.seconds = time.monotonic() - budget.started
-        state.cpu = cpu + time.process_time()
-        if worker.leads and (time.monotonic() - saved > CHECKPOINT_SECONDS or progress >= 1):
-            saved = time.monotonic()
-            state.save(folder)
-    if worker.leads:
-        used = state.cpu * worker.world
-        note_cost(folder, "transformer", steps=state.step, seconds=state.seconds, cpu_seconds=used)
+            return flow_loss(model, batch)
+
+    if budget.progress(state.step) < 1:
+        descend(worker, "transformer", path, state, losses, budget)
