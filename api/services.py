@@ -84,25 +84,31 @@ class Services:
     async def start(self) -> None:
         """Lock the data folder, migrate the database, start the engine behind, begin to dispatch.
 
-        Raises SettingsError if the folder is in use or the database was made by a newer version.
+        Raises SettingsError if the folder is in use or the database was made by a newer version,
+        Unavailable while the database cannot be used.
         """
         try:
-            self.folder.lock(shared=self.database.is_shared)
-            await self.database.migrate()
-        except (FolderInUse, MigrationError) as error:
-            self.folder.unlock()
-            raise SettingsError(str(error)) from None
-        if not self.settings.is_loopback and not await self.accounts.any_keys():
+            await self._open()
+        except (SettingsError, Unavailable):
             await self._undo()
-            raise SettingsError(NO_KEYS.format(host=self.settings.host, data_dir=self.folder.path))
-        if not self.database.is_shared:
-            await self._take_over()
+            raise
         log.info("started", data_dir=str(self.folder.path), shared=self.database.is_shared)
         await self.database.listen(self._hear)
         self.dispatcher.start()
         self.courier.start()
         self.housekeeper.start()
         await self._look_at_storage()
+
+    async def _open(self) -> None:
+        try:
+            self.folder.lock(shared=self.database.is_shared)
+            await self.database.migrate()
+        except (FolderInUse, MigrationError) as error:
+            raise SettingsError(str(error)) from None
+        if not self.settings.is_loopback and not await self.accounts.any_keys():
+            raise SettingsError(NO_KEYS.format(host=self.settings.host, data_dir=self.folder.path))
+        if not self.database.is_shared:
+            await self._take_over()
 
     async def _take_over(self) -> None:
         # The lock says that every lease in the database belongs to a process that is no more.

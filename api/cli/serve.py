@@ -17,6 +17,7 @@ from sse_starlette.sse import AppStatus
 from api.build import build
 from api.cli.models import aliases, sizes
 from api.cli.terminal import Failure, UsageError, out, say
+from api.errors import Unavailable
 from api.logs import configure_logging
 from api.punctual import Punctual
 from api.services import Services
@@ -57,7 +58,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self._services.start()
         await super().startup(sockets)
-        needs_key = await self._services.accounts.any_keys()
+        needs_key = await self._needs_key()
         out().print(greeting(self._services.catalog, self._url, needs_key=needs_key), markup=False)
         self._watches = [
             asyncio.create_task(_tell_when_ready(self._services)),
@@ -76,6 +77,13 @@ class Server(uvicorn.Server):
         AppStatus.enable_automatic_graceful_drain = True
         await super().shutdown(sockets)
         await self._services.stop()
+
+    async def _needs_key(self) -> bool:
+        try:
+            return await self._services.accounts.any_keys()
+        except Unavailable:
+            # it went away just now; with a key the example is good in either case
+            return True
 
     async def _stop_without_devices(self) -> None:
         """Leave it to the next start, and to whoever starts it, once no device works any more."""
@@ -100,7 +108,8 @@ class Server(uvicorn.Server):
 def run(settings: Settings) -> int:
     """Serve until a signal, or until no device works; the exit status.
 
-    Raises UsageError when it cannot start, and Failure when its devices are not there.
+    Raises UsageError when it cannot start, and Failure when its devices are not there, or its
+    database not now.
     """
     configure_logging(settings.log_level)
     try:
@@ -118,6 +127,8 @@ def run(settings: Settings) -> int:
         server.run(sockets=[listener])
     except (SettingsError, OSError) as error:
         raise UsageError(str(error)) from None
+    except Unavailable as error:
+        raise Failure(str(error)) from None
     if services.dispatcher.fault is not None:
         raise Failure(f"DARKROOM_DEVICES: {services.dispatcher.fault}")
     return server.exit_status

@@ -26,7 +26,10 @@ class Database(ABC):
 
     @abstractmethod
     async def migrate(self) -> None:
-        """Bring it to the tables this version knows; raises MigrationError."""
+        """Bring it to the tables this version knows.
+
+        Raises MigrationError where it cannot be used like this, Unavailable while it cannot.
+        """
 
     @abstractmethod
     async def write(self, work: Work[T], *, in_turn: bool = False) -> T:

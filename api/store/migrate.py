@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from sqlalchemy import URL, Connection, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from api.errors import Unavailable
+
 SCRIPTS = Path(__file__).with_name("migrations")
 
 
@@ -21,7 +24,10 @@ class MigrationError(Exception):
 
 
 def migrate_sqlite(path: Path) -> None:
-    """Create or upgrade the database in a file; raises MigrationError for one that is too new."""
+    """Create or upgrade the database in a file.
+
+    Raises MigrationError for one that is too new or none, Unavailable for one that is locked.
+    """
     engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=NullPool)
 
     @event.listens_for(engine, "connect")
@@ -37,6 +43,9 @@ def migrate_sqlite(path: Path) -> None:
         with engine.begin() as connection:
             upgrade(connection, where=str(path))
     except DBAPIError as error:
+        # the lowest byte says what is wrong, the others more exactly
+        if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+            raise Unavailable(f"{path}: {error.orig}") from None
         raise MigrationError(f"{path}: {error.orig}") from None
 
 

@@ -20,8 +20,8 @@ from api.clock import wall_clock_ms
 from api.errors import Unavailable, Unsure
 from api.store.company import ACCEPTING, CHANNEL, LEADING, MIGRATING
 from api.store.database import Database, Hear, Work
-from api.store.migrate import MigrationError, upgrade
-from api.store.sqlstates import AGAIN, AWAY, CUT, RETRY_SECONDS, explaining, reason_of, sqlstate_of
+from api.store.migrate import upgrade
+from api.store.sqlstates import AGAIN, AWAY, CUT, RETRY_SECONDS, explaining, sqlstate_of, unusable
 from api.uncut import Uncut
 
 T = TypeVar("T")
@@ -107,7 +107,7 @@ class PostgresDatabase(Database):
                 await connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATING})"))
                 await connection.run_sync(lambda inner: upgrade(inner, where="the database"))
         except (*AWAY, ValueError) as error:
-            raise MigrationError(f"the PostgreSQL database: {reason_of(error)}") from None
+            raise unusable(error) from None
         finally:
             await engine.dispose()
 

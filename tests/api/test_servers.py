@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -27,8 +28,6 @@ from tests.api.receivers import Receiver
 from tests.api.scripted import ScriptedEngine
 
 SECONDS = 30
-# Sooner than anything is looked at again for no reason.
-SOON_SECONDS = 1.5
 WISH = ImageRequest(model="paint", prompt="a red circle")
 
 
@@ -53,11 +52,16 @@ class Pair:
 
 
 @pytest.fixture
-async def pair(serve: Serve, cluster: Cluster) -> AsyncIterator[Pair]:
-    """On one database and one data folder."""
+async def pair(
+    serve: Serve, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Pair]:
+    """On one database and one data folder; what is not told of is not looked for either."""
+    for module in ("api.submit", "api.watch"):
+        monkeypatch.setattr(f"{module}.RECHECK_SECONDS", 1000)
     made = Pair(cluster.emptied())
     first, second = made.engines
-    settings = {"database_url": made.url, "allowed_targets": "127.0.0.1"}
+    settings: dict[str, Any] = {"database_url": made.url, "allowed_targets": "127.0.0.1"}
+    settings |= {"heartbeat_seconds": 300, "lease_seconds": 1000}
     async with (
         serve(engine=first, **settings) as made.one,
         serve(engine=second, **settings) as made.two,
@@ -96,7 +100,7 @@ async def test_who_waits_elsewhere_learns_of_the_end_at_once(pair: Pair) -> None
     watching = asyncio.create_task(watched(pair.one, task))
     await asyncio.sleep(0.2)
     pair.engines[1].gate.set()
-    async with asyncio.timeout(SOON_SECONDS):
+    async with asyncio.timeout(SECONDS):
         assert (await waiting).state is TaskState.SUCCEEDED
         told = await watching
     assert [update.state for update in told][-1] is TaskState.SUCCEEDED
@@ -111,8 +115,7 @@ async def test_a_cancel_reaches_the_server_that_runs_the_task(pair: Pair) -> Non
     task = await busy(pair)
     asked = await pair.one.darkroom.cancel(task.id)
     assert asked.state is TaskState.RUNNING
-    async with asyncio.timeout(SOON_SECONDS):
-        assert (await pair.ended(task)).state is TaskState.CANCELLED
+    assert (await pair.ended(task)).state is TaskState.CANCELLED
     assert pair.engines[1].was_cancelled(task.id)
 
 
@@ -189,7 +192,7 @@ async def test_what_a_server_leaves_the_other_takes_over(serve: Serve, cluster: 
                 await asyncio.sleep(0.01)
         async with serve(engine=ScriptedEngine(), database_url=url) as two:
             assert (await two.darkroom.get(task.id)).state is TaskState.RUNNING, "left alone"
-            await asyncio.sleep(SOON_SECONDS)
+            await asyncio.sleep(1.5)
             assert (await two.darkroom.get(task.id)).attempt == 1
             await one.dispatcher.close()
             ended = await two.darkroom.wait(task.id, timeout_seconds=SECONDS)
@@ -253,8 +256,8 @@ async def test_after_an_outage_who_runs_a_task_goes_on(serve: Serve, fragile: Cl
     engines[0].gate.clear()
     settings = {
         "database_url": fragile.emptied(),
-        "heartbeat_seconds": 0.5,
-        "lease_seconds": 1.5,
+        "heartbeat_seconds": 1.5,
+        "lease_seconds": 4.5,
     }
     async with serve(engine=engines[0], **settings) as one:
         task = await submitted(one, WISH)
@@ -263,10 +266,10 @@ async def test_after_an_outage_who_runs_a_task_goes_on(serve: Serve, fragile: Cl
                 await asyncio.sleep(0.01)
         async with serve(engine=engines[1], **settings) as two:
             await asyncio.to_thread(fragile.stop)
-            await asyncio.sleep(2.5)
+            await asyncio.sleep(5)
             await asyncio.to_thread(fragile.start)
             await persist(lambda: submitted(two, WISH))
-            await asyncio.sleep(2)
+            await asyncio.sleep(4)
             engines[0].gate.set()
             ended = await persist(lambda: two.darkroom.wait(task.id, timeout_seconds=SECONDS))
     assert (ended.state, ended.attempt) == (TaskState.SUCCEEDED, 1)
@@ -303,7 +306,7 @@ async def test_the_inputs_of_what_may_be_kept_stay(
 
 async def test_a_start_without_the_database_says_so(serve: Serve, tmp_path: Path) -> None:
     url = f"postgresql://darkroom:canary@/darkroom?host={tmp_path}"
-    with pytest.raises(Unavailable, match="PostgreSQL .* cannot be used now") as refused:
+    with pytest.raises(Unavailable, match=r"PostgreSQL .* cannot be used now") as refused:
         async with serve(database_url=url):
             pass
     assert "canary" not in str(refused.value)
@@ -314,9 +317,9 @@ async def test_a_start_without_the_database_says_so(serve: Serve, tmp_path: Path
     [
         ({"/shared?": "/nowhere?"}, 'database "nowhere" does not exist'),
         ({"darkroom@": "nobody@"}, 'role "nobody" does not exist'),
-        ({"?host=": "?sslrootcert=/none&sslmode=verify-full&host=localhost&was="}, "certificate"),
+        ({"?host=": "?sslmode=canary&host="}, "sslmode"),
     ],
-    ids=["database", "user", "certificate"],
+    ids=["database", "user", "address"],
 )
 async def test_a_start_on_a_wrong_address_says_so(
     serve: Serve, cluster: Cluster, changed: dict[str, str], says: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine
 
+from api.errors import Unavailable
 from api.store import MigrationError, migrate_sqlite
 from api.store.migrate import SCRIPTS
 from api.store.rows import dump_request
