@@ -149,6 +149,7 @@ def _uploads(ground: Ground, records: Records) -> Uploads:
         storage=ground.storage,
         links=ground.links,
         pixels=ground.pixels,
+        now_ms=ground.database.now_ms,
     )
 
 

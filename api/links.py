@@ -59,12 +59,12 @@ class Links:
     ttl_seconds: int
     now_seconds: Callable[[], float] = time.time
 
-    def sign(self, path: str, *, method: str = "GET", ttl_seconds: int | None = None) -> str:
+    def sign(self, path: str, *, ttl_seconds: int | None = None) -> str:
         """The path with expiry, key id and signature as its query; holds `ttl_seconds` or more."""
         key, holds = self.keys()[0], ttl_seconds or self.ttl_seconds
         share = max(1, holds // SHARES)
         expires = str(-(-(int(self.now_seconds()) + holds) // share) * share)
-        signature = _signature(key, method, path, expires)
+        signature = _signature(key, "GET", path, expires)
         return (
             f"{path}?{urlencode(dict(zip(PARAMETERS, (expires, key.id, signature), strict=True)))}"
         )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-import string
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -19,6 +17,7 @@ from api.clock import wall_clock_ms
 from api.errors import NotFound, TooLarge, Unavailable
 from api.inputs import PictureLimits, rewrite, size_of
 from api.links import Links
+from api.orders import random_id
 from api.storage import upload_key
 from api.store.uploads import KeptUpload, UploadStore
 from api.tasks import ImageFormat
@@ -33,8 +32,6 @@ __all__ = ["PATH", "KeptUpload", "NewUpload", "Uploads"]
 log = structlog.get_logger()
 
 PATH = "/darkroom/uploads"
-ID_ALPHABET = string.ascii_letters + string.digits
-ID_CHARS = 21
 HOUR_SECONDS = 3600
 
 
@@ -188,7 +185,7 @@ def _missing() -> NotFound:
 
 
 def _record(account: str, data: bytes, now_ms: int, holds_seconds: int) -> KeptUpload:
-    upload_id = "".join(secrets.choice(ID_ALPHABET) for _ in range(ID_CHARS))
+    upload_id = random_id()
     width, height = size_of(data)
     return KeptUpload(
         id=upload_id,

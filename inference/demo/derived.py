@@ -43,8 +43,9 @@ def own_parts(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     return parts
 
 
-def load_derived(folder: Path, pipeline: type[Any], dtype: torch.dtype = torch.float32) -> Any:
+def load_derived(folder: Path, pipeline: type[Any]) -> Any:
     """Load a pipeline of the given class from a derived model's folder and its base's."""
+    dtype = torch.float32
     pipe = pipeline.from_pretrained(
         base_of(folder), torch_dtype=dtype, use_safetensors=True, **own_parts(folder, dtype)
     )

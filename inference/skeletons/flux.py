@@ -18,14 +18,12 @@ from inference.skeletons.parts import (
 )
 
 
-def tiny_flux(*, seed: int = 0, guidance: bool = True, layers: int = 1, heads: int = 4) -> Any:
-    """A random FluxPipeline whose transformer is `heads` × 16 wide, `layers` of each kind deep."""
+def tiny_flux(*, seed: int = 0, guidance: bool = True, heads: int = 4) -> Any:
+    """A random FluxPipeline whose transformer is `heads` × 16 wide."""
     return _build(
         diffusers.FluxPipeline,
         seed,
         guidance_embeds=guidance,
-        num_layers=layers,
-        num_single_layers=layers,
         num_attention_heads=heads,
     )
 

@@ -13,6 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
+LOG_SECONDS = 20.0
+
 
 @dataclass(slots=True)
 class Budget:
@@ -118,8 +120,8 @@ class Ema:
 class Log:
     """Print progress lines now and then."""
 
-    def __init__(self, stage: str, worker: Worker, every: float = 20.0) -> None:
-        self.stage, self.worker, self.every = stage, worker, every
+    def __init__(self, stage: str, worker: Worker) -> None:
+        self.stage, self.worker = stage, worker
         self.started = self.last = time.monotonic()
         self.means: dict[str, float] = {}
 
@@ -129,7 +131,7 @@ class Log:
             old = self.means.get(key, float(value))
             self.means[key] = 0.98 * old + 0.02 * float(value)
         now = time.monotonic()
-        if self.worker.leads and now - self.last > self.every:
+        if self.worker.leads and now - self.last > LOG_SECONDS:
             self.last = now
             shown = " ".join(f"{k} {v:.4f}" for k, v in self.means.items())
             cpu = time.process_time()

@@ -66,14 +66,14 @@ def sample(rng: random.Random) -> Wording:
     return Wording(plain_caption(wish), wish) if draw < 0.42 else wording(wish, rng)
 
 
-def corpus(count: int, seed: int) -> Iterator[str]:
+def corpus() -> Iterator[str]:
     """Yield sentences to learn tokens from."""
-    rng = random.Random(seed)
-    for _ in range(count):
+    rng = random.Random(0)
+    for _ in range(20_000):
         yield sample(rng).text
 
 
-def clip_tokenizer(seed: int = 0) -> CLIPTokenizer:
+def clip_tokenizer() -> CLIPTokenizer:
     """Learn byte-pair merges that build the vocabulary's whole words."""
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     split = pre_tokenizers.Split(Regex(WORDS), "removed", invert=True)
@@ -82,7 +82,7 @@ def clip_tokenizer(seed: int = 0) -> CLIPTokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=1200, min_frequency=8, end_of_word_suffix="</w>", show_progress=False
     )
-    learner.train_from_iterator((text.lower() for text in corpus(20_000, seed)), trainer)
+    learner.train_from_iterator((text.lower() for text in corpus()), trainer)
     merges = [(first, second) for first, second in json.loads(learner.to_str())["model"]["merges"]]
     # Every byte gets a token, inside and at the end of a word, so that nothing is unknown: the
     # unknown token is the end token, and the pooled output is read at the first of those.
@@ -93,9 +93,9 @@ def clip_tokenizer(seed: int = 0) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=CLIP_LENGTH)
 
 
-def t5_tokenizer(seed: int = 0) -> T5Tokenizer:
+def t5_tokenizer() -> T5Tokenizer:
     """List whole words, and single characters for everything else."""
-    words = {word.strip(".,") for text in corpus(20_000, seed) for word in text.split()} - {""}
+    words = {word.strip(".,") for text in corpus() for word in text.split()} - {""}
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -8.0)]
     pieces += [(f"▁{word}", -4.0) for word in sorted(words) if len(word) > 1]
     pieces += [("▁a", -4.0), ("▁A", -4.0)]
