@@ -172,6 +172,8 @@ class Dispatcher:
             self._wake.set()
 
     def _has_room(self) -> bool:
+        if any(run.is_last_try for run in self._runs.values()):
+            return False
         in_flight = sum(run.images_in_flight for run in self._runs.values())
         return in_flight < self._settings.images_in_flight
 
@@ -184,6 +186,8 @@ class Dispatcher:
 
     async def _drive(self, run: Run) -> None:
         try:
+            if run.is_last_try:
+                await self._until_alone()
             await run.work()
         except EngineClosed:
             log.error("engine_closed", task_id=run.task.id)
@@ -196,6 +200,12 @@ class Dispatcher:
             del self._runs[run.task.id]
             self._note_speed(run.image_seconds)
             self._wake.set()
+
+    async def _until_alone(self) -> None:
+        """Let end what runs beside: one task that takes the engine down must not end others too."""
+        others = self._driving - {asyncio.current_task()}
+        if others:
+            await asyncio.wait(others)
 
     def _note_speed(self, image_seconds: float | None) -> None:
         if image_seconds is not None:

@@ -69,6 +69,11 @@ class Run:
         """How many pictures are in the making, or made and not stored yet."""
         return self._in_flight
 
+    @property
+    def is_last_try(self) -> bool:
+        """Whether it was tried before, maybe in bad company, and will not be again."""
+        return 1 < self._tries == self._max_tries
+
     async def work(self) -> None:
         """Make what is missing and end the task."""
         self._publish(TaskUpdate(task_id=self.task.id, state=TaskState.RUNNING))

@@ -7,6 +7,7 @@ import random
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -271,6 +272,57 @@ async def test_a_task_that_kills_its_workers_is_given_up(serve: Serve) -> None:
     assert found.error_message == "gave up after 3 attempts"
 
 
+async def test_a_task_that_kills_its_workers_takes_no_other_with_it(serve: Serve) -> None:
+    tasks: list[Task] = []
+    for attempt in (1, 2, 3):
+        engine = ScriptedEngine()
+        engine.gate.clear()
+        async with serve(engine, max_attempts=3) as services:
+            tasks = tasks or [await submit(services), await submit(services, seed=5)]
+            running = tasks[: 1 if attempt == 3 else 2]
+            async with asyncio.timeout(SECONDS):
+                while len(engine.orders) < len(running):
+                    await asyncio.sleep(0.005)
+            # time enough for one too many
+            await asyncio.sleep(0.1)
+            assert [name for name, _ in engine.orders] == [task.id for task in running]
+            await crash(services, engine)
+    async with serve(ScriptedEngine(), max_attempts=3) as services:
+        states = [(await ended(services, task)).state for task in tasks]
+        after = await ended(services, await submit(services))
+    assert states == [TaskState.FAILED, TaskState.SUCCEEDED]
+    assert after.state is TaskState.SUCCEEDED
+
+
+async def test_a_last_try_waits_for_what_runs_and_what_comes_waits_for_it(
+    serve: Serve, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, broken = engine.submit, [5]
+
+    def breaks_once(job: Job, *given: Any) -> None:
+        if list(job.seeds) == broken:
+            raise RuntimeError(f"a fault of ours, with seed {broken.pop()}")
+        real(job, *given)
+
+    monkeypatch.setattr(engine, "submit", breaks_once)
+    engine.gate.clear()
+    async with serve(engine, max_attempts=2) as services:
+        beside = await submit(services)
+        await until_running(services, beside)
+        last = await submit(services, seed=5)
+        async with asyncio.timeout(SECONDS):
+            while (await services.darkroom.get(last.id)).attempt < 2:
+                await asyncio.sleep(0.005)
+        late = await submit(services, seed=6)
+        # time enough for one too many
+        await asyncio.sleep(0.1)
+        assert [name for name, _ in engine.orders] == [beside.id]
+        engine.gate.set()
+        for task in (beside, last, late):
+            assert (await ended(services, task)).state is TaskState.SUCCEEDED
+    assert [name for name, _ in engine.orders] == [beside.id, last.id, late.id]
+
+
 async def test_a_drain_puts_back_what_does_not_finish(serve: Serve, engine: ScriptedEngine) -> None:
     first = ScriptedEngine()
     first.gate.clear()
@@ -285,7 +337,7 @@ async def test_a_drain_puts_back_what_does_not_finish(serve: Serve, engine: Scri
 
 async def test_a_drain_lets_finish_what_can(serve: Serve) -> None:
     slow = ScriptedEngine(picture_seconds=0.2)
-    async with serve(slow, drain_seconds=5) as services:
+    async with serve(slow, drain_seconds=SECONDS) as services:
         task = await submit(services, count=2)
         await until_running(services, task)
         closing = asyncio.create_task(services.dispatcher.close())
