@@ -24,7 +24,7 @@ def write(event: Event) -> Letter:
 
 
 def to_data(task: Task, link: PictureLink) -> dict[str, Any]:
-    """The task; `param` and `resultJson` are JSON as text, the latter null if it failed."""
+    """The task; `param` and `resultJson` are JSON as text, the latter null without pictures."""
     state = STATES[task.state]
     completed = state == "completed"
     failure = {"failCode": None, "failMsg": None} if completed else to_failure(task)
@@ -34,7 +34,7 @@ def to_data(task: Task, link: PictureLink) -> dict[str, Any]:
         "model": to_model(task.request.model),
         "state": state,
         "param": dumps(task.extras.asked or {}),
-        "resultJson": dumps({"resultUrls": to_urls(task, link)}) if completed else None,
+        "resultJson": dumps({"resultUrls": to_urls(task, link)}) if task.pictures else None,
         **failure,
         "costTime": max(ended_ms - task.created_ms, 0),
         "completeTime": ended_ms,

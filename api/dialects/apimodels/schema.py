@@ -116,6 +116,7 @@ class TaskInfo(BaseModel):
     """A task as it stands; times are epoch milliseconds.
 
     There are `resultUrls` once it is completed, `failMsg`, `failCode` and `retryable` if it failed.
+    One that was cancelled has both, if pictures were made by then: `credits` are for those.
     """
 
     taskId: str

@@ -201,7 +201,7 @@ def to_task(task: Task, link: PictureLink) -> dict[str, Any]:
     }
     if task.state.ended:
         told["completeTime"] = task.finished_ms or task.created_ms
-    if state == "completed":
+    if task.state.ended and task.pictures:
         told["resultUrls"] = to_urls(task, link)
     if state == "failed":
         told |= to_failure(task) | {"retryable": task.error_kind in RETRYABLE}

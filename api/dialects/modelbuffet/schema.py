@@ -79,8 +79,9 @@ class GenerationError(BaseModel):
 class Generation(BaseModel):
     """A generation as it stands.
 
-    There are `outputs`, and `credits_used`, once it is completed; `duration_ms`, from acceptance
-    to the end, once it has ended; `error` if it failed.
+    There are `outputs`, and `credits_used` for them, once it is completed; one that was cancelled
+    has those that were made by then. `duration_ms`, from acceptance to the end, is there once it
+    has ended; `error` if it failed.
     """
 
     id: str

@@ -155,7 +155,6 @@ def to_reply(task: Task, link: PictureLink, *, preference: str | None = None) ->
 
 def to_body(task: Task, link: PictureLink) -> dict[str, Any]:
     """A `Generation`."""
-    is_completed = task.state is TaskState.SUCCEEDED
     ended_ms = task.created_ms if task.finished_ms is None else task.finished_ms
     told: dict[str, Any] = {
         "id": PREFIX + task.id,
@@ -163,7 +162,7 @@ def to_body(task: Task, link: PictureLink) -> dict[str, Any]:
         "model": task.request.model,
         "credits_used": task.cost,
         "duration_ms": max(ended_ms - task.created_ms, 0),
-        "outputs": [_output(task, one, link) for one in task.pictures] if is_completed else [],
+        "outputs": [_output(task, one, link) for one in task.pictures],
     }
     if told["status"] == "failed":
         told["error"] = _failure(task)

@@ -19,6 +19,10 @@ from api.errors import Forbidden
 from api.submit import StoredImage
 
 HistoryId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+PICTURE: dict[int | str, dict[str, Any]] = {
+    200: {"description": "the picture", "content": {"image/png": {}}},
+    304: {"description": "the caller has it already"},
+}
 
 router = APIRouter(tags=["modelmux"], responses={"default": {"model": Error}})
 
@@ -50,7 +54,7 @@ async def poll(history_id: HistoryId, desk: DeskOf, caller: CallerOf) -> dict[st
 
 
 @router.head("/api/v1/generations/{history_id}/image", include_in_schema=False)
-@router.get("/api/v1/generations/{history_id}/image", response_class=Response)
+@router.get("/api/v1/generations/{history_id}/image", response_class=Response, responses=PICTURE)
 async def image(
     history_id: HistoryId, request: Request, desk: DeskOf, caller: CallerOf
 ) -> Response:
@@ -60,7 +64,7 @@ async def image(
 
 
 @router.head("/api/storage/file", include_in_schema=False)
-@router.get("/api/storage/file", response_class=Response)
+@router.get("/api/storage/file", response_class=Response, responses=PICTURE)
 async def file(
     key: Annotated[str, Query(max_length=400)], request: Request, desk: DeskOf
 ) -> Response:

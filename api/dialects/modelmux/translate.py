@@ -117,18 +117,20 @@ def to_body(task: Task, sign: Callable[[str], str]) -> dict[str, Any]:
     if not task.state.ended:
         return common | {"creditsCharged": task.credits, "createdAt": task.created_ms}
     common |= {"completedAt": task.finished_ms or task.created_ms, "creditsUsed": task.cost}
-    if task.state is TaskState.SUCCEEDED:
-        return common | _picture(task, sign)
+    return common | _end(task, sign)
+
+
+def _end(task: Task, sign: Callable[[str], str]) -> dict[str, Any]:
+    """What became of the first picture, which is all that is told here of a task of several.
+
+    It is paid for if it was made, also where the task was cancelled after that.
+    """
+    for output in task.pictures:
+        if output.index == 0:
+            return {"status": "completed", "outputUrl": to_url(task.id, output, sign)}
+    reasons = [one.message for one in task.failures if one.index == 0] + [task.error_message]
     reason = "cancelled" if task.state is TaskState.CANCELLED else "the generation failed"
-    return common | {"errorMessage": task.error_message or reason}
-
-
-def _picture(task: Task, sign: Callable[[str], str]) -> dict[str, Any]:
-    """The first picture, which is all there is here of a task that another API was asked for."""
-    for failure in task.failures:
-        if failure.index == 0:
-            return {"status": "failed", "errorMessage": failure.message}
-    return {"outputUrl": to_url(task.id, task.pictures[0], sign)}
+    return {"status": "failed", "errorMessage": reasons[0] or reason}
 
 
 def to_url(task_id: str, output: Output, sign: Callable[[str], str]) -> str:

@@ -106,8 +106,9 @@ def to_line(task: Task, credit_usd: Decimal) -> dict[str, Any]:
 
 
 def to_result(task: Task, link: PictureLink, credit_usd: Decimal) -> dict[str, Any] | None:
-    """What came of a task, None until all of it is there."""
-    if task.state is not TaskState.SUCCEEDED:
+    """What came of a task, None until all of it is there, or if nothing was made."""
+    is_cut_short = task.state is TaskState.CANCELLED and task.pictures
+    if task.state is not TaskState.SUCCEEDED and not is_cut_short:
         return None
     if task.extras.kind is not TaskKind.GENERATE:
         return {"url": (task.extras.asked or {}).get("url", "")} | _look(task)

@@ -39,9 +39,9 @@ def to_message(event: Event) -> dict[str, Any]:
         "task": {"id": task.id},
         "request": {name: value for name, value in asked.items() if name not in LEFT_OUT},
     }
-    if (result := to_result(task, event.link, event.credit_usd)) is not None:
-        return message | {"result": result}
-    return message | {"errors": to_errors(task)}
+    if end == "failed":
+        return message | {"errors": to_errors(task)}
+    return message | {"result": to_result(task, event.link, event.credit_usd)}
 
 
 WEBHOOKS = WebhookStyle(write=write, retry_seconds=RETRY_SECONDS, timeout_seconds=TIMEOUT_SECONDS)

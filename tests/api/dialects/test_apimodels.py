@@ -312,6 +312,20 @@ def test_a_callback_is_its_golden_bytes(state: str, task_in: Callable[[str], Tas
     assert letter.headers == {"Content-Type": "application/json"}
 
 
+def test_what_a_cancelled_one_made_is_told_beside_its_failure(
+    task_in: Callable[[str], Task],
+) -> None:
+    task = replace(task_in("cancelled"), outputs=task_in("running").outputs)
+
+    event = Event(message_id="m", task=task, secrets=("whsec_x",), link=link, now_seconds=1)
+    callback, polled = json.loads(write(event).body)["data"], translate.to_task(task, link)
+
+    assert (callback["state"], callback["failCode"]) == ("failed", "CANCELLED")
+    assert len(polled["resultUrls"]) == 1
+    assert json.loads(callback["resultJson"]) == {"resultUrls": polled["resultUrls"]}
+    assert (polled["state"], polled["credits"]) == ("failed", 5)
+
+
 def test_a_callback_is_tried_thrice_soon_and_then_for_half_an_hour() -> None:
     pauses = WEBHOOKS.retry_seconds
 

@@ -238,6 +238,17 @@ def test_a_failed_task_is_told_with_its_errors(
     assert message["errors"][0]["code"] == code
 
 
+def test_a_cancelled_task_is_told_with_its_errors_alone_whatever_was_made(
+    task: Callable[..., Task],
+) -> None:
+    cut_short = replace(task("cancelled"), outputs=task("running").outputs)
+    message = json.loads(write(event(cut_short)).body)
+    assert list(message) == ["event", "task", "request", "errors"]
+    assert message["errors"][0]["code"] == "CANCELLED"
+    (image,) = (bodies.to_result(cut_short, link, CENT) or {})["images"]
+    assert image["cost"] == bodies.to_line(cut_short, CENT)["cost"] == "0.05"
+
+
 def test_nobody_is_told_who_else_is(task: Callable[..., Task]) -> None:
     asked = {"prompt": "a", "webhook": {"custom": [{"url": "https://a.example/?token=t"}]}}
     made = task("succeeded", asked=asked)

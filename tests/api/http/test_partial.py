@@ -227,6 +227,58 @@ def test_of_all_or_nothing_nothing_is_read_before_it_ended_well(
     assert (told["credits"], told["cost"], paid(team)) == (6, 2 * len(kept), 2 * len(kept))
 
 
+CANCELLED: dict[str, tuple[str, dict[str, Any], int]] = {
+    "modelbuffet": ("/modelbuffet/v1/images/generate", {"count": 3, "model": "flux-2-max"}, 16),
+    "apimodels": ("/apimodels/api/v1/images/generations", {"n": 3, "model": "qwen3-image"}, 4),
+    "mynth": ("/mynth/image/generate", {"count": 3}, 2),
+    "darkroom": ("/darkroom/generations", {"count": 3}, 2),
+}
+
+
+@pytest.mark.parametrize("dialect", CANCELLED)
+def test_a_cancelled_one_shows_what_it_is_paid_for(
+    served: Served, team: httpx2.Client, folder: Path, dialect: str
+) -> None:
+    """Each API in its own words, and ModelMux, which any task may be read by, in its."""
+
+    def stall(job: Job, index: int) -> JobError | None:
+        if index == 1:
+            served.script.gate.clear()
+        return None
+
+    served.script.fails = stall
+    path, fields, cost = CANCELLED[dialect]
+    asked = team.post(path, json={"prompt": "a"} | fields, headers={"Prefer": "respond-async"})
+    assert asked.status_code in (200, 201, 202), asked.text
+    task_id = served.newest({"Authorization": team.headers["authorization"]})["id"]
+    until(lambda: stored(folder, task_id) == 2)
+
+    team.post(f"/darkroom/generations/{task_id}/cancel")
+    told = team.get(f"/darkroom/generations/{task_id}?wait=60").json()
+
+    assert (told["state"], told["cost"], paid(team)) == ("cancelled", cost, cost)
+    urls = [one["url"] for one in told["images"]]
+    match dialect:
+        case "modelbuffet":
+            body = team.get(f"{path}/gen_{task_id}").json()
+            assert (body["status"], body["error"]["code"]) == ("failed", "cancelled")
+            assert body["credits_used"] == cost
+            urls = [one["url"] for one in body["outputs"]]
+        case "apimodels":
+            body = team.get(f"{path}?task_id={task_id}").json()["data"]
+            assert (body["state"], body["failCode"], body["credits"]) == ("failed", "CANCELLED", 4)
+            urls = body["resultUrls"]
+        case "mynth":
+            body = team.get(f"/mynth/tasks/{task_id}").json()["data"]
+            assert (body["status"], body["errors"][0]["code"]) == ("failed", "CANCELLED")
+            assert body["cost"] == "0.02"
+            urls = [one["url"] for one in body["result"]["images"]]
+    assert [team.get(url).status_code for url in urls] == [200, 200]
+    modelmux = team.get(f"/modelmux/api/v1/generations/{task_id}").json()
+    assert (modelmux["status"], modelmux["creditsUsed"]) == ("completed", cost)
+    assert team.get(modelmux["outputUrl"]).status_code == 200
+
+
 def test_a_stream_of_openai_is_charged_for_what_it_brought(
     team: httpx2.Client, fail: Callable[..., None]
 ) -> None:
