@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from api.cli.settings import settings_of
-from api.cli.terminal import Failure, UsageError, lines, out, say, stop
+from api.cli.terminal import Failure, UsageError, lines, out, say, speaking, stop
 
 if TYPE_CHECKING:
     from api.accounts import Accounts
@@ -35,12 +35,8 @@ def on_books(
     is_new = url is None and not (folder / "darkroom.db").exists()
     if is_new and not begins:
         stop(UsageError(f"{folder} holds no database of a server", "data_dir"))
-    try:
+    with speaking():
         done = asyncio.run(_run(folder, url, work))
-    except UsageError as error:
-        stop(error)
-    except Failure as error:
-        stop(error, code=1)
     if is_new:
         say(f"in a new data folder: {folder.resolve()}")
     return done

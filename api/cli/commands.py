@@ -12,8 +12,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from api.cli import accounts, destinations, keys, links, residents
-from api.cli.settings import settings_of
-from api.cli.terminal import Failure, UsageError, out, say, stop
+from api.cli.settings import secret_of, settings_of
+from api.cli.terminal import out, speaking
 from inference.job import Mode
 
 app = typer.Typer(
@@ -73,15 +73,8 @@ def serve(
     settings = settings_of(host=host, port=port, data_dir=data_dir, models=models)
     from api.cli.serve import run
 
-    try:
-        code = run(settings)
-    except UsageError as error:
-        stop(error)
-    except Failure as error:
-        stop(error, code=1)
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
-    raise typer.Exit(code)
+    with speaking():
+        raise typer.Exit(run(settings))
 
 
 @app.command()
@@ -156,7 +149,7 @@ def generate(
     from api.cli.generate import run
     from api.cli.wish import Wish
 
-    try:
+    with speaking(interrupted="cancelled"):
         wish = Wish.read(
             prompt=prompt,
             model=model,
@@ -183,21 +176,13 @@ def generate(
             downsizing_mp=downsizing_mp,
             offloading=offloading,
         )
-        api_key = settings_of(api_key=key).api_key
         run(
             wish,
             output,
             server=server,
-            key=api_key.get_secret_value() if api_key is not None else None,
+            key=secret_of(key),
             local_settings=lambda: settings_of(models=models),
         )
-    except UsageError as error:
-        stop(error)
-    except Failure as error:
-        stop(error, code=1)
-    except KeyboardInterrupt:
-        say("cancelled")
-        raise typer.Exit(130) from None
 
 
 @app.command()
@@ -213,15 +198,8 @@ def gallery(
     """Show what each field of a request does, drawn by the built-in models."""
     from api.cli.gallery import run
 
-    try:
+    with speaking(interrupted="cancelled"):
         run(folder, only or (), settings_of(models=models))
-    except UsageError as error:
-        stop(error)
-    except Failure as error:
-        stop(error, code=1)
-    except KeyboardInterrupt:
-        say("cancelled")
-        raise typer.Exit(130) from None
 
 
 def main() -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from api.cli.settings import settings_of
-from api.cli.terminal import Failure, UsageError, out, stop
+from api.cli.settings import own_server, secret_of, settings_of
+from api.cli.terminal import UsageError, out, speaking, stop
 
 app = typer.Typer(
     help="What models.yaml serves, and where a running server keeps it.", add_completion=False
@@ -60,7 +59,8 @@ def list_models(
     elif models is not None:
         stop(UsageError("--models is not for a running server, which has its own"))
     else:
-        _run(lambda: _tell(server, key))
+        with speaking():
+            _tell(server, key)
 
 
 @app.command()
@@ -79,7 +79,8 @@ def check(
     """
     from api.cli.check import run
 
-    _run(lambda: run(names or (), memory, as_json, models))
+    with speaking():
+        run(names or (), memory, as_json, models)
 
 
 @app.command()
@@ -87,7 +88,8 @@ def pull(names: Names = None, models: Models = None) -> None:
     """Fetch what the models need from the hub: verified, and resumed where it was broken off."""
     from api.cli.pull import run
 
-    _run(lambda: run(names or (), models))
+    with speaking():
+        run(names or (), models)
 
 
 @app.command()
@@ -142,38 +144,19 @@ def _tell(server: str, key: str | None) -> None:
     from api.cli.remote import devices
     from api.cli.states import lines_of
 
-    for line in lines_of(devices(server, _secret(key))):
+    for line in lines_of(devices(server, secret_of(key))):
         out().print(line, markup=False)
-
-
-def _secret(key: str | None) -> str | None:
-    api_key = settings_of(api_key=key).api_key
-    return api_key.get_secret_value() if api_key is not None else None
 
 
 def _manage(
     name: str, action: str, device: str | None, server: str | None, key: str | None
 ) -> None:
     from api.cli.remote import manage
-    from api.cli.settings import own_server
 
-    def work() -> None:
+    with speaking():
         try:
-            for line in manage(server or own_server(), _secret(key), name, action, device):
+            for line in manage(server or own_server(), secret_of(key), name, action, device):
                 out().print(line, markup=False)
         except UsageError as error:
             # its name stands in the line, and no flag set it
             raise UsageError(str(error), None if error.field == "model" else error.field) from None
-
-    _run(work)
-
-
-def _run(work: Callable[[], None]) -> None:
-    try:
-        work()
-    except UsageError as error:
-        stop(error)
-    except Failure as error:
-        stop(error, code=1)
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None

@@ -32,6 +32,12 @@ def settings_of(**flags: object) -> Settings:
     return settings.model_copy(update={"models": shipped_models()})
 
 
+def secret_of(key: str | None) -> str | None:
+    """The key for a server: that of the flag, else of the environment."""
+    api_key = settings_of(api_key=key).api_key
+    return api_key.get_secret_value() if api_key is not None else None
+
+
 def own_server() -> str:
     """Where a server of this machine is to be found, as the settings have it listen."""
     return f"http://127.0.0.1:{settings_of().port or DEFAULT_PORT}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 import typer
@@ -66,6 +67,24 @@ def lines(rows: Sequence[Sequence[str]]) -> list[str]:
 def say(line: str) -> None:
     """One plain line on stderr."""
     notes().print(line, markup=False)
+
+
+@contextmanager
+def speaking(*, interrupted: str | None = None) -> Iterator[None]:
+    """Leave with one line per fault: status 2 for the command's, 1 for the work's, 130 by Ctrl-C.
+
+    `interrupted` is the line of the last; None says nothing.
+    """
+    try:
+        yield
+    except UsageError as error:
+        stop(error)
+    except Failure as error:
+        stop(error, code=1)
+    except KeyboardInterrupt:
+        if interrupted is not None:
+            say(interrupted)
+        raise typer.Exit(130) from None
 
 
 def stop(error: Exception, code: int = 2) -> NoReturn:
