@@ -46,6 +46,7 @@ class Dispatcher:
         self._engine_started = False
         self._fault: str | None = None
         self._last_beat = time.monotonic()
+        self._trouble: str | None = None
         # Leases that ended while nobody reached the database are first for their holders to renew.
         self._patient_until = 0.0
         self._seconds_per_image: float | None = None
@@ -69,6 +70,11 @@ class Dispatcher:
     def silence_seconds(self) -> float:
         """How long ago the leases were last known to hold."""
         return time.monotonic() - self._last_beat
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the last try to renew the leases failed; None if it did not."""
+        return self._trouble
 
     @property
     def seconds_per_image(self) -> float | None:
@@ -214,8 +220,9 @@ class Dispatcher:
 
     async def _beat_forever(self) -> None:
         while True:
-            await self._survive(self._beat)
-            await asyncio.sleep(self._settings.heartbeat_seconds)
+            self._trouble = await self._survive(self._beat)
+            if self._trouble is None:
+                await asyncio.sleep(self._settings.heartbeat_seconds)
 
     async def _beat(self) -> None:
         runs = list(self._runs.values())
@@ -230,14 +237,18 @@ class Dispatcher:
                     run.cancel()
         self._last_beat = time.monotonic()
 
-    async def _survive(self, step: Callable[[], Awaitable[None]]) -> None:
-        """Do one step of a loop that must not die; an error is told and waited out."""
+    async def _survive(self, step: Callable[[], Awaitable[None]]) -> str | None:
+        """Do one step of a loop that must not die; an error is told, waited out and returned."""
         try:
             await step()
         except Unavailable as error:
             log.warning("dispatcher_waits", step=step.__name__, reason=str(error))
             self._patient_until = math.inf
-            await asyncio.sleep(PAUSE_AFTER_ERROR_SECONDS)
+            trouble = str(error)
         except Exception:
             log.exception("dispatcher_step_broke", step=step.__name__)
-            await asyncio.sleep(PAUSE_AFTER_ERROR_SECONDS)
+            trouble = "a fault of the program, which the log tells of"
+        else:
+            return None
+        await asyncio.sleep(PAUSE_AFTER_ERROR_SECONDS)
+        return trouble

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from api.accounts import NOBODY, Caller
-from api.checks import check_all
+from api.checks import Checks
 from api.errors import ApiError, BadRequest, Gone, NotFound, NotReady
 from api.idempotency import Once, Reply
 from api.orders import Order, Quote
@@ -76,13 +76,13 @@ class Darkroom:
         reception: Reception,
         tally: Tally = NO_TALLY,
     ) -> None:
-        self._settings = settings
         self._store = store
         self._storage = storage
         self._dispatcher = dispatcher
         self._updates = updates
         self._reception = reception
         self._tally = tally
+        self._checks = Checks(settings, store, storage, dispatcher)
 
     async def submit(
         self,
@@ -198,12 +198,13 @@ class Darkroom:
 
     async def health(self) -> Health:
         """Whether work would be taken and done now; never raises, busy is ready."""
-        checks = await check_all(self._settings, self._store, self._dispatcher)
+        checks = await self._checks.all()
         return Health(ready=all(found == "ok" for found in checks.values()), checks=checks)
 
     async def settle(self) -> None:
         """Wait for what was being accepted when no more is."""
         await self._reception.settle()
+        await self._checks.close()
 
 
 def output_of(task: Task, index: int) -> Output:

@@ -57,6 +57,9 @@ class Storage(Protocol):
     async def check(self) -> None:
         """Raise Unavailable, with the cause, unless the medium takes writes."""
 
+    async def reach(self) -> None:
+        """The same, by what costs little: a medium that is there may still take none."""
+
 
 def storage_of(settings: Settings, folder: Path) -> Storage:
     """The storage that the settings name; `folder` is for the local one.

@@ -99,6 +99,10 @@ class LocalStorage:
         except OSError as error:
             raise _unavailable("write", error) from error
 
+    async def reach(self) -> None:
+        """The same: to make a file costs little."""
+        await self.check()
+
     def _path(self, key: str) -> Path:
         check_key(key)
         path = self._folder / key
@@ -109,9 +113,9 @@ class LocalStorage:
 
 
 def _unavailable(verb: str, error: Exception) -> Unavailable:
-    return Unavailable(
-        f"the storage cannot {verb} now: {type(error).__name__}", retry_after_seconds=5
-    )
+    # without the path, which is for no caller
+    cause = getattr(error, "strerror", None) or type(error).__name__
+    return Unavailable(f"the storage cannot {verb} now: {cause}", retry_after_seconds=5)
 
 
 def _entries(folder: Path) -> list[Path]:

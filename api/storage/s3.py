@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -204,6 +205,16 @@ class S3Storage:
         if await self._read(key) != b"probe":
             raise Unavailable("the storage gives other bytes than it took")
         await self._remove(key)
+
+    async def reach(self) -> None:
+        """Ask for an object that is not there, in one request; raises Unavailable."""
+        try:
+            with suppress(NotFound):
+                await self._read("probes/none")
+        except Unavailable as error:
+            # A key without the right to list is not told that there is none.
+            if code_in(str(error.__cause__)) != "AccessDenied":
+                raise
 
     async def _create(self, key: str, data: bytes) -> None:
         await obstore.put_async(
