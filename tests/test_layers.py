@@ -26,6 +26,8 @@ TORCHLESS = (
         "hub.checkpoint",
         "hub.download",
         "hub.fetch",
+        "hub.partial",
+        "hub.stream",
         "hub.repository",
         "hub.files",
         "options.spec",

@@ -6,33 +6,26 @@ gigabytes goes on where it ended. No torch.
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import os
 import shutil
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import RevisionNotFoundError
-from huggingface_hub.file_download import http_get
-from huggingface_hub.utils._headers import build_hf_headers
 
 from inference.errors import HubFailed
 from inference.hub import cache
 from inference.hub.download import Download, Progress
 from inference.hub.files import Wanted, needed
+from inference.hub.partial import Claims, Meter, Part, PartLost, is_at, is_whole, part_of
 from inference.hub.repository import HubFile, Repository, first_line, look_up, why
+from inference.hub.stream import LOOK_SECONDS, complete, unless
 
 _AT_ONCE = 4
-_READ_BYTES = 1 << 22
-# Another process, or another model's load, is fetching the same file.
-_LOOK_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +45,14 @@ class _Errand:
     progress: Progress | None
     failed: list[BaseException] = field(default_factory=list)
     given_up: threading.Event = field(default_factory=threading.Event)
+    claims: Claims = field(default_factory=Claims)
 
 
 class Fetcher:
     """Downloads into the hub's cache, or one of another folder, until it is `stopped`.
 
-    What comes of a file that is broken off stays for the next time. One that `trusts_cache` takes
+    A stop takes effect within a second, also while the hub says nothing; what comes of a file that
+    is broken off stays for the next time. One that `trusts_cache` takes
     what is here as it is: files are not compared again, and a branch that has moved since is
     followed only where its old commit is gone.
     """
@@ -78,16 +73,18 @@ class Fetcher:
         """What the hub lists of a repository, asked once; raises HubFailed."""
         key = (one.repository, one.revision)
         if key not in self._repositories:
-            self._repositories[key] = self._ask(one)
+            found = unless(self._stopped.is_set, lambda: self._ask(one))
+            if found is None:
+                raise _stopped(one.repository)
+            self._repositories[key] = found
         return self._repositories[key]
 
     def needed(self, one: Wanted) -> dict[str, HubFile]:
         """The files that are needed, after fetching the small ones that say so."""
         place = self.look_up(one)
-        errand = _Errand(place, None)
 
         def read(name: str) -> Any:
-            self._fetch(errand, name)
+            self.fetch_all(place, [name], None)
             try:
                 return cache.read_json(self.folder_of(place), name)
             except HubFailed as error:
@@ -128,16 +125,15 @@ class Fetcher:
                     errand.given_up.set()
 
         # daemons: a download that hangs must not keep the process from ending
-        threads = [threading.Thread(target=work, daemon=True) for _ in range(_AT_ONCE)]
+        count = min(_AT_ONCE, len(waiting))
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
         for one in threads:
             one.start()
         try:
-            for one in threads:
-                one.join()
+            self._wait_for(threads, errand)
         except BaseException:
             errand.given_up.set()
-            for one in threads:
-                one.join()
+            errand.claims.let_go()
             raise
         if errand.failed:
             raise errand.failed[0]
@@ -146,6 +142,14 @@ class Fetcher:
     def folder_of(self, place: Repository) -> Path:
         """Where a repository's files lie by their names, those that came."""
         return cache.snapshot(place.name, place.commit, self.cache_dir)
+
+    def _wait_for(self, threads: Sequence[threading.Thread], errand: _Errand) -> None:
+        """Until they have ended, or it is over: who waits for the hub then is left to itself."""
+        while alive := [one for one in threads if one.is_alive()]:
+            if self._is_over(errand):
+                errand.claims.let_go()
+                return
+            alive[0].join(LOOK_SECONDS)
 
     def _ask(self, one: Wanted) -> Repository:
         known = None
@@ -161,18 +165,22 @@ class Fetcher:
     def _fetch(self, errand: _Errand, name: str) -> None:
         place = errand.place
         try:
-            self._bring(errand, name, _Meter(errand.progress))
+            self._bring(errand, name, Meter(errand.progress))
         except HubFailed:
             raise
+        except PartLost:
+            raise _stopped(place.name) from None
         except Exception as error:
+            self._see_to_go_on(errand)
             reason = why(error, place.name) or first_line(error)
             raise HubFailed(f"{place.name}: {reason}") from error
 
-    def _bring(self, errand: _Errand, name: str, meter: _Meter) -> None:
+    def _bring(self, errand: _Errand, name: str, meter: Meter) -> None:
         place, file = errand.place, errand.place.files[name]
         pointer, blob = self.folder_of(place) / name, self._blob(place, file)
+        check = self._checker(errand)
         for here in (pointer, blob):
-            if here.exists() and not (self._trusts_cache or _is_whole(here, file)):
+            if here.exists() and not (self._trusts_cache or is_whole(here, file, check)):
                 # what the pointer leads to first, or it would be taken for whole again
                 here.resolve().unlink(missing_ok=True)
                 here.unlink(missing_ok=True)
@@ -185,58 +193,53 @@ class Fetcher:
         self._download(errand, url, name, meter)
         hf_hub_download(place.name, name, revision=place.commit, cache_dir=self.cache_dir)
 
-    def _download(self, errand: _Errand, url: str, name: str, meter: _Meter) -> None:
+    def _download(self, errand: _Errand, url: str, name: str, meter: Meter) -> None:
         file = errand.place.files[name]
         blob = self._blob(errand.place, file)
-        part = _part_of(blob)
+        part = part_of(blob)
         part.parent.mkdir(parents=True, exist_ok=True)
         while not blob.exists():
             self._see_to_go_on(errand)
-            with part.open("ab") as stream:
-                if not _is_locked(stream):
-                    # by another, who may be stopped; what comes there is ours too
+            with part.open("ab") as stream, errand.claims.claim(stream) as is_ours:
+                if not is_ours:
+                    # another's, who may be stopped; what comes there is ours too
                     meter.at(stream.tell())
-                    errand.given_up.wait(_LOOK_SECONDS)
+                    errand.given_up.wait(LOOK_SECONDS)
                 elif blob.exists():
                     part.unlink(missing_ok=True)
-                elif _is_at(stream, part):
-                    self._stream(errand, url, stream, file, meter)
-                    self._accept(errand.place, part, blob, name, file)
+                elif is_at(stream, part):
+                    self._complete(errand, url, Part(stream, errand.claims, meter), file)
+                    self._accept(errand, stream, blob, name)
         meter.at(file.size_bytes)
 
-    def _stream(
-        self, errand: _Errand, url: str, stream: BinaryIO, file: HubFile, meter: _Meter
-    ) -> None:
-        # who held it before may have written more since it was opened
-        if (begun := stream.seek(0, os.SEEK_END)) > file.size_bytes:
-            begun = stream.truncate(0)
-        meter.at(begun)
-        if begun == file.size_bytes:
-            return
+    def _complete(self, errand: _Errand, url: str, part: Part, file: HubFile) -> None:
+        if part.size_bytes > file.size_bytes:
+            part.clear()
+        if part.size_bytes < file.size_bytes:
+            complete(part, url, self._checker(errand))
 
-        def advance(size_bytes: int) -> None:
-            self._see_to_go_on(errand)
-            meter.at(meter.size_bytes + size_bytes)
-
-        bar: Any = partial(_Bar, advance)
-        headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
-        http_get(url, stream, resume_size=begun, headers=headers, tqdm_class=bar)
-        stream.flush()
-
-    def _accept(self, place: Repository, part: Path, blob: Path, name: str, file: HubFile) -> None:
-        """While it is locked, so that nobody else has moved or thrown it away."""
-        if not _is_whole(part, file):
-            part.unlink()
+    def _accept(self, errand: _Errand, stream: BinaryIO, blob: Path, name: str) -> None:
+        """While it is ours, so that nobody else has moved or thrown it away."""
+        place, part = errand.place, part_of(blob)
+        whole = is_whole(part, place.files[name], self._checker(errand))
+        with errand.claims.changing(stream):
+            if whole:
+                part.replace(blob)
+            else:
+                part.unlink()
+        if not whole:
             message = f"{name} came damaged, and was thrown away; try again"
             raise HubFailed(f"{place.name}: {message}")
-        part.replace(blob)
 
     def _is_over(self, errand: _Errand) -> bool:
         return errand.given_up.is_set() or self._stopped.is_set()
 
     def _see_to_go_on(self, errand: _Errand) -> None:
         if self._is_over(errand):
-            raise HubFailed(f"{errand.place.name}: stopped; what came of it stays")
+            raise _stopped(errand.place.name)
+
+    def _checker(self, errand: _Errand) -> Callable[[], None]:
+        return lambda: self._see_to_go_on(errand)
 
     def _is_here(self, place: Repository, name: str) -> bool:
         blob = self._blob(place, place.files[name])
@@ -246,7 +249,7 @@ class Fetcher:
         return cache.repository_folder(place.name, self.cache_dir) / "blobs" / file.digest
 
     def _check_space(self, place: Repository, missing: Iterable[HubFile]) -> None:
-        parts = [(_part_of(self._blob(place, file)), file.size_bytes) for file in missing]
+        parts = [(part_of(self._blob(place, file)), file.size_bytes) for file in missing]
         size = sum(whole - (part.stat().st_size if part.exists() else 0) for part, whole in parts)
         self.cache_dir.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.cache_dir).free
@@ -275,64 +278,5 @@ def bring(one: Wanted, download: Download | None = None) -> Path:
     return fetcher.folder_of(fetcher.look_up(one))
 
 
-class _Meter:
-    """How much of one file is here, told as it changes."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self.size_bytes = 0
-        self._progress = progress
-
-    def at(self, size_bytes: int) -> None:
-        """So much of it is here by now."""
-        if self._progress is not None and size_bytes != self.size_bytes:
-            self._progress.advance(size_bytes - self.size_bytes)
-        self.size_bytes = size_bytes
-
-
-class _Bar:
-    """What the hub's client takes for a progress bar."""
-
-    def __init__(self, advance: Any, **_: object) -> None:
-        self.update = advance
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-def _part_of(blob: Path) -> Path:
-    return blob.with_name(f"{blob.name}.part")
-
-
-def _is_locked(stream: BinaryIO) -> bool:
-    """Whether it is ours from now on, until it is closed."""
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _is_at(stream: BinaryIO, path: Path) -> bool:
-    """Whether a file that was open when another renamed or deleted it still has its name."""
-    try:
-        there = path.stat()
-    except FileNotFoundError:
-        return False
-    return os.path.samestat(os.fstat(stream.fileno()), there)
-
-
-def _is_whole(path: Path, file: HubFile) -> bool:
-    """Whether a file has the content that the hub lists."""
-    if path.stat().st_size != file.size_bytes:
-        return False
-    is_git = len(file.digest) == 40
-    told = hashlib.sha1() if is_git else hashlib.sha256()
-    if is_git:
-        told.update(b"blob %d\0" % file.size_bytes)
-    with path.open("rb") as stream:
-        while piece := stream.read(_READ_BYTES):
-            told.update(piece)
-    return told.hexdigest() == file.digest
+def _stopped(repository: str) -> HubFailed:
+    return HubFailed(f"{repository}: stopped; what came of it stays")

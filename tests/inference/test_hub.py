@@ -26,7 +26,7 @@ from inference.errors import HubFailed, LoraFailed, ModelFailed
 from inference.events import Failed, ImageDone
 from inference.hosts.base import Close, Manage
 from inference.hosts.thread import ThreadHost
-from inference.hub import cache, fetch
+from inference.hub import cache, fetch, partial, stream
 from inference.hub.download import Download
 from inference.hub.fetch import Fetcher, bring
 from inference.hub.files import Kind, Wanted, one_file, wanted
@@ -177,6 +177,53 @@ class TestDownloads:
         assert seen(hub, WEIGHTS)["GET"] == [f"bytes={held}-"]
         assert again.bytes == (whole, whole)
 
+    @pytest.mark.parametrize("mute", ["api", "HEAD", "GET", "body"])
+    def test_a_stop_is_heard_while_the_hub_says_nothing(
+        self, hub: Hub, tmp_path: Path, mute: str
+    ) -> None:
+        hub.silent, hub.mute = ({WEIGHTS: 12_345}, set()) if mute == "body" else ({}, {mute})
+        download, part = Download(), part_of(weights(hub), tmp_path)
+        thread, came = aside(lambda: bring(PIPELINE, download))
+        if mute == "body":
+            until(lambda: part.exists() and part.stat().st_size == 12_345)
+        else:
+            until(lambda: hub.asked_at_all > 0)
+            time.sleep(0.3)
+        begin = time.monotonic()
+        download.stop()
+        thread.join(10)
+        assert time.monotonic() - begin < 1.5
+        assert isinstance(came[0], HubFailed) and "stopped; what came of it stays" in str(came[0])
+        hub.mute, hub.asked = set(), []
+        # nobody holds what is there while the hub is still silent to the first
+        bring(PIPELINE)
+        resumed = "bytes=12345-" if mute == "body" else ""
+        assert seen(hub, WEIGHTS)["GET"] == [resumed]
+        assert time.monotonic() - begin < 5
+
+    def test_what_came_of_a_line_that_breaks_is_not_asked_for_again(self, hub: Hub) -> None:
+        hub.cut = {WEIGHTS: 54_321}
+        folder = bring(PIPELINE)
+        assert seen(hub, WEIGHTS)["GET"] == ["", "bytes=54321-"]
+        assert (folder / WEIGHTS).read_bytes() == weights(hub)
+
+    def test_a_hub_without_ranges_sends_all_again(self, hub: Hub) -> None:
+        hub.cut, hub.knows_ranges = {WEIGHTS: 54_321}, False
+        download = Download()
+        assert (bring(PIPELINE, download) / WEIGHTS).read_bytes() == weights(hub)
+        done, whole = download.bytes
+        assert done == whole and len(seen(hub, WEIGHTS)["GET"]) == 2
+
+    def test_a_line_that_nothing_comes_by_is_given_up(
+        self, hub: Hub, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(stream, "_AGAIN_SECONDS", 0.0)
+        monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
+        hub.mute = {"GET"}
+        with pytest.raises(HubFailed, match=r"cannot be reached: .*timed out"):
+            bring(Wanted(owner="", repository="owner/far", kind=Kind.FILE, path=WEIGHTS))
+        assert 2 < hub.asked_at_all - 3 <= 7
+
     def test_one_that_is_stopped_between_two_files_is_not_whole(self, hub: Hub) -> None:
         download = Download()
         download.stop()
@@ -187,11 +234,11 @@ class TestDownloads:
     def test_a_file_that_another_has_moved_is_not_written_to(self, tmp_path: Path) -> None:
         path = tmp_path / "a.part"
         with path.open("ab") as stream:
-            assert fetch._is_at(stream, path)
+            assert partial.is_at(stream, path)
             path.rename(tmp_path / "a")
-            assert not fetch._is_at(stream, path)
+            assert not partial.is_at(stream, path)
             path.touch()
-            assert not fetch._is_at(stream, path)
+            assert not partial.is_at(stream, path)
 
     def test_two_that_want_the_same_get_it_once(self, hub: Hub, tmp_path: Path) -> None:
         hub.slow_seconds = 0.02
@@ -474,8 +521,39 @@ def test_the_assistants_are_pulled_and_checked(hub: Hub, tmp_path: Path) -> None
 def test_a_file_of_a_repository_is_compared_by_gits_own_hash_too(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"hello\n")
-    assert fetch._is_whole(path, HubFile(6, "ce013625030ba8dba906f756967f9e9ca394464a"))
-    assert not fetch._is_whole(path, HubFile(6, "0" * 40))
+    git = HubFile(6, "ce013625030ba8dba906f756967f9e9ca394464a")
+    assert partial.is_whole(path, git, lambda: None)
+    assert not partial.is_whole(path, HubFile(6, "0" * 40), lambda: None)
+
+
+def test_comparing_is_stopped_too(tmp_path: Path) -> None:
+    def stop() -> None:
+        raise InterruptedError
+
+    path = tmp_path / "a"
+    path.write_bytes(b"hello\n")
+    with pytest.raises(InterruptedError):
+        partial.is_whole(path, HubFile(6, "0" * 64), stop)
+
+
+def test_nobody_writes_to_a_part_that_was_let_go_of(tmp_path: Path) -> None:
+    path, told = tmp_path / "a.part", Download()
+    first, second = partial.Claims(), partial.Claims()
+    with path.open("ab") as one, first.claim(one) as is_ours, path.open("ab") as other:
+        part = partial.Part(one, first, partial.Meter(told))
+        part.write(b"abc")
+        assert is_ours and part.size_bytes == told.bytes[0] == path.stat().st_size == 3
+        with second.claim(other) as is_theirs:
+            assert not is_theirs
+        first.let_go()
+        with second.claim(other) as is_theirs:
+            assert is_theirs
+            for change in (lambda: part.write(b"d"), part.clear):
+                with pytest.raises(partial.PartLost):
+                    change()
+        assert path.read_bytes() == b"abc"
+    with path.open("ab") as one, first.claim(one) as is_ours:
+        assert not is_ours, "the errand is over"
 
 
 def test_a_gguf_file_comes_too_and_replaces_weights(hub: Hub, spec: ModelSpec) -> None:
