@@ -13,10 +13,10 @@ from api.dialects.base import DeskOf, Dialect
 from api.dialects.callers import AskerOf, CallerOf
 from api.dialects.darkroom import (
     admin,
-    admin_models,
     deliveries,
     destinations,
     hooks,
+    models,
     schema,
     translate,
     uploads,
@@ -26,7 +26,6 @@ from api.dialects.darkroom.webhook import WEBHOOKS
 from api.dialects.orders import ended_or_left, place
 from api.dialects.pictures import linked_picture, picture_response
 from api.dialects.wire import body_docs, parse
-from api.errors import Unavailable
 from api.tasks import TaskState
 
 MAX_WAIT_SECONDS = 60
@@ -52,10 +51,10 @@ PICTURE: dict[int | str, dict[str, Any]] = {
 
 router = APIRouter(prefix=translate.PREFIX, tags=["darkroom"], responses=PROBLEM)
 router.include_router(admin.router)
-router.include_router(admin_models.router)
 router.include_router(destinations.router)
 router.include_router(deliveries.router)
 router.include_router(hooks.router)
+router.include_router(models.router)
 router.include_router(uploads.router)
 
 
@@ -158,25 +157,10 @@ async def file(
     return await linked_picture(request, desk, task_id, index, name)
 
 
-@router.get("/models", response_model=schema.ModelList)
-async def models(desk: DeskOf, _: CallerOf) -> dict[str, Any]:
-    """What is served, what each model can do, and how it stands."""
-    return translate.to_models(desk.catalog, desk.engine_status())
-
-
 @router.get("/queue", response_model=schema.Queue)
 async def queue(desk: DeskOf, _: CallerOf) -> dict[str, Any]:
     """How much waits and runs."""
     return translate.to_queue(await desk.darkroom.queue())
-
-
-@router.get("/devices", response_model=schema.DeviceList)
-async def devices(desk: DeskOf, _: CallerOf) -> dict[str, Any]:
-    """Devices, their workers and what they have loaded; 503 until they are known."""
-    status = desk.engine_status()
-    if not status.devices:
-        raise Unavailable("the engine is starting; ask again", retry_after_seconds=1)
-    return translate.to_devices(status)
 
 
 DIALECT = Dialect(

@@ -11,7 +11,7 @@ import pytest
 
 from api.body import Body, FilePart
 from api.dialects.base import ErrorContext, MethodNotAllowed
-from api.dialects.darkroom import schema, translate
+from api.dialects.darkroom import models_schema, models_translate, schema, translate
 from api.dialects.darkroom.events import to_stream
 from api.dialects.wire import parse
 from api.errors import ApiError, BadRequest, NotFound, TooLarge, UnsupportedMedia
@@ -225,9 +225,9 @@ def test_every_mode_can_be_asked_for(mode: Mode) -> None:
 
 
 def test_models_tell_what_they_can_and_how_they_stand(catalog: Catalog) -> None:
-    model = translate.to_models(catalog, STATUS)["models"][0]
+    model = models_translate.to_models(catalog, STATUS)["models"][0]
 
-    schema.Model.model_validate(model)
+    models_schema.Model.model_validate(model)
     assert (model["name"], model["state"], model["dtype"]) == ("tiny-flux", "ready", "float32")
     assert model["modes"] == {
         "generate": {"lane": "merge"},
@@ -243,15 +243,15 @@ def test_a_failed_model_tells_why(catalog: Catalog) -> None:
     failed = ModelStatus(name="tiny-flux", state=ModelState.FAILED, reason="no such file")
     status = EngineStatus(devices=(replace(STATUS.devices[0], models=(failed,)),))
 
-    model = translate.to_models(catalog, status)["models"][0]
+    model = models_translate.to_models(catalog, status)["models"][0]
 
     assert (model["state"], model["reason"]) == ("failed", "no such file")
 
 
 def test_devices_tell_what_they_do() -> None:
-    body = translate.to_devices(STATUS)
+    body = models_translate.to_devices(STATUS)
 
-    schema.DeviceList.model_validate(body)
+    models_schema.DeviceList.model_validate(body)
     (device,) = body["devices"]
     assert (device["running_images"], device["waiting_images"]) == (1, 2)
     assert device["models"][0]["lanes"] == {"generate": "merge", "inpaint": "interleave"}

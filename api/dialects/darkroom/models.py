@@ -1,4 +1,4 @@
-"""The routes by which an operator moves models."""
+"""The routes about models: what is served and where, and how an operator moves it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query
 
 from api.dialects.base import DeskOf
-from api.dialects.callers import AdminOf
-from api.dialects.darkroom import schema, translate
-from api.errors import NotFound
+from api.dialects.callers import AdminOf, CallerOf
+from api.dialects.darkroom import models_schema as schema
+from api.dialects.darkroom import models_translate as translate
+from api.errors import NotFound, Unavailable
 from inference.status import ModelAction
 
 # a name in models.yaml may hold slashes, as a hub's do
@@ -19,6 +20,21 @@ DeviceName = Annotated[
 ]
 
 router = APIRouter()
+
+
+@router.get("/models", response_model=schema.ModelList)
+async def models(desk: DeskOf, _: CallerOf) -> dict[str, Any]:
+    """What is served, what each model can do, and how it stands."""
+    return translate.to_models(desk.catalog, desk.engine_status())
+
+
+@router.get("/devices", response_model=schema.DeviceList)
+async def devices(desk: DeskOf, _: CallerOf) -> dict[str, Any]:
+    """Devices, their workers and what they have loaded; 503 until they are known."""
+    status = desk.engine_status()
+    if not status.devices:
+        raise Unavailable("the engine is starting; ask again", retry_after_seconds=1)
+    return translate.to_devices(status)
 
 
 @router.post(
