@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,15 +19,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from tests.api.ports import free_port
+
 ORDER = {"queued": 0, "running": 1, "succeeded": 2, "failed": 2, "cancelled": 2}
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Server:
@@ -203,7 +196,15 @@ class Client(threading.Thread):
             order.states.append(answer["state"])
 
 
-def call(url: str, method: str, path: str, body: object = None, once: str | None = None) -> Any:
+def call(
+    url: str,
+    method: str,
+    path: str,
+    body: object = None,
+    *,
+    once: str | None = None,
+    patience_seconds: float = 10,
+) -> Any:
     """The parsed answer of a 2xx; None if there was no whole answer. Any other status raises."""
     headers = {"Content-Type": "application/json"}
     if once is not None:
@@ -215,7 +216,7 @@ def call(url: str, method: str, path: str, body: object = None, once: str | None
         headers=headers,
     )
     try:
-        with urllib.request.urlopen(request, timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=patience_seconds) as response:
             return json.load(response)
     except urllib.error.HTTPError as refused:
         raise AssertionError(f"{method} {path}: {refused.code} {refused.read()!r}") from None

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ import pytest
 from obstore.store import S3Store
 
 from api.storage import S3Storage
+from tests.api.ports import free_ports
 
 BUCKET = "pictures"
 KEY_ID = "tester"
@@ -44,7 +43,7 @@ class S3Server:
     def __init__(self, binary: str, folder: Path) -> None:
         self._binary = binary
         self._folder = folder
-        self._ports = _free_ports()
+        self._ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
         self._process: subprocess.Popen[bytes] | None = None
         self.endpoint = f"http://127.0.0.1:{self._ports['s3.port']}"
         identity = {
@@ -113,16 +112,6 @@ class S3Server:
 
 def _sign_bucket(client: S3Store) -> str:
     return obstore.sign(client, "PUT", "", timedelta(seconds=60))
-
-
-def _free_ports() -> dict[str, int]:
-    with ExitStack() as held:
-        found = {}
-        for name in PORTS:
-            holder = held.enter_context(socket.socket())
-            holder.bind(("127.0.0.1", 0))
-            found[name] = holder.getsockname()[1]
-        return found
 
 
 @pytest.fixture(scope="session")

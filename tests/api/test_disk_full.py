@@ -54,7 +54,7 @@ async def test_a_full_disk_loses_nothing(
     engine.gate.clear()
     async with serve(images_in_flight=4, max_queue_tasks=1000) as services:
         accepted = [await submit(services) for _ in range(6)]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (await services.darkroom.get(accepted[1].id)).state is TaskState.QUEUED:
                 await asyncio.sleep(0.01)
         fill(small_disk / "filler")

@@ -159,13 +159,20 @@ def live_a_while(clients: list[Client], chance: random.Random) -> None:
     time.sleep(chance.uniform(0, 0.8))
 
 
+def asked(url: str, path: str) -> Any:
+    """What a server that nobody kills any more says."""
+    answer = call(url, "GET", path, patience_seconds=60)
+    assert answer is not None, f"{path} is not answered"
+    return answer
+
+
 def finish(url: str, orders: list[Order]) -> None:
     """Read every task until it has ended."""
     deadline = time.monotonic() + 120
     for order in orders:
         while not order.ended:
             assert time.monotonic() < deadline, f"{order} does not end"
-            answer = call(url, "GET", f"/darkroom/generations/{order.id}?wait=5")
+            answer = asked(url, f"/darkroom/generations/{order.id}?wait=5")
             order.states.append(answer["state"])
 
 
@@ -175,14 +182,14 @@ def check(url: str, order: Order) -> None:
     assert seen == sorted(seen), f"{order} went backwards"
     wanted = {"succeeded", "cancelled"} if order.cancel_sent else {"succeeded"}
     assert order.states[-1] in wanted, order
-    task = call(url, "GET", f"/darkroom/generations/{order.id}")
+    task = asked(url, f"/darkroom/generations/{order.id}")
     assert task["seeds"] == [order.seed + number for number in range(order.count)]
     indexes = [image["index"] for image in task["images"]]
     if order.states[-1] == "succeeded":
         assert indexes == list(range(order.count)), order
     assert len(indexes) == len(set(indexes))
     for image in task["images"]:
-        with urllib.request.urlopen(url + image["url"], timeout=10) as response:
+        with urllib.request.urlopen(url + image["url"], timeout=60) as response:
             data = response.read()
         assert hashlib.sha256(data).hexdigest() == image["sha256"]
         assert len(data) == image["size_bytes"]
@@ -197,7 +204,7 @@ def check_listing(url: str, orders: list[Order]) -> None:
     listed: list[str] = []
     cursor = ""
     while True:
-        page = call(url, "GET", f"/darkroom/generations?limit=100{cursor}")
+        page = asked(url, f"/darkroom/generations?limit=100{cursor}")
         listed += [task["id"] for task in page["generations"]]
         if page["next_cursor"] is None:
             break

@@ -330,6 +330,6 @@ class TestInTheService:
         engine.gate.set()
         for one in (task, plain):
             await services.darkroom.wait(one.id, timeout_seconds=30)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while await held.fetched_loras():
                 await asyncio.sleep(0.01)

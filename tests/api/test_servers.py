@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,10 @@ class Pair:
         self.engines = ScriptedEngine(), ScriptedEngine()
         self.one: Services
         self.two: Services
+
+    def either(self, number: int) -> Services:
+        """The one or the other."""
+        return (self.one, self.two)[number % 2]
 
     async def ended(self, task: Task) -> Task:
         ended = await self.one.darkroom.wait(task.id, timeout_seconds=SECONDS, account=task.account)
@@ -73,7 +78,7 @@ async def test_each_task_is_run_once_by_either(pair: Pair) -> None:
     for engine in pair.engines:
         engine._picture_seconds = 0.01
     given = await asyncio.gather(
-        *(submitted((pair.one, pair.two)[n % 2], replace(WISH, seed=n)) for n in range(60))
+        *(persist(partial(submitted, pair.either(n), replace(WISH, seed=n))) for n in range(60))
     )
     ended = await asyncio.gather(*map(pair.ended, given))
     assert {(task.state, task.attempt) for task in ended} == {(TaskState.SUCCEEDED, 1)}

@@ -105,10 +105,10 @@ def test_a_script_that_takes_too_long_ends_with_what_it_started(
     (tmp_path / "python").write_text(f"#!/bin/sh\nsleep 1000 &\necho $! > {note}\nwait\n")
     (tmp_path / "python").chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    outcome = run("anything", [], tmp_path, 2.0)
-    assert outcome.state == "took too long" and 2 <= outcome.seconds < 20
+    outcome = run("anything", [], tmp_path, 4.0)
+    assert outcome.state == "took too long" and 4 <= outcome.seconds < 60
     child = int(note.read_text())
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while psutil.pid_exists(child) and time.monotonic() < until:
         if psutil.Process(child).status() == psutil.STATUS_ZOMBIE:
             break

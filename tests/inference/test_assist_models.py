@@ -239,7 +239,9 @@ def test_numbers_that_are_none_give_no_level(classifier: Path, shelf: Path) -> N
         rated(RaterSpec(classifier=str(shelf / "nan")))
 
 
-def test_a_model_that_fails_is_tried_again_later(classifier: Path, shelf: Path) -> None:
+def test_a_model_that_fails_is_tried_again_later(
+    classifier: Path, shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loads = 0
 
     def load() -> str:
@@ -249,12 +251,13 @@ def test_a_model_that_fails_is_tried_again_later(classifier: Path, shelf: Path) 
             raise OSError("not yet\nand more")
         return "here"
 
-    late = Late(load, retry_seconds=0.2)
+    late = Late(load, retry_seconds=600)
     for _ in range(2):
         with pytest.raises(ModelFailed, match=r"^not yet$"):
             late.get()
     assert loads == 1
-    time.sleep(0.21)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 600)
     assert (late.get(), late.get(), loads) == ("here", "here", 2)
 
 

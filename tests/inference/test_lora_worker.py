@@ -327,7 +327,7 @@ def test_reading_one_holds_nobody_up(bench: Bench, monkeypatch: pytest.MonkeyPat
     slow_one = Lora(name="a", strength=1.0, rank=3)
     bench.submit(job("slow", negative_prompt=None, loras=(slow_one,)))
     bench.ticks(1)
-    assert arrived.wait(10)
+    assert arrived.wait(60)
     bench.submit(asks("quick"))
     while not any(event.job_id == "quick" for event in ends(bench)):
         bench.ticks(1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-import socket
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from api.assist.wire import MOST_REPLY_BYTES, JsonWire
 from api.assistants import AssistantFailed
 from tests.api.assist.replies import tells
+from tests.api.ports import free_port
 from tests.api.receivers import (
     Answer,
     Receiver,
@@ -108,8 +108,8 @@ async def test_the_time_is_for_all_of_it(receiver: Receiver, answer: Answer) -> 
     begin = time.monotonic()
     with pytest.raises(AssistantFailed, match=r"the helper did not answer in 0\.3 s"):
         await ask(receiver, seconds=0.3)
-    assert time.monotonic() - begin < 5
-    async with asyncio.timeout(5):
+    assert time.monotonic() - begin < 30
+    async with asyncio.timeout(60):
         while receiver.open:
             await asyncio.sleep(0.01)
 
@@ -137,10 +137,7 @@ async def test_proxies_and_passwords_of_the_environment_are_not_used(
 
 
 async def test_a_server_that_is_not_there_is_told() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    wire = JsonWire("helper", f"http://127.0.0.1:{port}", 5)
+    wire = JsonWire("helper", f"http://127.0.0.1:{free_port()}", 60)
     with pytest.raises(AssistantFailed, match=r"^the helper cannot be reached$"):
         await wire.get("/", {})
     await wire.close()

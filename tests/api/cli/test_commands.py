@@ -21,7 +21,7 @@ from api.settings import Settings
 from inference.catalog import Catalog
 from inference.errors import ModelFailed, PipelineFailed
 from tests.api.http.served import Served, serving, until
-from tests.api.killing import free_port
+from tests.api.ports import free_port
 from tests.api.scripted import ScriptedEngine
 
 

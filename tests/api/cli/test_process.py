@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -44,14 +45,30 @@ engine.start = start
 ENDLESS_START = "import time; engine.start = lambda: time.sleep(600)"
 ENDLESS_ENCODING = "import time, api.keeping; api.keeping.encode_as = lambda *_: time.sleep(600)"
 ENDLESS_CLOSE = "import time; engine.close = lambda **_: time.sleep(600)"
-NO_DEVICE = """
-import time
+# An engine that is held until there is a file called `go`.
+HELD = """
+import pathlib, threading, time
+def until_told():
+    while not pathlib.Path("go").exists():
+        time.sleep(0.02)
+"""
+HELD_PICTURES = (
+    HELD
+    + """
+engine.gate.clear()
+threading.Thread(target=lambda: (until_told(), engine.gate.set()), daemon=True).start()
+"""
+)
+NO_DEVICE = (
+    HELD
+    + """
 from inference.errors import DeviceMissing
 def start():
-    time.sleep(3)
+    until_told()
     raise DeviceMissing("there is no cuda:7 here, only cpu")
 engine.start = start
 """
+)
 
 # Each starts processes that import a web framework; on a loaded machine that takes its time.
 pytestmark = pytest.mark.timeout(300)
@@ -100,14 +117,33 @@ def greeting(process: subprocess.Popen[str]) -> tuple[str, str]:
 def ask(url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     data = json.dumps(body).encode() if body is not None else None
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as reply:
+    with urllib.request.urlopen(request, timeout=90) as reply:
         told: dict[str, Any] = json.load(reply)
         return told
+
+
+def until_said(process: subprocess.Popen[str], text: str) -> None:
+    """Read what a process says until it has said this."""
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if text in line:
+            return
+    raise AssertionError(f"it never said {text!r} but {said}")
 
 
 def until_running(url: str, task_id: str) -> None:
     deadline = time.monotonic() + 60
     while ask(f"{url}/darkroom/generations/{task_id}")["state"] != "running":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def until_working(url: str) -> None:
+    """Wait until the engine has a picture, which is a moment after its task runs."""
+    deadline = time.monotonic() + 60
+    while not ask(f"{url}/darkroom/devices")["devices"][0]["running_images"]:
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -127,20 +163,23 @@ def test_the_suggested_command_works_pasted_as_it_is(spawn: Spawn) -> None:
         pytest.skip("no curl here")
     url, command = greeting(spawn("serve", "--port", 0))
     pasted = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
-    told = ask(f"{url}/darkroom/generations/{json.loads(pasted.stdout)['id']}?wait=20")
+    told = ask(f"{url}/darkroom/generations/{json.loads(pasted.stdout)['id']}?wait=60")
     assert told["state"] == "succeeded"
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_lets_the_picture_be_finished(spawn: Spawn, how: signal.Signals) -> None:
-    server = spawn("serve", "--port", 0, seconds=1.0)
+def test_a_signal_lets_the_picture_be_finished(
+    spawn: Spawn, how: signal.Signals, tmp_path: Path
+) -> None:
+    server = spawn("serve", "--port", 0, setup=HELD_PICTURES)
     url, _ = greeting(server)
     client = spawn("generate", "b", "--server", url, "-o", "waited.png")
-    until_running(url, only_task(url)["id"])
+    until_working(url)
     server.send_signal(how)
+    until_said(server, "press Ctrl-C again to stop now")
+    (tmp_path / "go").touch()
     out, err = server.communicate(timeout=60)
     assert server.returncode == 0
-    assert "press Ctrl-C again to stop now" in err
     assert "Traceback" not in out + err
     said, told = client.communicate(timeout=60)
     assert "waited.png" in said, told
@@ -158,24 +197,27 @@ def test_without_a_device_it_leaves_what_is_to_do_to_the_next_start(
     assert server.returncode == 1
     assert "no device works any more" in err
     url, _ = greeting(spawn("serve", "--port", 0))
-    told = ask(f"{url}/darkroom/generations/{task['id']}?wait=30")
+    told = ask(f"{url}/darkroom/generations/{task['id']}?wait=60")
     assert (told["state"], told["images"][0]["seed"]) == ("succeeded", 5)
 
 
-def test_the_second_ctrl_c_leaves_at_once_and_the_next_start_goes_on(spawn: Spawn) -> None:
-    server = spawn("serve", "--port", 0, seconds=60)
+def test_the_second_ctrl_c_leaves_at_once_and_the_next_start_goes_on(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DARKROOM_DRAIN_SECONDS", "600")
+    server = spawn("serve", "--port", 0, seconds=600)
     url, _ = greeting(server)
     task = ask(f"{url}/darkroom/generations", {"prompt": "a", "seed": 5})
-    until_running(url, task["id"])
+    until_working(url)
     server.send_signal(signal.SIGINT)
+    until_said(server, "press Ctrl-C again to stop now")
     time.sleep(0.5)
     assert server.poll() is None
-    left = time.monotonic()
     server.send_signal(signal.SIGINT)
-    server.communicate(timeout=10)
-    assert (server.returncode, time.monotonic() - left < 10) == (130, True)
+    server.communicate(timeout=60)
+    assert server.returncode == 130
     url, _ = greeting(spawn("serve", "--port", 0))
-    told = ask(f"{url}/darkroom/generations/{task['id']}?wait=30")
+    told = ask(f"{url}/darkroom/generations/{task['id']}?wait=60")
     assert (told["state"], told["seeds"]) == ("succeeded", [5])
 
 
@@ -184,18 +226,17 @@ def test_it_waits_for_no_thread_and_the_next_start_goes_on(
     spawn: Spawn, setup: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DARKROOM_DRAIN_SECONDS", "0.5")
-    server = spawn("serve", "--port", 0, seconds=0.2, setup=setup)
+    server = spawn("serve", "--port", 0, setup=f"{setup}\nengine.gate.clear()")
     url, _ = greeting(server)
     task = ask(f"{url}/darkroom/generations", {"prompt": "a", "seed": 5})
     if setup != ENDLESS_START:
         until_running(url, task["id"])
-    left = time.monotonic()
     server.send_signal(signal.SIGINT)
     _, err = server.communicate(timeout=60)
-    assert (server.returncode, time.monotonic() - left < 30) == (0, True)
+    assert server.returncode == 0
     assert "Traceback" not in err and "stopped" in err
     url, _ = greeting(spawn("serve", "--port", 0))
-    told = ask(f"{url}/darkroom/generations/{task['id']}?wait=30")
+    told = ask(f"{url}/darkroom/generations/{task['id']}?wait=60")
     assert (told["state"], told["seeds"]) == ("succeeded", [5])
 
 
@@ -203,20 +244,21 @@ def test_the_second_ctrl_c_leaves_while_the_engine_is_closed(spawn: Spawn) -> No
     server = spawn("serve", "--port", 0, setup=ENDLESS_CLOSE)
     greeting(server)
     server.send_signal(signal.SIGINT)
-    assert server.stderr is not None
-    while "stopping" not in server.stderr.readline():
-        pass
+    until_said(server, "stopping")
     time.sleep(1.0)
     assert server.poll() is None
     server.send_signal(signal.SIGINT)
-    server.communicate(timeout=10)
+    server.communicate(timeout=60)
     assert server.returncode == 130
 
 
-def test_a_device_that_is_not_there_ends_the_server_and_keeps_its_tasks(spawn: Spawn) -> None:
+def test_a_device_that_is_not_there_ends_the_server_and_keeps_its_tasks(
+    spawn: Spawn, tmp_path: Path
+) -> None:
     server = spawn("serve", "--port", 0, setup=NO_DEVICE)
     url, _ = greeting(server)
     task = ask(f"{url}/darkroom/generations", {"prompt": "a", "seed": 5})
+    (tmp_path / "go").touch()
     _, err = server.communicate(timeout=60)
     assert server.returncode == 1
     last = "darkroom: DARKROOM_DEVICES: there is no cuda:7 here, only cpu"
@@ -226,7 +268,7 @@ def test_a_device_that_is_not_there_ends_the_server_and_keeps_its_tasks(spawn: S
     _, err = client.communicate(timeout=60)
     assert (client.returncode, err.splitlines()[-1]) == (1, last)
     url, _ = greeting(spawn("serve", "--port", 0))
-    assert ask(f"{url}/darkroom/generations/{task['id']}?wait=30")["state"] == "succeeded"
+    assert ask(f"{url}/darkroom/generations/{task['id']}?wait=60")["state"] == "succeeded"
 
 
 def test_a_folder_in_use_is_told_in_a_line(spawn: Spawn) -> None:
@@ -236,6 +278,23 @@ def test_a_folder_in_use_is_told_in_a_line(spawn: Spawn) -> None:
     assert second.returncode == 2
     assert err.splitlines()[-1].startswith("darkroom: ")
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("command", ["serve --port 0", "keys list"])
+def test_a_database_that_is_away_may_be_tried_again(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    pytest.importorskip("asyncpg")
+    with socket.socket() as taken:
+        # bound and not listening, so that nobody else gets it
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("DARKROOM_DATABASE_URL", f"postgresql://u:canary@127.0.0.1:{port}/d")
+        process = spawn(*command.split())
+        out, err = process.communicate(timeout=60)
+    last = err.splitlines()[-1]
+    assert last.startswith("darkroom: the PostgreSQL database of DARKROOM_DATABASE_URL cannot be")
+    assert (process.returncode, "Traceback" in err, "canary" in out + err) == (1, False, False)
 
 
 def test_ctrl_c_cancels_what_was_asked_of_a_server(spawn: Spawn) -> None:
@@ -252,7 +311,7 @@ def test_ctrl_c_cancels_what_was_asked_of_a_server(spawn: Spawn) -> None:
 def test_ctrl_c_ends_an_engine_of_its_own(spawn: Spawn) -> None:
     client = spawn("generate", "a", "--server", "http://127.0.0.1:1")
     assert client.wait(timeout=60) == 2
-    client = spawn("generate", "a", seconds=3)
+    client = spawn("generate", "a", setup="engine.gate.clear()")
     assert client.stderr is not None
     assert client.stderr.readline() == "loading tiny-flux\n"
     time.sleep(1.0)

@@ -7,7 +7,6 @@ does: it leaves local files at `/files`, creates, polls, and downloads; only its
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import time
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from inference.demo.scenes import Scene
 from inference.demo.scenes import picture as drawn
 from tests.api.http.openai_client import half_transparent
 from tests.api.http.served import Served, make_key, serving, until
-from tests.api.making import encoded
+from tests.api.making import encoded, opened
 from tests.api.receivers import Receiver, says
 
 POLL_SECONDS = 0.1
@@ -69,11 +68,7 @@ class Agent:
 
 def downloaded(url: str) -> Image.Image:
     """What lies at an address, for whoever has nothing but that."""
-    picture = Image.open(
-        io.BytesIO(httpx2.get(url, trust_env=False, timeout=60).raise_for_status().content)
-    )
-    picture.load()
-    return picture
+    return opened(httpx2.get(url, trust_env=False, timeout=60).raise_for_status().content)
 
 
 def pixels(picture: Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.int16]]:

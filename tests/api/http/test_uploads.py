@@ -16,7 +16,7 @@ from PIL import Image
 
 from api.links import rotate
 from tests.api.http.served import Served, make_key, serving
-from tests.api.making import encoded
+from tests.api.making import encoded, opened
 
 HERE = "/darkroom/uploads"
 BLUE = encoded(Image.new("RGB", (96, 64), "blue"), "PNG")
@@ -194,9 +194,7 @@ GIVERS = [own, modelbuffet, modelmux, openai]
 def test_a_finished_picture_is_one_for_the_next_request(served: Served, give: Any) -> None:
     url = give(served)
     whole = url if url.startswith("http") else served.url + url
-    made = Image.open(io.BytesIO(httpx2.get(whole, trust_env=False, timeout=60).content)).convert(
-        "RGB"
-    )
+    made = opened(httpx2.get(whole, trust_env=False, timeout=60).content).convert("RGB")
     for spelling in (whole, whole.removeprefix(served.url)):
         picture = seen_by(served, edit(served.client, spelling))
         assert picture.tobytes() == made.tobytes()
