@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -17,6 +19,9 @@ SCHEMES = {
     "api_key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
 }
 SECURITY: list[dict[str, list[str]]] = [{"bearer": []}, {"api_key": []}, {}]
+
+# What FastAPI calls a type whose name others have too, by its module.
+SHARED_NAME = re.compile(r"api__dialects__([a-z]+)__(?:[a-z_]+?__)?([A-Z]\w*)")
 
 IMAGINED = ("HTTPValidationError", "ValidationError")
 
@@ -44,5 +49,13 @@ def document(app: FastAPI) -> dict[str, Any]:
         made["components"]["securitySchemes"] = SCHEMES
         for name in IMAGINED:
             made.get("components", {}).get("schemas", {}).pop(name, None)
-        app.openapi_schema = made
+        app.openapi_schema = _with_plain_names(made)
     return app.openapi_schema
+
+
+def _with_plain_names(made: dict[str, Any]) -> dict[str, Any]:
+    """Types by dialect and name: generated clients must not change where a module is moved."""
+    plain: dict[str, Any] = json.loads(
+        SHARED_NAME.sub(lambda found: found[1].title() + found[2], json.dumps(made))
+    )
+    return plain

@@ -214,6 +214,16 @@ def test_the_document_describes_no_reply_that_is_never_given(client: httpx2.Clie
     assert not any(path.startswith("/modelmux") for path in document["paths"])
 
 
+def test_the_document_names_types_by_dialect_and_never_by_module(client: httpx2.Client) -> None:
+    document = client.get("/darkroom/openapi.json").json()
+
+    text, schemas = json.dumps(document), document["components"]["schemas"]
+    assert {"DarkroomModel", "OpenaiModel", "MynthModelList", "GenerationPage"} <= set(schemas)
+    assert "__" not in text
+    led_to = {name.rpartition("/")[2] for name in re.findall(r'"\$ref": "([^"]+)"', text)}
+    assert led_to and led_to <= set(schemas)
+
+
 def test_alive_and_ready(client: httpx2.Client) -> None:
     assert client.get("/livez").json() == {"status": "ok"}
     reply = client.get("/readyz")
