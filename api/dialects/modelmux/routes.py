@@ -49,7 +49,7 @@ async def create(request: Request, desk: DeskOf, caller: AskerOf) -> Response:
 )
 async def poll(history_id: HistoryId, desk: DeskOf, caller: CallerOf) -> dict[str, Any]:
     """How a generation stands."""
-    task = await desk.darkroom.get(history_id, account=caller.account)
+    task = translate.own(await desk.darkroom.get(history_id, account=caller.account))
     return translate.to_body(task, desk.links.sign)
 
 

@@ -15,7 +15,7 @@ from api.errors import ApiError, BadRequest, NotFound, kind_of
 from api.idempotency import Reply
 from api.links import LinkedPicture
 from api.orders import Order, Upload
-from api.tasks import ImageFormat, Output, Task, TaskState
+from api.tasks import ImageFormat, Output, Task, TaskKind, TaskState
 from inference.errors import EngineError, Refused
 from inference.job import ImageRequest, ImageRole
 
@@ -102,6 +102,13 @@ def to_request(wire: GenerationRequest) -> ImageRequest:
 def to_uploads(files: Sequence[FilePart]) -> list[Upload]:
     """Every file part is a reference picture, whatever its name."""
     return [Upload(role=ImageRole.SOURCE, field=short(part.name), data=part.data) for part in files]
+
+
+def own(task: Task) -> Task:
+    """The task, if it makes pictures, by whatever dialect; raises NotFound."""
+    if task.extras.kind is not TaskKind.GENERATE:
+        raise NotFound("there is no such generation")
+    return task
 
 
 def to_body(task: Task, sign: Callable[[str], str]) -> dict[str, Any]:

@@ -150,6 +150,8 @@ def test_a_picture_is_looked_at(
     assert ("findings" in task["result"]) is (what == "review")
     status = f"/tasks/{task['id']}/result"
     assert data(served.client.get(status, headers=key))["result"] == task["result"]
+    for other in ("/api/v1/generations/{}", "/api/v1/images/generations?task_id={}"):
+        assert served.client.get(other.format(task["id"]), headers=key).status_code == 404
 
 
 def test_a_review_has_findings_and_strengths__R(served: Served, key: dict[str, str]) -> None:
