@@ -2,7 +2,7 @@
 
 Keys it does not know are ignored, `frame_count`, `frame_duration_ms` and `svg` among them, which
 are of formats that are not made here; values of the keys it knows are checked. A null is taken as
-left out.
+left out, and so is an empty field of a form.
 """
 
 from __future__ import annotations

@@ -71,8 +71,9 @@ PATCH_SIDE_PX = 16
 
 
 def without_nulls(body: Body) -> Body:
-    """The body as if null fields had been left out."""
-    values = {name: value for name, value in body.values.items() if value is not None}
+    """The body as if nulls, and the empty fields of a form, had been left out."""
+    empty = (None, "") if body.is_form else (None,)
+    values = {name: value for name, value in body.values.items() if value not in empty}
     return Body(values=values, files=body.files, is_form=body.is_form)
 
 

@@ -67,6 +67,17 @@ async def test_the_asynchronous_client_edits__V(served: Served) -> None:
     assert served.newest()["mode"] == "inpaint"
 
 
+def test_an_empty_text_of_a_form_is_left_out__INF(client: httpx2.Client) -> None:
+    """Form builders send every field that they show, filled in or not."""
+    empty = dict.fromkeys(("n", "size", "quality", "mask", "output_format", "stream", "user"), "")
+    files = {"image": ("a.png", png(), "image/png")}
+
+    reply = client.post(EDITS, data={"prompt": PROMPT} | empty, files=files)
+
+    assert reply.status_code == 200, reply.text
+    assert len(reply.json()["data"]) == 1
+
+
 def test_numbers_arrive_as_text__V(served: Served, ai: openai.OpenAI) -> None:
     reply = ai.images.edit(
         image=png(),
