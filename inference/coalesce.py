@@ -62,7 +62,8 @@ class RowData(Protocol):
 class Attached:
     """A module whose forward is a rendezvous; `budget_tokens` bounds rows × tokens of one.
 
-    `users` counts the models that it is part of: text encoders and VAEs are shared.
+    `forward` is its own, `entrance` what stands in its place; `users` counts the models that it is
+    part of: text encoders and VAEs are shared.
     """
 
     module: torch.nn.Module
@@ -71,6 +72,18 @@ class Attached:
     users: int = 1
     budget_tokens: int = 1
     row_data: list[RowData] = field(default_factory=list)
+    entrance: Callable[..., Any] | None = None
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's own forward.
+
+        Hooks that are done take themselves off meanwhile, and with them whatever came after, as
+        those that trace for group offloading do behind the first forward: it is put back.
+        """
+        output = self.forward(*args, **kwargs)
+        if self.module.forward is not self.entrance:
+            self.forward, self.module.forward = self.module.forward, self.entrance
+        return output
 
 
 @dataclass(slots=True, eq=False)
@@ -163,12 +176,12 @@ class Rendezvous:
             current = getcurrent()
             if not isinstance(current, _CarrierGreenlet):
                 breathe()
-                return attached.forward(*args, **kwargs)
+                return attached.run(*args, **kwargs)
             arguments = by_name(signature, args, kwargs) if args else kwargs
             call = self._call(attached, arguments, current.carrier.brought)
             return current.carrier.wait_for(call)
 
-        module.forward = forward
+        module.forward = attached.entrance = forward
         return attached
 
     def detach(self, attached: Attached) -> None:
@@ -229,7 +242,7 @@ def forward(calls: Sequence[Call]) -> list[Any]:
         for data in target.row_data:
             brought = [call.brought.get(data.takes) for call in calls]
             stack.enter_context(data.during(brought, rows))
-        output = target.forward(**arguments)
+        output = target.run(**arguments)
     if len(calls) == 1:
         return [output]
     outputs = split(output, rows, lists_rows=target.rules.lists_rows)
