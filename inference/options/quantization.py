@@ -46,9 +46,14 @@ def obstacle(spec: ModelSpec, device: str) -> str:
     if spec.quantization is None:
         return ""
     kind = spec.quantization.kind
-    if kind.startswith("bitsandbytes") and not device.startswith("cuda"):
+    if on_card(spec) and not device.startswith("cuda"):
         return f"{kind} needs an NVIDIA GPU, and this device is {device}"
     return needs_package(_PACKAGES[kind])
+
+
+def on_card(spec: ModelSpec) -> bool:
+    """Whether the narrowed weights come into being on a card, and stay on that one."""
+    return spec.quantization is not None and spec.quantization.kind.startswith("bitsandbytes")
 
 
 def arguments(spec: ModelSpec, dtype: torch.dtype) -> dict[str, Any]:

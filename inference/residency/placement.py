@@ -9,8 +9,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
+import structlog
 import torch
 from torch import Tensor
+
+from inference.faults import is_out_of_memory
+
+log = structlog.get_logger()
 
 # torch rounds each pinned allocation up to a power of two: tensors are packed into such.
 _SLAB_BYTES = 1 << 28
@@ -52,7 +57,7 @@ class Weights:
         if self._is_read:
             return
         self._is_read = True
-        if pin and self._has_two_places:
+        if pin and self._in_ram and self._has_two_places:
             self._in_ram = packed(self._in_ram, pin=torch.cuda.is_available())
             self._point_at(self._in_ram)
             return
@@ -131,13 +136,24 @@ def packed(tensors: list[Tensor], *, pin: bool, slab_bytes: int = _SLAB_BYTES) -
         size = tensor.nbytes
         if filled + size > len(slab):
             wanted = max(size, min(slab_bytes, 1 << max(0, left - 1).bit_length()))
-            slab, filled = torch.empty(wanted, dtype=torch.uint8, pin_memory=pin), 0
+            slab, filled = _slab(wanted, pin=pin), 0
         place = slab[filled : filled + size].view(tensor.dtype).view(tensor.shape)
         place.copy_(tensor)
         made[_identity(tensor)] = place
         filled += _aligned(tensor)
         left -= _aligned(tensor)
     return [made[_identity(tensor)] for tensor in tensors]
+
+
+def _slab(size: int, *, pin: bool) -> Tensor:
+    """So many bytes, pinned where there is as much to pin: systems set limits of their own."""
+    try:
+        return torch.empty(size, dtype=torch.uint8, pin_memory=pin)
+    except RuntimeError as error:
+        if not pin or not is_out_of_memory(error):
+            raise
+        log.warning("ram.not_pinned", bytes=size)
+        return torch.empty(size, dtype=torch.uint8)
 
 
 def _copies(tensors: list[Tensor], device: torch.device) -> list[Tensor]:

@@ -46,6 +46,7 @@ class Standing:
     `waiting_since` is when its oldest request came that has not started, `waiting_priority` and
     `running_priority` the highest of each kind; `running` counts pictures in the making, which
     take `drain_seconds` more. `load_seconds` is what bringing it to the device takes.
+    One that `reads_to_device` is never in RAM alone.
     A `busy` one is being read or tested and cannot be moved. `wanted` is asked for by an operator
     and not by a request, `gentle` only as far as there is free room; `leaving` asked to go.
     """
@@ -56,6 +57,7 @@ class Standing:
     working_bytes: int = 0
     on_device: bool = False
     in_ram: bool = False
+    reads_to_device: bool = False
     busy: bool = False
     pinned: bool = False
     wanted: bool = False
@@ -277,6 +279,8 @@ class _Planner:
 
     def _make_room_in_ram(self, wanted: Standing) -> bool:
         """Whether a copy of it fits into RAM, after dropping what nobody asks for there."""
+        if wanted.reads_to_device:
+            return False
         gone: list[Standing] = []
         spare = [
             one

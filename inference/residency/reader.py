@@ -13,6 +13,7 @@ import structlog
 import torch
 
 from inference.errors import ModelFailed
+from inference.faults import is_out_of_memory
 from inference.hub.checkpoint import stamp_of
 from inference.hub.download import Download
 from inference.job import Mode
@@ -101,6 +102,11 @@ class Reader:
         offloads = effective(self._spec, self._device) is not Offload.NONE
         return ANY_NAME if offloads else self._spec.own_parts
 
+    @property
+    def reads_to_device(self) -> bool:
+        """Whether some of its weights are made on the card alone, while they are read."""
+        return quantization.on_card(self._spec) and quantization.on_card(self._as_read())
+
     def expected(self, now: float) -> Parts:
         """Bytes of the weights by content, as the files tell; looked at every few seconds."""
         if now - self._looked > _LOOK_SECONDS:
@@ -173,6 +179,9 @@ class Reader:
                 try:
                     return read_pipelines(spec, device, find_held, download), unmet
                 except ModelFailed as error:
+                    if error.__cause__ is not None and is_out_of_memory(error.__cause__):
+                        # as it is it would take more
+                        raise
                     reason = str(error)
             log.warning("option.off", model=spec.name, option="quantization", reason=reason)
             unmet["quantization"] = reason

@@ -25,6 +25,7 @@ def standing_of(one: Resident, demand: Demand, now: float, most_bytes: int) -> S
         working_bytes=working,
         on_device=one.on_device,
         in_ram=one.is_read and (one.in_ram or not one.on_device),
+        reads_to_device=one.reader.reads_to_device,
         busy=one.is_busy,
         pinned=one.pinned,
         wanted=one.wanted and not one.is_barred,

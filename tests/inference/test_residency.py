@@ -245,6 +245,13 @@ def test_who_has_to_wait_is_read_ahead_where_ram_has_room() -> None:
     assert moves(planned(here, unknown, budget=RAM)) == [("load", "there")]
 
 
+def test_who_is_read_to_the_device_alone_is_not_read_ahead_and_leaves_no_copy() -> None:
+    here = standing("here", on_device=True, running=1)
+    there = standing("there", waiting_since=999.0, reads_to_device=True)
+    assert planned(here, there, budget=RAM).moves == []
+    assert planned(there, budget=RAM).moves == [Move(MoveKind.LOAD, "there", keeps=False)]
+
+
 def test_what_is_in_ram_beyond_its_budget_is_dropped_once_nobody_asks_for_it() -> None:
     left = standing("left", in_ram=True)
     assert moves(planned(left)) == [("drop", "left")]
