@@ -81,7 +81,7 @@ class Attached:
         those that trace for group offloading do behind the first forward: it is put back.
         """
         output = self.forward(*args, **kwargs)
-        if self.module.forward is not self.entrance:
+        if self.entrance is not None and self.module.forward is not self.entrance:
             self.forward, self.module.forward = self.module.forward, self.entrance
         return output
 
