@@ -5,15 +5,13 @@ from __future__ import annotations
 import base64
 import ipaddress
 import json
-import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import httpx2
 
-from api.cli.states import news_of, state_of
 from api.cli.terminal import Failure, UsageError, say
 from api.cli.wish import Made, Step, Update, Updates, Waiting, Wish
 from inference.job import ImageRole
@@ -21,9 +19,6 @@ from inference.job import ImageRole
 GREET_SECONDS = 1.0
 ANSWER_SECONDS = 30.0
 WAIT_SECONDS = 20
-LOOK_SECONDS = 0.2
-# A device takes a command up between two steps; what it told of before may be another failure.
-SETTLE_SECONDS = 5.0
 LAST_EVENTS = ("done", "failed", "cancelled")
 
 
@@ -54,36 +49,25 @@ def find(
         return None
 
 
-def manage(
-    url: str, key: str | None, name: str, action: str, device: str | None = None
-) -> Iterator[str]:
-    """What becomes of a model on a server's devices, or on one; raises UsageError or Failure."""
-    yield from _found(url, key).manage(name, action, device)
-
-
-def devices(url: str, key: str | None) -> list[Mapping[str, Any]]:
-    """What a server tells of its devices; raises UsageError or Failure."""
-    return _found(url, key).devices()
-
-
-def _found(url: str, key: str | None) -> Remote:
-    found = find(url, key, greet_seconds=ANSWER_SECONDS)
-    if found is None:
+def found(url: str, key: str | None) -> Remote:
+    """The Darkroom at a URL; raises UsageError, or Failure when nothing there is one."""
+    server = find(url, key, greet_seconds=ANSWER_SECONDS)
+    if server is None:
         raise Failure(f"no Darkroom answers at {url}")
-    return found
+    return server
 
 
 class Remote:
     """One server, and the models it says it serves."""
 
     def __init__(self, client: httpx2.Client, url: str, served: list[Mapping[str, Any]]) -> None:
-        self._client = client
+        self.client = client
         self._url = url
         self._served = served
 
     def make(self, wish: Wish) -> Updates:
         """Ask, follow and fetch; leaving early cancels. Raises UsageError or Failure."""
-        with closing(self._client):
+        with closing(self.client):
             yield Waiting(why=f"asking {self._url}")
             task = self._submit(wish if "model" in wish.fields else self._choose(wish))
             try:
@@ -92,7 +76,7 @@ class Remote:
                 where = f"{self._url}{task['links']['self']}"
                 raise Failure(f"lost the server ({error}); the pictures come to {where}") from None
             except BaseException:
-                self._client.post(task["links"]["cancel"], timeout=GREET_SECONDS)
+                self.client.post(task["links"]["cancel"], timeout=GREET_SECONDS)
                 raise
             for image in task["images"]:
                 yield self._fetch(task, image)
@@ -100,65 +84,6 @@ class Remote:
                 raise Failure(_why(task["error"]))
             for lost in task["failures"]:
                 say(f"darkroom: picture {lost['index'] + 1}: {lost['message']}")
-
-    def manage(self, name: str, action: str, device: str | None) -> Iterator[str]:
-        """Ask for it, and tell each device's state until it is as was asked."""
-        with closing(self._client):
-            try:
-                path = f"/darkroom/admin/models/{quote(name)}/{action}"
-                only = {} if device is None else {"device": device}
-                reply = self._client.post(path, params=only, timeout=ANSWER_SECONDS)
-                if reply.status_code != 202:
-                    raise _refusal(reply)
-                yield from self._watch(name, action, device)
-            except httpx2.HTTPError as error:
-                raise Failure(f"lost the server: {error}") from None
-
-    def _watch(self, name: str, action: str, only: str | None) -> Iterator[str]:
-        told: dict[str, tuple[object, ...]] = {}
-        begin, has_moved = time.monotonic(), False
-        while True:
-            states = self._states(name, only)
-            for device, model in states.items():
-                if told.get(device) != (news := news_of(model)):
-                    told[device] = news
-                    yield f"{device}: {state_of(model)}"
-            failed = [one["reason"] for one in states.values() if one["state"] == "failed"]
-            has_moved = has_moved or not failed or time.monotonic() - begin > SETTLE_SECONDS
-            if failed and has_moved:
-                raise Failure(failed[0])
-            if all(_is_done(model, action) for model in states.values()):
-                for device, model in states.items():
-                    yield from _lacking(device, model)
-                return
-            time.sleep(LOOK_SECONDS)
-
-    def _states(self, name: str, only: str | None) -> dict[str, Mapping[str, Any]]:
-        """A model on each device that works, or on one."""
-        states = {
-            device["device"]: model
-            for device in self._devices()
-            for model in device["models"]
-            if model["name"] == name and device["alive"] and only in (None, device["device"])
-        }
-        if not states:
-            raise Failure(f"no device that {name} may be on works any more")
-        return states
-
-    def devices(self) -> list[Mapping[str, Any]]:
-        """Every device, as the server tells of it; raises Failure."""
-        with closing(self._client):
-            try:
-                return self._devices()
-            except httpx2.HTTPError as error:
-                raise Failure(f"lost the server: {error}") from None
-
-    def _devices(self) -> list[Mapping[str, Any]]:
-        reply = self._client.get("/darkroom/devices", timeout=ANSWER_SECONDS)
-        if reply.is_error:
-            raise _refusal(reply)
-        told: list[Mapping[str, Any]] = _json(reply)["devices"]
-        return told
 
     def _choose(self, wish: Wish) -> Wish:
         """The server's own choice where it has one, else the first model it serves."""
@@ -169,14 +94,14 @@ class Remote:
 
     def _submit(self, wish: Wish) -> Mapping[str, Any]:
         try:
-            reply = self._client.post(
+            reply = self.client.post(
                 "/darkroom/generations", timeout=ANSWER_SECONDS, json=_body(wish)
             )
         except httpx2.HTTPError as error:
             raise Failure(f"the server did not take it: {error}") from None
         if reply.status_code == 202:
-            return _json(reply)
-        raise _refusal(reply)
+            return json_of(reply)
+        raise refusal(reply)
 
     def _follow(self, task: Mapping[str, Any]) -> Generator[Update, None, Mapping[str, Any]]:
         """Events until the task has ended, by asking again where the stream breaks off."""
@@ -186,13 +111,13 @@ class Remote:
             yield Waiting(why="waiting for the server")
         while True:
             path, wait = task["links"]["self"], WAIT_SECONDS
-            reply = self._client.get(path, params={"wait": wait}, timeout=wait + ANSWER_SECONDS)
-            task = _json(reply)
+            reply = self.client.get(path, params={"wait": wait}, timeout=wait + ANSWER_SECONDS)
+            task = json_of(reply)
             if task["finished_at"] is not None:
                 return task
 
     def _listen(self, task: Mapping[str, Any]) -> Iterator[Update]:
-        with self._client.stream("GET", task["links"]["events"], timeout=ANSWER_SECONDS) as reply:
+        with self.client.stream("GET", task["links"]["events"], timeout=ANSWER_SECONDS) as reply:
             for name, told in events_of(reply.iter_lines()):
                 if name in LAST_EVENTS:
                     return
@@ -204,31 +129,10 @@ class Remote:
     def _fetch(self, task: Mapping[str, Any], image: Mapping[str, Any]) -> Made:
         path = f"{task['links']['self']}/images/{image['index']}"
         try:
-            reply = self._client.get(path, timeout=ANSWER_SECONDS).raise_for_status()
+            reply = self.client.get(path, timeout=ANSWER_SECONDS).raise_for_status()
         except httpx2.HTTPError as error:
             raise Failure(f"picture {image['index'] + 1} could not be fetched: {error}") from None
         return Made(index=image["index"], seed=image["seed"], data=reply.content)
-
-
-def _lacking(device: str, model: Mapping[str, Any]) -> Iterator[str]:
-    """The options of a model that the device cannot do, and why."""
-    for name, option in model["options"].items():
-        if option["reason"]:
-            asked, got = option["requested"], option["effective"]
-            yield f"{device}: {name} is {got}, not {asked}: {option['reason']}"
-
-
-def _is_done(model: Mapping[str, Any], action: str) -> bool:
-    """Whether a model on a device is as was asked."""
-    match action:
-        case "load":
-            return bool(model["state"] == "ready")
-        case "pin":
-            return bool(model["state"] == "ready" and model["pinned"])
-        case "unload":
-            return bool(model["state"] == "unloaded")
-        case _:
-            return not model["pinned"]
 
 
 def events_of(lines: Iterator[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -274,7 +178,8 @@ def _headers(key: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def _json(reply: httpx2.Response) -> Mapping[str, Any]:
+def json_of(reply: httpx2.Response) -> Mapping[str, Any]:
+    """The object in a reply; raises Failure, or HTTPStatusError for an error."""
     try:
         told: Mapping[str, Any] = reply.raise_for_status().json()
     except ValueError:
@@ -289,7 +194,8 @@ def _why(error: Mapping[str, Any]) -> str:
     return f"{error['message']}: {reason}" if reason else str(error["message"])
 
 
-def _refusal(reply: httpx2.Response) -> Exception:
+def refusal(reply: httpx2.Response) -> Exception:
+    """What to raise for a reply that is an error."""
     try:
         problem = reply.json()
         message, field = str(problem["detail"]), problem.get("field")

@@ -141,7 +141,7 @@ def _show(models: Path | None) -> None:
 
 
 def _tell(server: str, key: str | None) -> None:
-    from api.cli.remote import devices
+    from api.cli.remote_models import devices
     from api.cli.states import lines_of
 
     for line in lines_of(devices(server, secret_of(key))):
@@ -151,7 +151,7 @@ def _tell(server: str, key: str | None) -> None:
 def _manage(
     name: str, action: str, device: str | None, server: str | None, key: str | None
 ) -> None:
-    from api.cli.remote import manage
+    from api.cli.remote_models import manage
 
     with speaking():
         try:

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 from PIL import Image
 
-from api.cli import remote
+from api.cli import remote_models
 from api.cli.terminal import Failure
 from inference.errors import ModelFailed, OutOfMemory
 from tests.api.http.served import Served, serving, until
@@ -192,12 +192,12 @@ def test_devices_are_503_until_they_are_known(served: Served) -> None:
     try:
         reply = served.client.get("/darkroom/devices")
         with pytest.raises(Failure, match="the engine is starting"):
-            remote.devices(served.url, None)
+            remote_models.devices(served.url, None)
     finally:
         served.script.starting = False
     assert (reply.status_code, reply.json()["type"]) == (503, "urn:darkroom:unavailable")
     assert reply.headers["retry-after"] == "1"
-    assert [one["device"] for one in remote.devices(served.url, None)] == ["cpu"]
+    assert [one["device"] for one in remote_models.devices(served.url, None)] == ["cpu"]
 
 
 def test_queue_devices_and_models_are_told(served: Served) -> None:
