@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -39,6 +38,7 @@ from api.picture_folder import PictureFolder
 from api.playground import routes as playground
 from api.services import Services
 from api.settings import Settings
+from api.versions import version_of
 from inference.errors import EngineError
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
@@ -57,7 +57,7 @@ def create_app(services: Services, dialects: tuple[Dialect, ...] = DIALECTS) -> 
 
     app = FastAPI(
         title="Darkroom",
-        version=_version(),
+        version=version_of("darkroom"),
         description="Pictures on your own GPUs, by the APIs your clients already speak.",
         lifespan=lifespan,
         openapi_url=None,
@@ -184,10 +184,3 @@ def _methods_at(request: Request) -> list[str]:
         return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
 
     return [method for method in METHODS if is_served(method)]
-
-
-def _version() -> str:
-    try:
-        return version("darkroom")
-    except PackageNotFoundError:
-        return "0"

@@ -122,6 +122,7 @@ def _courier(ground: Ground, records: Records, accounts: Accounts) -> Courier:
         link_for=link_for,
         credit_usd=ground.settings.credit_usd,
         takes_over=not ground.database.is_shared,
+        tally=ground.metrics,
         now_ms=ground.database.now_ms,
     )
 

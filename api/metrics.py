@@ -6,6 +6,7 @@ code, routes the templates of paths. So the number of series is bounded.
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Histogram,
+    Info,
     ProcessCollector,
     disable_created_metrics,
 )
@@ -26,6 +28,7 @@ from api.store.outbox import Backlog
 from api.submit import QueueStatus
 from api.tally import Tally
 from api.tasks import Task
+from api.versions import version_of
 from inference.status import DeviceStatus, EngineStatus, ModelState
 
 TASK_BUCKETS = (0.1, 0.3, 1, 2, 5, 10, 20, 40, 80, 160, 320, 640, 1800, 3600)
@@ -69,6 +72,7 @@ class Metrics(Tally):
         self._now_ms = now_ms
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
+        Info("darkroom_build", "What this is.", registry=self._registry).info(_build())
 
         def counter(name: str, says: str, *labels: str) -> Counter:
             return Counter(f"darkroom_{name}", says, labels, registry=self._registry)
@@ -87,6 +91,9 @@ class Metrics(Tally):
             "Pictures that will not be made, by the kind of reason.",
             "model",
             "kind",
+        )
+        self._attempted = counter(
+            "webhook_attempts", "Webhooks sent, by what came of it.", "dialect", "outcome"
         )
         self._refused = counter("refusals", "Requests refused, by kind.", "dialect", "kind")
         self._requests = counter(
@@ -141,6 +148,10 @@ class Metrics(Tally):
         seconds = (ended_ms - task.created_ms) / 1000
         self._whole.labels(model, task.state.value).observe(max(seconds, 0.0))
 
+    def attempted(self, dialect: str, outcome: str) -> None:
+        """Count an attempt to deliver a webhook."""
+        self._attempted.labels(dialect, outcome).inc()
+
     def refused(self, dialect: str, kind: str) -> None:
         """Count a refusal."""
         self._refused.labels(dialect, kind).inc()
@@ -187,6 +198,11 @@ class Timed:
         finally:
             seconds = time.perf_counter() - begun if seconds is None else seconds
             self.passed(_template(scope), scope["method"], status, seconds)
+
+
+def _build() -> dict[str, str]:
+    packages = {package: version_of(package) for package in ("torch", "diffusers")}
+    return {"version": version_of("darkroom"), "python": platform.python_version()} | packages
 
 
 def _template(scope: Scope) -> str:

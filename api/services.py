@@ -115,7 +115,9 @@ class Services:
         taken_over = await self.store.expire_leases()
         # Nor is there anybody left who waited for a reply.
         given_up = await self.store.give_up_unread()
-        log.info("taken_over", tasks=taken_over, tasks_given_up=given_up)
+        for task in given_up:
+            self.metrics.ended(task)
+        log.info("taken_over", tasks=taken_over, tasks_given_up=len(given_up))
 
     def _hear(self, task_id: str, word: str) -> None:
         """What a server says of a task: this one, or another on the same database."""

@@ -26,5 +26,8 @@ class Tally:
     def ended(self, task: Task) -> None:
         """A task is in its last state."""
 
+    def attempted(self, dialect: str, outcome: str) -> None:
+        """A webhook was sent: `delivered`, `postponed` to another attempt, or `failed` for good."""
+
 
 NO_TALLY = Tally()

@@ -37,9 +37,9 @@ Models = Annotated[
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from api.versions import version_of
 
-        out().print(f"darkroom {version('darkroom')}")
+        out().print(f"darkroom {version_of('darkroom')}")
         raise typer.Exit
 
 

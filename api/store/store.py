@@ -218,12 +218,12 @@ class Store:
         """End every lease and return how many; only for who knows that no other worker lives."""
         return await self._execute(statements.expire_leases())
 
-    async def give_up_unread(self) -> int:
-        """Cancel what only its caller could get, if nobody runs it; return how many those are."""
+    async def give_up_unread(self) -> tuple[Task, ...]:
+        """Cancel what only its caller could get, if nobody runs it, and return that."""
         query = statements.unfinished_in_reply()
         found = (await self._database.read(lambda connection: connection.execute(query))).all()
-        await asyncio.gather(*(self.request_cancel(row.id) for row in found))
-        return len(found)
+        asked = await asyncio.gather(*(self.request_cancel(row.id) for row in found))
+        return tuple(task for task in asked if task is not None and task.state.ended)
 
     async def check_writable(self) -> None:
         """Raise Unavailable unless the database takes writes."""

@@ -20,6 +20,7 @@ from api.links import PictureLink
 from api.outbound import Outbound, Reply, Unreachable
 from api.store.hooks import Hook
 from api.store.outbox import Message, Outbox
+from api.tally import NO_TALLY, Tally
 from api.tasks import Task
 from api.webhooks.letters import Event, WebhookStyle
 
@@ -36,8 +37,8 @@ GONE = 410
 
 MAX_IN_FLIGHT = 256
 MAX_PER_ORIGIN = 8
-# Over any timeout; in this process a delivery is known by its id, whatever the lease says.
-LEASE_MS = 120_000
+# Over twice any timeout; in this process a delivery is known by its id, whatever the lease says.
+LEASE_MS = 45_000
 POLL_SECONDS = 1.0
 PAUSE_AFTER_ERROR_SECONDS = 1.0
 CLOSE_SECONDS = 5.0
@@ -100,6 +101,7 @@ class Courier:
         link_for: Callable[[Task], PictureLink],
         credit_usd: Decimal = Decimal("0.01"),
         takes_over: bool = True,
+        tally: Tally = NO_TALLY,
         now_ms: Callable[[], int] = wall_clock_ms,
         jitter: Callable[[], float] = lambda: random.uniform(-JITTER, JITTER),
     ) -> None:
@@ -112,6 +114,7 @@ class Courier:
         self._link_for = link_for
         self._credit_usd = credit_usd
         self._takes_over = takes_over
+        self._tally = tally
         self._now_ms = now_ms
         self._jitter = jitter
         self._out: dict[str, Message] = {}
@@ -255,17 +258,20 @@ class Courier:
 
     async def _settle(self, message: Message, outcome: Outcome) -> None:
         again_ms = self._again_ms(message, outcome)
-        await self._outbox.settle(
+        settled = await self._outbox.settle(
             message,
             delivered=outcome.error is None,
             again_ms=again_ms,
             status=outcome.status,
             error=outcome.error,
         )
-        event = "webhook_failed" if again_ms is None else "webhook_postponed"
+        failed = "failed" if again_ms is None else "postponed"
+        became = failed if outcome.error else "delivered"
+        if settled:
+            self._tally.attempted(message.dialect, became)
         # Never the URL, whose query may hold a secret.
         log.info(
-            event if outcome.error else "webhook_delivered",
+            f"webhook_{became}",
             message_id=message.id,
             task_id=message.task_id,
             origin=message.origin,

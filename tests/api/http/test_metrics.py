@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import platform
 import re
 import secrets
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,13 @@ from api.metrics import Metrics, Reading
 from api.orders import Order
 from api.services import Services
 from api.settings import Settings
-from api.tasks import Task, TaskState
+from api.store import Submission
+from api.tasks import Delivery, Task, TaskState
 from inference.errors import OutOfMemory, PipelineFailed
 from inference.job import ImageRequest
 from inference.status import DeviceStatus, EngineStatus, ModelState, ModelStatus
-from tests.api.http.served import ROOT, Served, make_key, serving, until
-from tests.api.making import Clock, job_of
+from tests.api.http.served import ROOT, Served, bearer, make_key, serving, until
+from tests.api.making import Clock, inserted, job_of, open_store
 from tests.api.scripted import ScriptedEngine
 
 HERE = "/darkroom/generations"
@@ -229,6 +232,49 @@ async def test_of_requests_that_count_once_and_race_one_counts(tmp_path: Path) -
     assert found["darkroom_tasks_accepted_total", frozenset(OF_TASK.items())] == 1
 
 
+async def test_what_a_start_gives_up_is_counted(tmp_path: Path) -> None:
+    """Its callers went with the process that they waited at."""
+    task = NEW_TASK.job
+    given = Submission(
+        dialect="openai",
+        request=NEW_TASK.request,
+        job=replace(task, model="tiny-flux"),
+        credits=0,
+        delivery=Delivery(in_reply=True),
+    )
+    store = open_store(tmp_path / "darkroom.db")
+    await inserted(store, given)
+    await store.close()
+    services = built(tmp_path, ScriptedEngine())
+    await services.start()
+    try:
+        found = series(await text_of(services))
+    finally:
+        await services.stop()
+    labels = {"model": "tiny-flux", "dialect": "openai", "state": "cancelled"}
+    assert found["darkroom_tasks_ended_total", frozenset(labels.items())] == 1
+
+
+def test_it_says_which_versions_run(client: httpx2.Client) -> None:
+    (told,) = [dict(labels) for name, labels in scraped(client) if name == "darkroom_build_info"]
+    packages = {"version": "darkroom", "torch": "torch", "diffusers": "diffusers"}
+    expected = {label: version(package) for label, package in packages.items()}
+    assert told == expected | {"python": platform.python_version()}
+
+
+def test_webhooks_are_counted_by_what_came_of_them() -> None:
+    metrics = Metrics(["paint"], Clock())
+    for outcome in ("delivered", "postponed", "delivered"):
+        metrics.attempted("mynth", outcome)
+    found = series(metrics.text(NOTHING_KNOWN, "")[0].decode())
+    counts = {
+        dict(labels)["outcome"]: value
+        for (name, labels), value in found.items()
+        if name == "darkroom_webhook_attempts_total" and ("dialect", "mynth") in labels
+    }
+    assert counts == {"delivered": 2, "postponed": 1}
+
+
 def test_refusals_are_counted_by_kind(served: Served, watched: Watched) -> None:
     served.client.post(HERE, json={"prompt": "a", "nothing": 1})
     served.client.post(HERE, json={"prompt": "a", "model": "no-such"})
@@ -247,9 +293,9 @@ def test_refusals_are_counted_by_kind(served: Served, watched: Watched) -> None:
 
 def test_a_full_disk_and_want_of_credits_are_refusals(tmp_path: Path) -> None:
     text = make_key(tmp_path, "boss", scopes=frozenset(Scope))
-    boss = {"Authorization": f"Bearer {text}"}
-    poor = {"Authorization": f"Bearer {make_key(tmp_path, 'poor', credits=0)}"}
-    often = {"Authorization": f"Bearer {make_key(tmp_path, 'often', rate_per_minute=1)}"}
+    boss = bearer(text)
+    poor = bearer(make_key(tmp_path, "poor", credits=0))
+    often = bearer(make_key(tmp_path, "often", rate_per_minute=1))
     with serving(tmp_path, max_account_tasks=1) as served:
         watched = Watched(served, boss)
         served.script.gate.clear()
@@ -326,7 +372,8 @@ def test_a_task_of_a_model_that_is_gone_has_an_empty_one() -> None:
         metrics.stepped(replace(NEW_TASK, job=job))
     found = series(metrics.text(NOTHING_KNOWN, "")[0].decode())
 
-    models = {dict(labels).get("model") for name, labels in found if name.startswith("darkroom")}
+    labels = [dict(labels) for name, labels in found if name.startswith("darkroom_task")]
+    models = {one["model"] for one in labels}
     assert models == {"paint", ""}
     assert found["darkroom_task_first_step_seconds_sum", frozenset({("model", "paint")})] == 4.0
 
@@ -334,7 +381,7 @@ def test_a_task_of_a_model_that_is_gone_has_an_empty_one() -> None:
 def test_no_label_tells_who_asked_or_what_for(tmp_path: Path) -> None:
     account, label = "secretive", "whispered"
     text = make_key(tmp_path, account, label=label, scopes=frozenset(Scope))
-    headers = {"Authorization": f"Bearer {text}"}
+    headers = bearer(text)
     with serving(tmp_path) as served:
         body = {"prompt": "a canary prompt", "negative_prompt": "a canary fear"}
         reply = served.client.post(HERE, json=body, headers=headers)
@@ -393,7 +440,7 @@ def observed(
     folder = tmp_path_factory.mktemp("observed")
     text = make_key(folder, "prometheus", scopes=frozenset({Scope.METRICS}))
     with serving(folder) as served:
-        yield served, {"Authorization": f"Bearer {text}"}
+        yield served, bearer(text)
 
 
 class Elaborate(ScriptedEngine):
