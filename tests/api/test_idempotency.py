@@ -25,7 +25,7 @@ from api.services import Services
 from api.store import Accepted, Store
 from api.tasks import Task, TaskState
 from inference.job import ImageRequest, ImageRole
-from tests.api.http.served import Served, make_key, serving, until
+from tests.api.http.served import Served, bearer, make_key, serving, until
 from tests.api.making import AMPLE, Clock, encoded, open_store, submission
 from tests.api.scripted import picture_of
 
@@ -199,7 +199,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def keys(folder: Path) -> list[dict[str, str]]:
     """Headers of two keys of one account, and of one of another."""
     accounts = ("team", "team", "other")
-    return [{"Authorization": f"Bearer {make_key(folder, name)}"} for name in accounts]
+    return [bearer(make_key(folder, name)) for name in accounts]
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +212,7 @@ def server(folder: Path, keys: list[dict[str, str]]) -> Iterator[Served]:
 def served(server: Served) -> Iterator[Served]:
     yield server
     server.script.gate.set()
+    server.settle()
 
 
 def send(

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from api.cli import destinations as cli_destinations
 from api.cli.commands import app
-from tests.api.http.served import make_key, serving
+from tests.api.http.served import bearer, make_key, serving
 from tests.api.s3server import BUCKET, KEY_ID, SECRET, S3Server
 
 HEAD = ["name", "url", "endpoint", "region", "access key id", "public url"]
@@ -189,7 +189,7 @@ def test_a_private_endpoint_must_be_allowed(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_running_server_uses_what_was_added(s3_server: S3Server, folder: Path) -> None:
-    key = {"Authorization": f"Bearer {make_key(folder, 'team')}"}
+    key = bearer(make_key(folder, "team"))
     with serving(folder, allowed_targets=("127.0.0.1",)) as served:
         add("site", url=f"s3://{BUCKET}/{secrets.token_hex(8)}", endpoint=s3_server.endpoint)
         wish = {"prompt": "a", "destination": "site"}

@@ -12,14 +12,9 @@ from PIL import Image
 from api.assistants import AssistantFailed, Assistants, Note, Review
 from api.tasks import Enhanced, RatingWish
 from tests.api import making
-from tests.api.http.served import Served, until
+from tests.api.http.served import NO_KEY, Served, until
 
 PATH = "/image/generate"
-NO_KEY: Mapping[str, str] = {}
-
-
-def bearer(text: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {text}"}
 
 
 def create(

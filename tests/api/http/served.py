@@ -156,6 +156,11 @@ def make_key(folder: Path, account: str = "team", credits: int | None = None, **
     return asyncio.run(make())
 
 
+def bearer(key: str) -> dict[str, str]:
+    """The header that a key is sent in."""
+    return {"Authorization": f"Bearer {key}"}
+
+
 def until(holds: Callable[[], bool], seconds: float = START_SECONDS) -> None:
     """Wait until something holds; fails if it does not in time."""
     deadline = time.monotonic() + seconds

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from api.accounts import Scope
 from api.cli.commands import app
 from inference.status import ModelAction
-from tests.api.http.served import Served, make_key, serving, until
+from tests.api.http.served import Served, bearer, make_key, serving, until
 
 HERE = "/darkroom/admin/models"
 # Each mode more is a longer test at load.
@@ -99,7 +99,7 @@ def test_only_who_manages_the_server_may(tmp_path: Path) -> None:
     guest = make_key(tmp_path, "guest")
     with serving(tmp_path) as served:
         for key, status in ((guest, 403), (boss, 202)):
-            headers = {"Authorization": f"Bearer {key}"}
+            headers = bearer(key)
             there = f"{HERE}/tiny-flux/unload?device=cuda:1"
             reply = served.client.post(there, headers=headers)
             assert reply.status_code == status, reply.text

@@ -24,7 +24,7 @@ from PIL import Image
 
 from api.dialects import DIALECTS
 from api.keys import hash_of, new_key
-from tests.api.http.served import ROOT, make_key, until
+from tests.api.http.served import ROOT, bearer, make_key, until
 from tests.api.making import encoded
 
 # `darkroom` over an engine that needs no torch.
@@ -171,7 +171,7 @@ def wrong_keys(to: Talk, path: str, body: dict[str, Any]) -> None:
     wrong = to.run.secrets["wrong key"]
     basic = to.run.canaries.of("password")
     for headers in (
-        {"Authorization": f"Bearer {wrong}"},
+        bearer(wrong),
         {"x-api-key": wrong},
         {"Authorization": f"Bearer {to.run.canaries.of('mistyped key')}"},
         {"Authorization": f"Basic {basic}"},

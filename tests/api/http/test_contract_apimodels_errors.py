@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from tests.api.http.apimodels import BASES, KEY, PATH, create, made, poll, refusal
-from tests.api.http.served import Served, make_key, serving
+from tests.api.http.served import Served, bearer, make_key, serving
 from tests.api.making import data_uri, png
 
 JSON = {"Content-Type": "application/json"}
@@ -161,7 +161,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def key(folder: Path) -> dict[str, str]:
-    return {"Authorization": f"Bearer {make_key(folder, 'fox', credits=1000)}"}
+    return bearer(make_key(folder, "fox", credits=1000))
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,7 @@ def test_no_key_no_entry(keyed: Served, method: str, path: str, headers: dict[st
 
 
 def test_no_credits_is_402_and_nothing_is_kept__S4(keyed: Served, folder: Path) -> None:
-    poor = {"Authorization": f"Bearer {make_key(folder, 'poor', credits=3)}"}
+    poor = bearer(make_key(folder, "poor", credits=3))
     assert create(keyed.client, headers=poor).status_code == 200
 
     status, text = refusal(create(keyed.client, headers=poor))
@@ -193,7 +193,7 @@ def test_no_credits_is_402_and_nothing_is_kept__S4(keyed: Served, folder: Path) 
 @pytest.mark.parametrize("base", BASES)
 def test_a_balance_is_in_dollars__R(keyed: Served, folder: Path, base: str) -> None:
     team = base.strip("/").replace("/", "-")
-    rich = {"Authorization": f"Bearer {make_key(folder, team, credits=1234)}"}
+    rich = bearer(make_key(folder, team, credits=1234))
 
     reply = keyed.client.get(f"{base}/balance", headers=rich)
 
@@ -202,7 +202,7 @@ def test_a_balance_is_in_dollars__R(keyed: Served, folder: Path, base: str) -> N
 
 
 def test_a_balance_follows_what_a_credit_is_worth__INF(tmp_path: Path) -> None:
-    headers = {"Authorization": f"Bearer {make_key(tmp_path, 'team', credits=200)}"}
+    headers = bearer(make_key(tmp_path, "team", credits=200))
     with serving(tmp_path, credit_usd="0.025") as served:
         made(create(served.client, headers=headers))
         told = served.client.get("/api/v1/balance", headers=headers).json()["data"]
@@ -213,7 +213,7 @@ def test_a_balance_follows_what_a_credit_is_worth__INF(tmp_path: Path) -> None:
 def test_a_task_of_another_account_is_404__S4(
     keyed: Served, folder: Path, key: dict[str, str]
 ) -> None:
-    stranger = {"Authorization": f"Bearer {make_key(folder, 'stranger')}"}
+    stranger = bearer(make_key(folder, "stranger"))
     task_id = made(create(keyed.client, headers=key))
 
     assert poll(keyed.client, task_id, headers=key).status_code == 200
@@ -221,7 +221,7 @@ def test_a_task_of_another_account_is_404__S4(
 
 
 def test_too_many_requests_are_429__INF(keyed: Served, folder: Path) -> None:
-    hasty = {"Authorization": f"Bearer {make_key(folder, 'hasty', rate_per_minute=1)}"}
+    hasty = bearer(make_key(folder, "hasty", rate_per_minute=1))
     assert create(keyed.client, headers=hasty).status_code == 200
 
     reply = create(keyed.client, headers=hasty)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from tests.api.http.apimodels import BASES, KEY, ended, made, refusal
 from tests.api.http.openai_client import client_of, half_transparent, pictures_of
-from tests.api.http.served import Served, make_key, serving
+from tests.api.http.served import Served, bearer, make_key, serving
 from tests.api.making import data_uri, opened, png
 
 BARE = {"model": "gpt-image-2", "prompt": "a red circle"}
@@ -79,7 +79,7 @@ def pinned(folder: Path) -> Callable[[str], dict[str, str]]:
     """The header of a key for one dialect."""
 
     def make(dialect: str, **fields: Any) -> dict[str, str]:
-        return {"Authorization": f"Bearer {make_key(folder, dialect, dialect=dialect, **fields)}"}
+        return bearer(make_key(folder, dialect, dialect=dialect, **fields))
 
     return make
 
@@ -250,9 +250,7 @@ def test_a_file_with_a_purpose_is_openais(served: Served, path: str) -> None:
 def test_a_file_is_named_by_its_id_in_edits_of_its_account_alone(
     keyed: Served, folder: Path
 ) -> None:
-    owner, stranger = (
-        {"Authorization": f"Bearer {make_key(folder, name)}"} for name in ("owner", "stranger")
-    )
+    owner, stranger = (bearer(make_key(folder, name)) for name in ("owner", "stranger"))
     send: dict[str, Any] = {"data": {"purpose": "vision"}}
     file_ids = [
         keyed.client.post("/v1/files", files={"file": data}, headers=owner, **send).json()["id"]

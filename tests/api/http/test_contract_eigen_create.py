@@ -15,7 +15,7 @@ import yaml
 
 from tests.api.assist.replies import finds
 from tests.api.http.eigen import LEAST, PATH, Send, ask, fault, made, send
-from tests.api.http.served import ROOT, Served, make_key, serving
+from tests.api.http.served import ROOT, Served, bearer, make_key, serving
 from tests.api.making import opened
 from tests.api.receivers import Receiver
 
@@ -51,7 +51,7 @@ def test_a_key_is_asked_for_where_there_are_keys__S2(
         assert refused.status_code == 401
         assert fault(refused)
         assert refused.headers["www-authenticate"] == "Bearer"
-        headers = {"Authorization": f"Bearer {key}"}
+        headers = bearer(key)
         made(served.client.post(f"/eigen{PATH}", json=LEAST, headers=headers))
         made(served.client.post(PATH, json=LEAST, headers=headers))
         strange = served.client.post("/api/v1/generations", json={"prompt": "a"}, headers=headers)

@@ -13,7 +13,7 @@ import pytest
 
 from inference.errors import ModelFailed, OutOfMemory
 from tests.api.http.eigen import LEAST, PATH, ask, fault, made, send
-from tests.api.http.served import Served, make_key, serving
+from tests.api.http.served import Served, bearer, make_key, serving
 from tests.api.making import png
 
 JSON = {"Content-Type": "application/json"}
@@ -214,7 +214,7 @@ def test_a_wrong_key_is_401__T(tmp_path: Path) -> None:
 
 
 def test_no_credits_is_402__INF(tmp_path: Path) -> None:
-    headers = {"Authorization": f"Bearer {make_key(tmp_path, credits=1)}"}
+    headers = bearer(make_key(tmp_path, credits=1))
     with serving(tmp_path) as served:
         made(served.client.post(PATH, json=LEAST, headers=headers))
         reply = served.client.post(PATH, json=LEAST, headers=headers)
@@ -223,7 +223,7 @@ def test_no_credits_is_402__INF(tmp_path: Path) -> None:
 
 
 def test_too_many_requests_are_429__T(tmp_path: Path) -> None:
-    headers = {"Authorization": f"Bearer {make_key(tmp_path, rate_per_minute=1)}"}
+    headers = bearer(make_key(tmp_path, rate_per_minute=1))
     with serving(tmp_path) as served:
         made(served.client.post(PATH, json=LEAST, headers=headers))
         reply = served.client.post(PATH, json=LEAST, headers=headers)

@@ -17,7 +17,7 @@ import pytest
 
 from inference.errors import OutOfMemory
 from tests.api.http.eigen import LEAST, PATH, Send, ask, ended, fault, made, send
-from tests.api.http.served import Served, make_key, serving, until
+from tests.api.http.served import Served, bearer, make_key, serving, until
 from tests.api.making import opened, png
 
 JOB = {"task_id", "status", "start_time", "end_time", "error"}
@@ -150,9 +150,7 @@ def test_a_job_of_another_model_or_api_is_not_there__INF(client: httpx2.Client) 
 
 
 def test_a_job_of_another_account_is_not_there__INF(tmp_path: Path) -> None:
-    mine, theirs = (
-        {"Authorization": f"Bearer {make_key(tmp_path, name)}"} for name in ("me", "you")
-    )
+    mine, theirs = (bearer(make_key(tmp_path, name)) for name in ("me", "you"))
     with serving(tmp_path) as served:
         body = LEAST | {"async": True}
         task_id = made(served.client.post(PATH, json=body, headers=mine))["task_id"]

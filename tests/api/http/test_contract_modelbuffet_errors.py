@@ -20,7 +20,7 @@ from tests.api.http.modelbuffet import (
     generate,
 )
 from tests.api.http.modelbuffet import server as server
-from tests.api.http.served import Served, make_key, serving, until
+from tests.api.http.served import Served, bearer, make_key, serving, until
 
 JSON = {"Content-Type": "application/json"}
 LONG = "prompt should have at most 4000 characters"
@@ -168,11 +168,9 @@ def test_keys_credits_and_rights__INF(tmp_path_factory: pytest.TempPathFactory) 
     with serving(folder) as served:
         none = served.client.post(PATH, json=FIELDS)
         wrong = served.client.post(PATH, json=FIELDS, headers=KEY)
-        broke = served.client.post(PATH, json=FIELDS, headers={"Authorization": f"Bearer {poor}"})
+        broke = served.client.post(PATH, json=FIELDS, headers=bearer(poor))
         foreign = served.client.post(PATH, json=FIELDS, headers={"x-api-key": other})
-        three = served.client.post(
-            PATH, json=FIELDS | {"count": 3}, headers={"Authorization": f"Bearer {poor}"}
-        )
+        three = served.client.post(PATH, json=FIELDS | {"count": 3}, headers=bearer(poor))
 
     assert_error(none, 401, "authentication", "unauthorized", None)
     assert none.headers["www-authenticate"] == "Bearer"

@@ -18,7 +18,7 @@ from PIL import Image
 
 from tests.api.http.modelbuffet import ASYNC, FIELDS, KEY, PATH, assert_error, done, generate
 from tests.api.http.modelbuffet import server as server
-from tests.api.http.served import Served, make_key, serving, until
+from tests.api.http.served import Served, bearer, make_key, serving, until
 
 READ = (PATH, "/v1/generations")
 
@@ -107,9 +107,7 @@ def test_a_generation_of_another_account_is_404__INF(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     folder = tmp_path_factory.mktemp("data")
-    ours, theirs = (
-        {"Authorization": f"Bearer {make_key(folder, account)}"} for account in ("ours", "theirs")
-    )
+    ours, theirs = (bearer(make_key(folder, account)) for account in ("ours", "theirs"))
     with serving(folder) as served:
         made = served.client.post(PATH, json=FIELDS | {"count": 1}, headers=ours).json()
 

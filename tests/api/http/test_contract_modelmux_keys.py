@@ -15,7 +15,7 @@ import pytest
 
 from inference.errors import PipelineFailed
 from tests.api.http.modelmux import PATH, account, create, ended
-from tests.api.http.served import Served, make_key, serving
+from tests.api.http.served import Served, bearer, make_key, serving
 from tests.api.http.test_contract_modelmux_create import PRICES
 from tests.api.making import png
 
@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def key(folder: Path) -> dict[str, str]:
     """The header of a key whose account has credits."""
-    return {"Authorization": f"Bearer {make_key(folder, 'fox', credits=100_000)}"}
+    return bearer(make_key(folder, "fox", credits=100_000))
 
 
 @pytest.fixture(scope="module")

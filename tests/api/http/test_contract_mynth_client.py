@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,10 @@ from pydantic import BaseModel, ConfigDict
 from inference.demo.judge import judge
 from inference.demo.scenes import Scene
 from inference.errors import PipelineFailed
-from tests.api.http.mynth import bearer, opened, png, uploaded
-from tests.api.http.served import Served, make_key, serving, until
+from tests.api.http.keyed import folder as folder
+from tests.api.http.keyed import server as server
+from tests.api.http.mynth import opened, png, uploaded
+from tests.api.http.served import Served, bearer, make_key, serving, until
 
 FAST_SECONDS, FAST_PAUSE_SECONDS, SLOW_PAUSE_SECONDS = 12.0, 2.5, 5.0
 JITTER_SECONDS, TIMEOUT_SECONDS, MOST_RETRIES = 0.5, 300.0, 7
@@ -128,19 +130,6 @@ class Client:
         reply = httpx2.get(f"{self.base_url}/tasks/{task_id}", headers=bearer(self.key), timeout=60)
         assert reply.status_code == 200, reply.text
         return WholeTask.model_validate(reply.json()["data"])
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("data")
-
-
-@pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[Served]:
-    """It asks for keys."""
-    make_key(folder, "first")
-    with serving(folder) as running:
-        yield running
 
 
 @pytest.fixture

@@ -10,14 +10,13 @@ from tests.api.http.mynth import (
     PATH,
     Helpers,
     assert_error,
-    bearer,
     created,
     data,
     opened,
     png,
     uploaded,
 )
-from tests.api.http.served import Served, serving, until
+from tests.api.http.served import Served, bearer, serving, until
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,6 @@ from tests.api.http.mynth import (
     PATH,
     Helpers,
     assert_error,
-    bearer,
     create,
     created,
     data,
@@ -30,7 +29,7 @@ from tests.api.http.mynth import (
     png,
     uploaded,
 )
-from tests.api.http.served import Served, make_key, serving
+from tests.api.http.served import Served, bearer, make_key, serving
 
 # One model of free sizes, and one that makes 4k.
 MODELS = """

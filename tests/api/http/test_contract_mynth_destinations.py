@@ -13,8 +13,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.api.http.mynth import assert_error, bearer, create, data, ended, made
-from tests.api.http.served import Served, make_key, serving
+from tests.api.http.keyed import folder as folder
+from tests.api.http.keyed import key as key
+from tests.api.http.mynth import assert_error, create, data, ended, made
+from tests.api.http.served import Served, bearer, make_key, serving
 from tests.api.s3server import BUCKET, KEY_ID, SECRET, S3Server
 
 HERE = "/destinations"
@@ -22,23 +24,10 @@ KEY = {"access_key_id": KEY_ID, "secret_access_key": SECRET}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    make_key(folder, "first")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Served]:
     """It may connect to loopback, and asks for keys."""
     with serving(folder, allowed_targets=("127.0.0.1",)) as running:
         yield running
-
-
-@pytest.fixture
-def key(folder: Path) -> dict[str, str]:
-    """A key of an account that nobody else has."""
-    return bearer(make_key(folder, f"a{secrets.token_hex(6)}"))
 
 
 def place(endpoint: str = "http://127.0.0.1:1", **changes: Any) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.api.http.mynth import PATH, assert_error, bearer, create, created, data
-from tests.api.http.served import Served, make_key, serving
+from tests.api.http.mynth import PATH, assert_error, create, created, data
+from tests.api.http.served import Served, bearer, make_key, serving
 
 JSON = {"Content-Type": "application/json"}
 

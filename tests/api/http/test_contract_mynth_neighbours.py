@@ -6,7 +6,6 @@ where both are silent.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,11 @@ import httpx2
 import pytest
 from PIL import Image
 
+from tests.api.http.keyed import folder as folder
+from tests.api.http.keyed import key as key
 from tests.api.http.mynth import (
     Helpers,
     assert_error,
-    bearer,
     created,
     data,
     ended,
@@ -26,17 +26,10 @@ from tests.api.http.mynth import (
     png,
     uploaded,
 )
-from tests.api.http.served import Served, make_key, serving
+from tests.api.http.served import Served, bearer, make_key, serving
 from tests.api.making import encoded
 
 HELPERS = Helpers()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    make_key(folder, "first")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +39,9 @@ def server(folder: Path) -> Iterator[Served]:
         yield running
 
 
-@pytest.fixture
-def key(folder: Path) -> Iterator[dict[str, str]]:
-    """A key of an account that nobody else has."""
-    yield bearer(make_key(folder, f"a{secrets.token_hex(6)}"))
+@pytest.fixture(autouse=True)
+def _well_again() -> Iterator[None]:
+    yield
     HELPERS.fails = ""
 
 

@@ -7,7 +7,6 @@ are silent.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,11 @@ import pytest
 from api.accounts import Scope
 from api.tokens import Tokens
 from inference.errors import PipelineFailed
+from tests.api.http.keyed import folder as folder
+from tests.api.http.keyed import key as key
+from tests.api.http.keyed import server as server
 from tests.api.http.mynth import (
     assert_error,
-    bearer,
     create,
     created,
     data,
@@ -28,29 +29,9 @@ from tests.api.http.mynth import (
     made,
     opened,
 )
-from tests.api.http.served import Served, make_key, serving, until
+from tests.api.http.served import Served, bearer, make_key, serving, until
 
 READS = ("status", "result")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    make_key(folder, "first")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[Served]:
-    """It asks for keys."""
-    with serving(folder) as running:
-        yield running
-
-
-@pytest.fixture
-def key(folder: Path) -> dict[str, str]:
-    """A key of an account that nobody else has."""
-    return bearer(make_key(folder, f"a{secrets.token_hex(6)}"))
 
 
 def pat(told: dict[str, Any]) -> dict[str, str]:

@@ -11,7 +11,6 @@ import hashlib
 import hmac
 import json
 import re
-import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,10 +20,11 @@ import httpx2
 import pytest
 
 from inference.errors import PipelineFailed
+from tests.api.http.keyed import folder as folder
+from tests.api.http.keyed import key as key
 from tests.api.http.mynth import (
     Helpers,
     assert_error,
-    bearer,
     created,
     data,
     ended,
@@ -32,17 +32,10 @@ from tests.api.http.mynth import (
     png,
     uploaded,
 )
-from tests.api.http.served import Served, make_key, serving
+from tests.api.http.served import Served, bearer, make_key, serving
 from tests.api.receivers import Received, Receiver, says
 
 HELPERS = Helpers()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    make_key(folder, "first")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +47,9 @@ def server(folder: Path) -> Iterator[Served]:
         yield running
 
 
-@pytest.fixture
-def key(folder: Path) -> Iterator[dict[str, str]]:
-    """A key of an account that nobody else has."""
-    yield bearer(make_key(folder, f"a{secrets.token_hex(6)}"))
+@pytest.fixture(autouse=True)
+def _well_again() -> Iterator[None]:
+    yield
     HELPERS.fails = ""
 
 

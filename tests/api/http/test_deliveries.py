@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from api.services import Services
 from api.tasks import Delivery
 from inference.job import ImageRequest
 from tests.api.conftest import Serve
-from tests.api.http.served import Served, make_key, serving
+from tests.api.http.served import Served, bearer, make_key, serving
 from tests.api.receivers import Receiver, hangs, says
 
 HERE = "/darkroom/generations"
@@ -31,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def key_of(folder: Path, account: str, **fields: Any) -> dict[str, str]:
-    return {"Authorization": f"Bearer {make_key(folder, account, **fields)}"}
+    return bearer(make_key(folder, account, **fields))
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +144,13 @@ async def test_what_was_delivered_is_sent_again_under_its_id(asking: httpx2.Asyn
     assert after == first, "its schedule began anew, so it is the first attempt again"
 
 
-async def test_what_fails_tells_why_and_when_it_comes_again(asking: httpx2.AsyncClient) -> None:
+async def test_what_fails_tells_why_and_when_it_comes_again(
+    server: Served, asking: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    styles = server.services.courier._styles
+    # the longest pause without jitter
+    later = replace(styles["darkroom"], retry_seconds=(9.5,))
+    monkeypatch.setattr(server.services.courier, "_styles", {"darkroom": later})
     async with Receiver([says(500), says(200)]) as receiver:
         task_id = await make(asking, receiver.url)
         message = await once(asking, task_id, lambda message: message["last_status"] == 500)
@@ -151,7 +158,7 @@ async def test_what_fails_tells_why_and_when_it_comes_again(asking: httpx2.Async
         assert (message["attempts"], message["last_error"]) == (1, "answered with status 500")
         next_at = datetime.fromisoformat(message["next_attempt_at"]).timestamp()
         created_at = datetime.fromisoformat(message["created_at"]).timestamp()
-        assert created_at + 5 <= next_at <= time.time() + 5, "five seconds after the first attempt"
+        assert created_at + 9.5 <= next_at <= time.time() + 9.5, "so long after the first attempt"
 
         await resend(asking, task_id, message)
         message = await once(asking, task_id, is_("delivered"))

@@ -10,7 +10,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.api.http.served import Served, make_key, serving
+from tests.api.http.keyed import folder as folder
+from tests.api.http.keyed import key as key
+from tests.api.http.served import Served, bearer, make_key, serving
 from tests.api.s3server import BUCKET, KEY_ID, SECRET, S3Server
 
 HERE = "/darkroom/destinations"
@@ -28,13 +30,6 @@ TOLD = {name: value for name, value in PLACE.items() if name != "secret_access_k
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    make_key(folder, "first")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Served]:
     """It may connect to loopback, and finds AWS without asking anybody."""
     with serving(folder, allowed_targets=("127.0.0.1",)) as running:
@@ -48,20 +43,10 @@ def server(folder: Path) -> Iterator[Served]:
         yield running
 
 
-@pytest.fixture
-def headers(folder: Path) -> dict[str, str]:
-    """A key of an account that nobody else has."""
-    return key_of(folder, f"a{secrets.token_hex(6)}")
-
-
-def key_of(folder: Path, account: str, **fields: Any) -> dict[str, str]:
-    return {"Authorization": f"Bearer {make_key(folder, account, **fields)}"}
-
-
-def add(client: httpx2.Client, headers: dict[str, str], **fields: Any) -> httpx2.Response:
+def add(client: httpx2.Client, key: dict[str, str], **fields: Any) -> httpx2.Response:
     body = PLACE | {"name": "site"} | fields
     given = {name: value for name, value in body.items() if value is not ...}
-    return client.post(HERE, json=given, headers=headers)
+    return client.post(HERE, json=given, headers=key)
 
 
 def plain(told: dict[str, Any]) -> dict[str, Any]:
@@ -70,69 +55,69 @@ def plain(told: dict[str, Any]) -> dict[str, Any]:
     return {name: told[name] for name in told if name not in ("id", "created_at", "updated_at")}
 
 
-def listed(client: httpx2.Client, headers: dict[str, str]) -> list[dict[str, Any]]:
-    told: list[dict[str, Any]] = client.get(HERE, headers=headers).json()["destinations"]
+def listed(client: httpx2.Client, key: dict[str, str]) -> list[dict[str, Any]]:
+    told: list[dict[str, Any]] = client.get(HERE, headers=key).json()["destinations"]
     return told
 
 
 def test_a_destination_is_kept_and_told_without_its_secret(
-    client: httpx2.Client, headers: dict[str, str]
+    client: httpx2.Client, key: dict[str, str]
 ) -> None:
-    made = add(client, headers)
-    other = add(client, headers, name="another", endpoint=..., region=..., public_url=...)
+    made = add(client, key)
+    other = add(client, key, name="another", endpoint=..., region=..., public_url=...)
 
     assert (made.status_code, other.status_code) == (201, 201), (made.text, other.text)
     assert plain(made.json()) == {"name": "site"} | TOLD
     bare = {"endpoint": None, "region": "us-east-1", "public_url": None}
     assert plain(other.json()) == {"name": "another"} | TOLD | bare
     assert made.headers["location"] == f"{HERE}/site"
-    assert client.get(made.headers["location"], headers=headers).json() == made.json()
-    assert listed(client, headers) == [other.json(), made.json()]
+    assert client.get(made.headers["location"], headers=key).json() == made.json()
+    assert listed(client, key) == [other.json(), made.json()]
     for reply in (
         made,
-        client.get(HERE, headers=headers),
-        client.get(f"{HERE}/site", headers=headers),
+        client.get(HERE, headers=key),
+        client.get(f"{HERE}/site", headers=key),
     ):
         assert SECRET not in reply.text and "secret" not in reply.text
 
 
 def test_a_name_that_is_taken_is_a_409_and_changes_nothing(
-    client: httpx2.Client, headers: dict[str, str]
+    client: httpx2.Client, key: dict[str, str]
 ) -> None:
-    add(client, headers)
+    add(client, key)
 
-    again = add(client, headers, url="s3://elsewhere/x")
+    again = add(client, key, url="s3://elsewhere/x")
 
     assert (again.status_code, again.json()["type"]) == (409, "urn:darkroom:conflict")
     assert (again.json()["status"], again.json()["field"]) == (409, "name")
-    assert [one["url"] for one in listed(client, headers)] == [PLACE["url"]]
+    assert [one["url"] for one in listed(client, key)] == [PLACE["url"]]
 
 
 def test_a_put_replaces_every_field(
-    server: Served, client: httpx2.Client, headers: dict[str, str], folder: Path
+    server: Served, client: httpx2.Client, key: dict[str, str], folder: Path
 ) -> None:
     templates = {"path_template": "{date}/{index}.{ext}", "url_template": "https://x.y/{path}"}
-    old = add(client, headers, **templates, provider="r2").json()
+    old = add(client, key, **templates, provider="r2").json()
     assert {**templates, "provider": "r2"}.items() <= old.items()
-    add(client, headers, name="kept")
-    theirs = key_of(folder, "neighbour")
+    add(client, key, name="kept")
+    theirs = bearer(make_key(folder, "neighbour"))
     add(client, theirs)
     body = {"url": "s3://moved/x", "access_key_id": "new", "secret_access_key": "newer"}
 
-    reply = client.put(f"{HERE}/site", json=body, headers=headers)
+    reply = client.put(f"{HERE}/site", json=body, headers=key)
 
     rest = {"endpoint": None, "region": "us-east-1", "public_url": None}
     told = {"name": "site", "url": "s3://moved/x", "access_key_id": "new"} | rest | NAMELESS
     assert (reply.status_code, plain(reply.json())) == (200, told)
     assert reply.json()["id"] == old["id"]
-    assert list(map(plain, listed(client, headers))) == [{"name": "kept"} | TOLD, told]
+    assert list(map(plain, listed(client, key))) == [{"name": "kept"} | TOLD, told]
     assert list(map(plain, listed(client, theirs))) == [{"name": "site"} | TOLD]
-    missing = client.put(f"{HERE}/none", json=body, headers=headers)
+    missing = client.put(f"{HERE}/none", json=body, headers=key)
     assert (missing.status_code, missing.json()["field"]) == (404, "destination")
-    assert len(listed(client, headers)) == 2
-    wrong = client.put(f"{HERE}/site", json=body | {"url": "x"}, headers=headers)
+    assert len(listed(client, key)) == 2
+    wrong = client.put(f"{HERE}/site", json=body | {"url": "x"}, headers=key)
     assert (wrong.status_code, wrong.json()["field"]) == (400, "url")
-    named = client.put(f"{HERE}/site", json=body | {"name": "site"}, headers=headers)
+    named = client.put(f"{HERE}/site", json=body | {"name": "site"}, headers=key)
     assert (named.status_code, named.json()["field"]) == (400, "name")
 
 
@@ -158,27 +143,27 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("fields", "field"), REFUSED)
 def test_what_is_no_place_is_refused_by_its_field(
-    client: httpx2.Client, headers: dict[str, str], fields: dict[str, Any], field: str
+    client: httpx2.Client, key: dict[str, str], fields: dict[str, Any], field: str
 ) -> None:
-    reply = add(client, headers, **fields)
+    reply = add(client, key, **fields)
 
     assert (reply.status_code, reply.json()["field"]) == (400, field), reply.text
     assert reply.headers["content-type"] == "application/problem+json"
     assert SECRET not in reply.text
-    assert listed(client, headers) == []
+    assert listed(client, key) == []
 
 
-def test_a_refused_secret_is_not_repeated(client: httpx2.Client, headers: dict[str, str]) -> None:
-    reply = add(client, headers, secret_access_key="canary value with spaces")
+def test_a_refused_secret_is_not_repeated(client: httpx2.Client, key: dict[str, str]) -> None:
+    reply = add(client, key, secret_access_key="canary value with spaces")
     assert reply.status_code == 400
     assert "canary" not in reply.text
 
 
 def test_others_neither_see_nor_change_it(
-    client: httpx2.Client, headers: dict[str, str], folder: Path
+    client: httpx2.Client, key: dict[str, str], folder: Path
 ) -> None:
-    add(client, headers)
-    stranger = key_of(folder, "stranger")
+    add(client, key)
+    stranger = bearer(make_key(folder, "stranger"))
     body = {"url": "s3://mine/now", "access_key_id": "x", "secret_access_key": "y"}
     place = f"{HERE}/site"
 
@@ -193,27 +178,27 @@ def test_others_neither_see_nor_change_it(
     refused = client.post("/darkroom/generations", json=wish, headers=stranger)
     assert (refused.status_code, refused.json()["field"]) == (400, "destination")
     assert listed(client, stranger) == []
-    assert list(map(plain, listed(client, headers))) == [{"name": "site"} | TOLD]
+    assert list(map(plain, listed(client, key))) == [{"name": "site"} | TOLD]
 
 
-def test_what_is_removed_is_gone(client: httpx2.Client, headers: dict[str, str]) -> None:
-    add(client, headers)
-    add(client, headers, name="kept")
+def test_what_is_removed_is_gone(client: httpx2.Client, key: dict[str, str]) -> None:
+    add(client, key)
+    add(client, key, name="kept")
 
-    gone = client.delete(f"{HERE}/site", headers=headers)
+    gone = client.delete(f"{HERE}/site", headers=key)
 
     assert (gone.status_code, gone.content) == (204, b"")
-    assert client.delete(f"{HERE}/site", headers=headers).status_code == 404
-    assert client.get(f"{HERE}/site", headers=headers).status_code == 404
-    assert [one["name"] for one in listed(client, headers)] == ["kept"]
+    assert client.delete(f"{HERE}/site", headers=key).status_code == 404
+    assert client.get(f"{HERE}/site", headers=key).status_code == 404
+    assert [one["name"] for one in listed(client, key)] == ["kept"]
 
 
 def test_a_test_tells_whether_it_works(
-    client: httpx2.Client, headers: dict[str, str], s3_server: S3Server
+    client: httpx2.Client, key: dict[str, str], s3_server: S3Server
 ) -> None:
     prefix = secrets.token_hex(8)
     here = {"url": f"s3://{BUCKET}/{prefix}", "endpoint": s3_server.endpoint}
-    add(client, headers, **here, region="us-east-1")
+    add(client, key, **here, region="us-east-1")
     wrong = {
         "secret": ({"secret_access_key": "wrong"}, "the secret access key is wrong"),
         "key": ({"access_key_id": "nobody"}, "the access key id is not known there"),
@@ -221,38 +206,38 @@ def test_a_test_tells_whether_it_works(
         "nowhere": ({"endpoint": PLACE["endpoint"]}, "it cannot be reached"),
     }
 
-    good = client.post(f"{HERE}/site/test", headers=headers)
+    good = client.post(f"{HERE}/site/test", headers=key)
 
     assert (good.status_code, good.json()) == (200, {"ok": True, "reason": None})
     for name, (fields, reason) in wrong.items():
-        add(client, headers, **(here | {"name": name} | fields))
-        reply = client.post(f"{HERE}/{name}/test", headers=headers)
+        add(client, key, **(here | {"name": name} | fields))
+        reply = client.post(f"{HERE}/{name}/test", headers=key)
         assert (reply.status_code, reply.json()) == (200, {"ok": False, "reason": reason})
     left = [one["path"] for some in s3_server.client().list(prefix) for one in some]
     assert left == []
 
 
 def test_a_test_counts_as_a_request(client: httpx2.Client, folder: Path) -> None:
-    headers = key_of(folder, "often", rate_per_minute=2)
-    assert add(client, headers).status_code == 201
-    asked = [client.post(f"{HERE}/site/test", headers=headers).status_code for _ in range(3)]
+    key = bearer(make_key(folder, "often", rate_per_minute=2))
+    assert add(client, key).status_code == 201
+    asked = [client.post(f"{HERE}/site/test", headers=key).status_code for _ in range(3)]
     assert asked == [200, 200, 429]
 
 
 def test_a_generation_names_its_copies(
-    server: Served, client: httpx2.Client, headers: dict[str, str], s3_server: S3Server
+    server: Served, client: httpx2.Client, key: dict[str, str], s3_server: S3Server
 ) -> None:
     prefix = secrets.token_hex(8)
     here = {"url": f"s3://{BUCKET}/{prefix}", "endpoint": s3_server.endpoint}
     url = {"url_template": "https://cdn.example/{path}?of={task_id}"}
-    add(client, headers, **here, **url, region="us-east-1", path_template="{task_id}/{number}")
+    add(client, key, **here, **url, region="us-east-1", path_template="{task_id}/{number}")
 
     def make(**fields: Any) -> dict[str, Any]:
         wish = {"prompt": "a", "destination": "site"} | fields
-        made = client.post("/darkroom/generations", json=wish, headers=headers)
+        made = client.post("/darkroom/generations", json=wish, headers=key)
         assert made.status_code == 202, made.text
         place = f"/darkroom/generations/{made.json()['id']}?wait=60"
-        told: dict[str, Any] = client.get(place, headers=headers).json()
+        told: dict[str, Any] = client.get(place, headers=key).json()
         assert told["state"] == "succeeded", told
         return told
 
@@ -272,18 +257,16 @@ def test_a_generation_names_its_copies(
 
 @pytest.mark.parametrize("path", ["/a", "a/", "../a", "a//b", "", "a" * 701, 5])
 def test_what_no_copy_is_called_is_refused(
-    client: httpx2.Client, headers: dict[str, str], path: Any
+    client: httpx2.Client, key: dict[str, str], path: Any
 ) -> None:
-    add(client, headers)
+    add(client, key)
     wish = {"prompt": "a", "destination": "site", "destination_path": path}
-    reply = client.post("/darkroom/generations", json=wish, headers=headers)
+    reply = client.post("/darkroom/generations", json=wish, headers=key)
     assert (reply.status_code, reply.json()["field"]) == (400, "destination_path"), reply.text
 
 
-def test_a_name_of_a_copy_needs_a_destination(
-    client: httpx2.Client, headers: dict[str, str]
-) -> None:
+def test_a_name_of_a_copy_needs_a_destination(client: httpx2.Client, key: dict[str, str]) -> None:
     wish = {"prompt": "a", "destination_path": "a.png"}
-    reply = client.post("/darkroom/generations", json=wish, headers=headers)
+    reply = client.post("/darkroom/generations", json=wish, headers=key)
     assert (reply.status_code, reply.json()["field"]) == (400, "destination_path")
     assert "needs a destination" in reply.json()["detail"]

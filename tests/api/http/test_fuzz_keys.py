@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
 
 from api.accounts import Scope
-from tests.api.http.served import Served, make_key, serving
+from tests.api.http.served import Served, bearer, make_key, serving
 from tests.api.http.test_fuzz import CHECKS, EXAMPLES
 
 OPERATIONS = (
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def admin(folder: Path) -> dict[str, str]:
-    return {"Authorization": f"Bearer {make_key(folder, 'team', scopes=frozenset(Scope))}"}
+    return bearer(make_key(folder, "team", scopes=frozenset(Scope)))
 
 
 @pytest.fixture(scope="module")

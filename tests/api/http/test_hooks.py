@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,13 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.api.http.served import Served, make_key, serving
+from tests.api.http.keyed import folder as folder
+from tests.api.http.keyed import key as key
+from tests.api.http.served import Served, bearer, make_key, serving
 from tests.api.receivers import Receiver
 
 HERE = "/darkroom/hooks"
 URL = "http://127.0.0.1:1/hook?token=1"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    make_key(folder, "first")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -31,24 +25,14 @@ def server(folder: Path) -> Iterator[Served]:
         yield running
 
 
-def key_of(folder: Path, account: str, **fields: Any) -> dict[str, str]:
-    return {"Authorization": f"Bearer {make_key(folder, account, **fields)}"}
-
-
-@pytest.fixture
-def headers(folder: Path) -> dict[str, str]:
-    """A key of an account that nobody else has."""
-    return key_of(folder, f"a{secrets.token_hex(6)}")
-
-
-def add(client: httpx2.Client, headers: dict[str, str], **fields: Any) -> httpx2.Response:
-    return client.post(HERE, json={"url": URL} | fields, headers=headers)
+def add(client: httpx2.Client, key: dict[str, str], **fields: Any) -> httpx2.Response:
+    return client.post(HERE, json={"url": URL} | fields, headers=key)
 
 
 def test_a_hook_is_registered_and_its_secret_shown_once(
-    client: httpx2.Client, headers: dict[str, str]
+    client: httpx2.Client, key: dict[str, str]
 ) -> None:
-    made = add(client, headers)
+    made = add(client, key)
     assert made.status_code == 201, made.text
     told = made.json()
     secret = told.pop("secret")
@@ -61,25 +45,25 @@ def test_a_hook_is_registered_and_its_secret_shown_once(
         "failures": 0,
     }
     assert made.headers["location"] == f"{HERE}/{told['id']}"
-    one = client.get(made.headers["location"], headers=headers)
-    listed = client.get(HERE, headers=headers)
+    one = client.get(made.headers["location"], headers=key)
+    listed = client.get(HERE, headers=key)
     assert (one.json(), listed.json()) == (told, {"hooks": [told]})
     assert secret not in one.text + listed.text and "secret" not in one.text + listed.text
 
 
 def test_a_put_replaces_every_field_but_the_secret(
-    client: httpx2.Client, headers: dict[str, str]
+    client: httpx2.Client, key: dict[str, str]
 ) -> None:
-    made = add(client, headers, events=["generate.failed"], enabled=False).json()
+    made = add(client, key, events=["generate.failed"], enabled=False).json()
     assert (made["events"], made["enabled"]) == (["generate.failed"], False)
     moved = {"url": "http://127.0.0.1:2/"}
-    reply = client.put(f"{HERE}/{made['id']}", json=moved, headers=headers)
+    reply = client.put(f"{HERE}/{made['id']}", json=moved, headers=key)
     assert reply.status_code == 200, reply.text
     told = reply.json()
     assert (told["url"], told["events"], told["enabled"]) == (moved["url"], "all", True)
     assert (told["id"], told["created_at"]) == (made["id"], made["created_at"])
     assert "secret" not in told
-    assert client.get(f"{HERE}/{made['id']}", headers=headers).json() == told
+    assert client.get(f"{HERE}/{made['id']}", headers=key).json() == told
 
 
 @pytest.mark.parametrize(
@@ -94,45 +78,43 @@ def test_a_put_replaces_every_field_but_the_secret(
     ],
 )
 def test_what_is_no_hook_is_refused_by_its_field(
-    client: httpx2.Client, headers: dict[str, str], body: dict[str, Any], field: str
+    client: httpx2.Client, key: dict[str, str], body: dict[str, Any], field: str
 ) -> None:
     given = {name: value for name, value in ({"url": URL} | body).items() if value is not ...}
-    made = add(client, headers).json()
+    made = add(client, key).json()
     for reply in (
-        client.post(HERE, json=given, headers=headers),
-        client.put(f"{HERE}/{made['id']}", json=given, headers=headers),
+        client.post(HERE, json=given, headers=key),
+        client.put(f"{HERE}/{made['id']}", json=given, headers=key),
     ):
         assert reply.status_code == 400, reply.text
         assert reply.json()["field"].split(".")[0] == field
-    assert len(client.get(HERE, headers=headers).json()["hooks"]) == 1
+    assert len(client.get(HERE, headers=key).json()["hooks"]) == 1
 
 
 def test_others_neither_see_nor_change_it(
-    client: httpx2.Client, headers: dict[str, str], folder: Path
+    client: httpx2.Client, key: dict[str, str], folder: Path
 ) -> None:
-    place = f"{HERE}/{add(client, headers).json()['id']}"
-    stranger = key_of(folder, "stranger")
+    place = f"{HERE}/{add(client, key).json()['id']}"
+    stranger = bearer(make_key(folder, "stranger"))
     for method in ("GET", "PUT", "DELETE"):
         reply = client.request(method, place, json={"url": URL}, headers=stranger)
         assert (reply.status_code, reply.json()["type"]) == (404, "urn:darkroom:not_found")
     assert client.get(HERE, headers=stranger).json() == {"hooks": []}
     for method, path in (("GET", HERE), ("POST", HERE), ("DELETE", place)):
         assert client.request(method, path).status_code == 401
-    assert client.delete(place, headers=headers).status_code == 204
-    assert client.get(place, headers=headers).status_code == 404
+    assert client.delete(place, headers=key).status_code == 204
+    assert client.get(place, headers=key).status_code == 404
 
 
 def test_registering_counts_as_a_request(client: httpx2.Client, folder: Path) -> None:
-    headers = key_of(folder, "often", rate_per_minute=1)
-    assert [add(client, headers).status_code for _ in range(2)] == [201, 429]
+    key = bearer(make_key(folder, "often", rate_per_minute=1))
+    assert [add(client, key).status_code for _ in range(2)] == [201, 429]
 
 
-async def test_a_generation_tells_of_its_hooks(server: Served, headers: dict[str, str]) -> None:
+async def test_a_generation_tells_of_its_hooks(server: Served, key: dict[str, str]) -> None:
     async with (
         Receiver() as receiver,
-        httpx2.AsyncClient(
-            base_url=server.url, headers=headers, timeout=60, trust_env=False
-        ) as client,
+        httpx2.AsyncClient(base_url=server.url, headers=key, timeout=60, trust_env=False) as client,
     ):
         hook = (await client.post(HERE, json={"url": receiver.url})).json()
         wish = {"prompt": "a", "webhook": f"{receiver.url}/asked"}

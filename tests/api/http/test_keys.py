@@ -19,7 +19,7 @@ from api.dialects.darkroom import admin_schema
 from api.keys import hash_of
 from api.settings import Settings, SettingsError
 from inference.errors import PipelineFailed
-from tests.api.http.served import ROOT, Served, make_key, serving, until
+from tests.api.http.served import ROOT, Served, bearer, make_key, serving, until
 from tests.api.scripted import ScriptedEngine
 
 HERE = "/darkroom/generations"
@@ -66,10 +66,6 @@ ASKED = {
 }
 IDS = {"task_id", "history_id", "generation_id"}
 NO_TASK = "tsk_" + "0" * 26
-
-
-def bearer(text: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {text}"}
 
 
 @pytest.fixture(scope="module")

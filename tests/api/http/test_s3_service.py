@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from api.clock import wall_clock_ms
 from api.housekeeping import HOUR_MS
-from tests.api.http.served import Served, make_key, serving, until
+from tests.api.http.served import Served, bearer, make_key, serving, until
 from tests.api.making import encoded
 from tests.api.receivers import Receiver
 from tests.api.s3server import BUCKET, KEY_ID, SECRET, S3Server
@@ -319,7 +319,7 @@ def test_a_copy_lies_where_the_answer_says(served: Served, bucket: Bucket) -> No
 @pytest.fixture
 def paying(fresh: Bucket, tmp_path: Path) -> Iterator[tuple[Served, dict[str, str]]]:
     """A server whose deliveries are not tried for half a minute, and a key with 100 credits."""
-    headers = {"Authorization": f"Bearer {make_key(tmp_path, 'payer', credits=100)}"}
+    headers = bearer(make_key(tmp_path, "payer", credits=100))
     with serving(tmp_path, **fresh.settings()) as served:
         served.services.destinations._pauses_seconds = (0.0,)
         yield served, headers

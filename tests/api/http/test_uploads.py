@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from api.links import rotate
-from tests.api.http.served import Served, make_key, serving
+from tests.api.http.served import Served, bearer, make_key, serving
 from tests.api.making import encoded, opened
 
 HERE = "/darkroom/uploads"
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def keys(folder: Path) -> dict[str, dict[str, str]]:
     """Headers of two accounts."""
-    return {name: {"Authorization": f"Bearer {make_key(folder, name)}"} for name in ("ann", "bob")}
+    return {name: bearer(make_key(folder, name)) for name in ("ann", "bob")}
 
 
 @pytest.fixture(scope="module")
