@@ -268,6 +268,18 @@ def test_no_file_holds_what_must_not_be_in_it(what: str) -> None:
     assert found == []
 
 
+@pytest.mark.parametrize(("package", "part"), [("inference", "The engine"), ("api", "The service")])
+def test_the_architecture_names_every_room_and_no_other(package: str, part: str) -> None:
+    told = TEXTS["docs/architecture.md"].partition(f"\n## {part}\n")[2].partition("\n## ")[0]
+    cells = [line.split("|") for line in told.splitlines() if line.startswith("| `")]
+    first = {name for cell in cells for name in re.findall(r"`([^`]+)`", cell[1])}
+    named = first | {name for cell in cells for name in re.findall(r"`(\w+\.py)`", cell[2])}
+    inside = [path for path in (ROOT / package).iterdir() if not path.name.startswith("_")]
+    modules = {path.name for path in inside if path.suffix == ".py"}
+    rooms = {f"{path.name}/" for path in inside if path.is_dir()}
+    assert modules | rooms <= named and first <= modules | rooms
+
+
 def test_what_must_not_be_in_a_file_would_be_found() -> None:
     planted = ["/home/" + "ann/x", "https://pypi" + ".org/simple", "# TO" + "DO: later"]
     for (_, pattern), text in zip(FORBIDDEN.items(), planted, strict=True):
