@@ -38,7 +38,7 @@ from inference.status import Lane
 class LoadedModel:
     """One model on one device, used by that device's thread alone.
 
-    `attached` are its denoisers, then the text encoders and VAE decoder that can be shared;
+    `attached` are its denoisers, then the text encoders and VAE decoder that can be shared.
     A step of one picture takes `step_floor_seconds` whatever its size, and `step_slope_seconds`
     times its pixels over those of the default size. `stamp` is another one once its files are.
     """
