@@ -22,26 +22,31 @@ Part = tuple[str, str, Mapping[str, Any]]
 
 
 def diffusers(kind: str, **config: Any) -> Part:
+    """A part that diffusers has a class for."""
     return "diffusers", kind, {"_class_name": kind, **config}
 
 
 def transformers(kind: str, config: Any) -> Part:
+    """A part that transformers has a class for."""
     return "transformers", kind, config.to_dict()
 
 
 def clip_large(kind: str = "CLIPTextModel") -> Part:
+    """CLIP ViT-L/14's text encoder."""
     config = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12)
     config.num_attention_heads, config.projection_dim = 12, 768
     return transformers(kind, config)
 
 
 def clip_giant() -> Part:
+    """OpenCLIP ViT-bigG/14's text encoder."""
     config = CLIPTextConfig(hidden_size=1280, intermediate_size=5120, num_hidden_layers=32)
     config.num_attention_heads, config.projection_dim = 20, 1280
     return transformers("CLIPTextModelWithProjection", config)
 
 
 def t5_xxl() -> Part:
+    """The encoder of T5 v1.1 XXL."""
     config = T5Config(d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64)
     config.feed_forward_proj, config.vocab_size = "gated-gelu", 32128
     config.is_gated_act, config.dense_act_fn = True, "gelu_new"
@@ -104,6 +109,7 @@ def mistral() -> Part:
 
 
 def vae(latent_channels: int = 16, **more: Any) -> Part:
+    """The common VAE, which makes eight pixels one."""
     stages = [128, 256, 512, 512]
     return diffusers(
         "AutoencoderKL",
@@ -118,10 +124,12 @@ def vae(latent_channels: int = 16, **more: Any) -> Part:
 
 
 def flux_vae() -> Part:
+    """That of FLUX.1, which others took over."""
     return vae(use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.1159)
 
 
 def flux(**transformer: Any) -> dict[str, Part]:
+    """FLUX.1; `transformer` is where a variant differs from dev."""
     return {
         "text_encoder": clip_large(),
         "text_encoder_2": t5_xxl(),
@@ -133,6 +141,7 @@ def flux(**transformer: Any) -> dict[str, Part]:
 
 
 def flux2() -> dict[str, Part]:
+    """FLUX.2 dev."""
     return {
         "text_encoder": mistral(),
         "transformer": diffusers("Flux2Transformer2DModel"),
@@ -141,6 +150,7 @@ def flux2() -> dict[str, Part]:
 
 
 def klein() -> dict[str, Part]:
+    """FLUX.2 klein of four billion weights."""
     sizes = {"num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24}
     return {
         "text_encoder": qwen3("Qwen3ForCausalLM"),
@@ -152,6 +162,7 @@ def klein() -> dict[str, Part]:
 
 
 def sdxl() -> dict[str, Part]:
+    """Stable Diffusion XL's base."""
     unet = diffusers(
         "UNet2DConditionModel",
         block_out_channels=[320, 640, 1280],
@@ -175,6 +186,7 @@ def sdxl() -> dict[str, Part]:
 
 
 def sd35_large() -> dict[str, Part]:
+    """Stable Diffusion 3.5 large."""
     transformer = diffusers(
         "SD3Transformer2DModel",
         num_layers=38,
@@ -194,6 +206,7 @@ def sd35_large() -> dict[str, Part]:
 
 
 def qwen_image() -> dict[str, Part]:
+    """Qwen-Image; its editing sibling is built alike."""
     return {
         "text_encoder": qwen_vl(),
         "transformer": diffusers("QwenImageTransformer2DModel"),
@@ -202,6 +215,7 @@ def qwen_image() -> dict[str, Part]:
 
 
 def z_image() -> dict[str, Part]:
+    """Z-Image."""
     return {
         "text_encoder": qwen3("Qwen3Model"),
         "transformer": diffusers("ZImageTransformer2DModel"),
