@@ -1,8 +1,8 @@
 """What the service around the engine costs: answers while it is busy, and pictures meanwhile.
 
 Three questions, asked in interleaved rounds of one run. In each round the same batch of pictures is
-made by the engine alone, through a quiet server, and through a server that a crowd polls and
-submits to:
+made by the engine alone, through a quiet server, and through one that a crowd polls and submits to;
+by a server whose engine is a thread of it, and by one whose engine has a process of its own:
 
 - How long do a submission and a poll take while the engine is saturated?
 - How much slower are pictures made meanwhile, compared with the quiet server?
@@ -23,8 +23,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Coroutine
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,8 @@ WARM_UP_IMAGES = 16
 BUSY_SHARE = 0.75
 START_SECONDS = 120
 PATH = "/darkroom/generations"
+# Where the engine of a server is: in a thread of it, or in a process of its own.
+ENGINES = {"thread": {}, "process": {"DARKROOM_DEVICE_PROCESSES": "true"}}
 
 
 class Crowd:
@@ -94,45 +98,100 @@ class Cost:
     cpu_seconds: float
 
 
+class Subject:
+    """A server with its engine in one kind of place, and what its batches cost."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self.quiet: list[Cost] = []
+        self.loaded: list[Cost] = []
+        self._server = Server(folder, environment)
+        self._boss = Client(self._server.port)
+
+    async def open(self) -> None:
+        """Wait until it answers, and have it make its first pictures."""
+        await _until_open(self._boss)
+        known = [await self._submit() for _ in range(WARM_UP_IMAGES // COUNT)]
+        self._crowd = Crowd(self._server.port, known)
+        await self._finished()
+
+    async def measure(self, images: int, going: tuple[float, float] | None) -> None:
+        """A batch, until everything that was asked meanwhile is stored too.
+
+        With a crowd `going` by so many polls and submissions a second.
+        """
+        server, submits = self._server, self._crowd.submits
+        before, cpu_seconds, start = len(submits), server.cpu_seconds(), time.perf_counter()
+        for _ in range(images // COUNT):
+            await self._submit()
+        if going is not None:
+            crowding = asyncio.create_task(self._crowd.go(*going))
+            while server.unfinished() > (1 - BUSY_SHARE) * images:
+                await asyncio.sleep(0.05)
+            crowding.cancel()
+            await asyncio.gather(crowding, return_exceptions=True)
+        await self._finished()
+        made = images + len(submits) - before
+        seconds, used = time.perf_counter() - start, server.cpu_seconds() - cpu_seconds
+        costs = self.quiet if going is None else self.loaded
+        costs.append(Cost(seconds / made, used / made))
+
+    def figures(self, alone: list[Cost]) -> dict[str, Any]:
+        """Its answers, and what its pictures cost beside those of an engine alone."""
+        return {
+            "poll_ms": _spread(self._crowd.polls),
+            "submit_ms": _spread(self._crowd.submits),
+            "slowed": _more(self.loaded, self.quiet, "seconds"),
+            "server_tax": _more(self.quiet, alone, "seconds"),
+            "server_tax_cpu": _more(self.quiet, alone, "cpu_seconds"),
+            "ms_per_image": {
+                "alone": _milliseconds(alone),
+                "quiet": _milliseconds(self.quiet),
+                "loaded": _milliseconds(self.loaded),
+            },
+        }
+
+    async def close(self) -> None:
+        await self._crowd.close()
+        await self._boss.close()
+
+    def stop(self) -> None:
+        self._server.stop()
+
+    async def _submit(self) -> str:
+        _, told = await self._boss.ask("POST", PATH, WISH)
+        return str(told["id"])
+
+    async def _finished(self) -> None:
+        while self._server.unfinished():
+            await asyncio.sleep(0.01)
+
+
 async def main(rounds: int, polls: float, submits: float, images: int) -> dict[str, Any]:
-    """Start a server, measure, stop it; the figures."""
+    """Start the servers, measure, stop them; the figures."""
     alone: list[Cost] = []
-    quiet: list[Cost] = []
-    loaded: list[Cost] = []
-    with tempfile.TemporaryDirectory() as folder:
-        server = Server(Path(folder))
-        try:
-            boss = Client(server.port)
-            await _warm_up(server, boss)
-            crowd = Crowd(server.port, [await _submit(boss, WISH)])
-            for number in range(rounds):
-                alone.append(_engine_alone(images))
-                # Each goes first as often as second: what drifts meanwhile drifts for both.
-                for is_loaded in (False, True) if number % 2 else (True, False):
-                    going = crowd.go(polls, submits) if is_loaded else None
-                    cost = await _through(server, boss, crowd, going, images)
-                    (loaded if is_loaded else quiet).append(cost)
-            await crowd.close()
-            await boss.close()
-        finally:
-            server.stop()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stop:
+        subjects = {}
+        for name, environment in ENGINES.items():
+            own = Path(folder) / name
+            own.mkdir()
+            subjects[name] = Subject(own, environment)
+            stop.callback(subjects[name].stop)
+        for subject in subjects.values():
+            await subject.open()
+        for number in range(rounds):
+            alone.append(_engine_alone(images))
+            # Each goes first as often as last: what drifts meanwhile drifts for all.
+            turns = list(product(subjects.values(), (None, (polls, submits))))
+            for subject, going in turns if number % 2 else reversed(turns):
+                await subject.measure(images, going)
+        for subject in subjects.values():
+            await subject.close()
     return {
         "rounds": rounds,
         "images_of_a_batch": images,
         "polls_per_second": polls,
         "submits_per_second": submits,
-        "poll_ms": _spread(crowd.polls),
-        "submit_ms": _spread(crowd.submits),
-        "slowed": _more(loaded, quiet, "seconds"),
-        "server_tax": _more(quiet, alone, "seconds"),
-        "server_tax_cpu": _more(quiet, alone, "cpu_seconds"),
-        "ms_per_image": {
-            name: {
-                "time": statistics.median(one.seconds for one in costs) * 1e3,
-                "cpu": statistics.median(one.cpu_seconds for one in costs) * 1e3,
-            }
-            for name, costs in (("alone", alone), ("quiet", quiet), ("loaded", loaded))
-        },
+        "engine_in": {name: subject.figures(alone) for name, subject in subjects.items()},
     }
 
 
@@ -143,52 +202,23 @@ def _more(costs: list[Cost], base: list[Cost], field: str) -> dict[str, Any]:
     return {"median": statistics.median(rounds), "rounds": rounds}
 
 
-async def _warm_up(server: Server, boss: Client) -> None:
+def _milliseconds(costs: list[Cost]) -> dict[str, float]:
+    return {
+        "time": statistics.median(one.seconds for one in costs) * 1e3,
+        "cpu": statistics.median(one.cpu_seconds for one in costs) * 1e3,
+    }
+
+
+async def _until_open(boss: Client) -> None:
     deadline = time.perf_counter() + START_SECONDS
     while True:
         try:
             await boss.ask("GET", "/livez")
-            break
+            return
         except OSError:
             if time.perf_counter() > deadline:
                 raise
             await asyncio.sleep(0.1)
-    for _ in range(WARM_UP_IMAGES // COUNT):
-        await _submit(boss, WISH)
-    await _finished(server)
-
-
-async def _submit(boss: Client, wish: object) -> str:
-    _, told = await boss.ask("POST", PATH, wish)
-    return str(told["id"])
-
-
-async def _finished(server: Server) -> None:
-    while server.unfinished():
-        await asyncio.sleep(0.01)
-
-
-async def _through(
-    server: Server,
-    boss: Client,
-    crowd: Crowd,
-    going: Coroutine[Any, Any, None] | None,
-    images: int,
-) -> Cost:
-    """A batch through the server, until everything that was asked meanwhile is stored too."""
-    submitted, cpu_seconds, start = len(crowd.submits), server.cpu_seconds(), time.perf_counter()
-    for _ in range(images // COUNT):
-        await _submit(boss, WISH)
-    if going is not None:
-        crowding = asyncio.create_task(going)
-        while server.unfinished() > (1 - BUSY_SHARE) * images:
-            await asyncio.sleep(0.05)
-        crowding.cancel()
-        await asyncio.gather(crowding, return_exceptions=True)
-    await _finished(server)
-    made = images + len(crowd.submits) - submitted
-    seconds, used = time.perf_counter() - start, server.cpu_seconds() - cpu_seconds
-    return Cost(seconds / made, used / made)
 
 
 def _engine_alone(images: int) -> Cost:

@@ -106,10 +106,14 @@ def residency(told: Document) -> list[Panel]:
 def frontdoor(told: Document) -> list[Panel]:
     """Answers while the engine is busy, and what a picture costs."""
     answers = {
-        name: {key: told[f"{name}_ms"][key] for key in ("p50", "p99")}
+        f"{name}, engine in a {kind}": {key: own[f"{name}_ms"][key] for key in ("p50", "p99")}
+        for kind, own in told["engine_in"].items()
         for name in ("poll", "submit")
     }
-    costs = {name: {"time": own["time"]} for name, own in told["ms_per_image"].items()}
+    costs = {
+        name: {kind: own["ms_per_image"][name]["time"] for kind, own in told["engine_in"].items()}
+        for name in ("alone", "quiet", "loaded")
+    }
     return [Panel("ms to an answer, engine busy", answers), Panel("ms a picture", costs)]
 
 

@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 class Server:
     """`darkroom serve` in a process of its own, on a fresh folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
@@ -31,9 +32,13 @@ class Server:
         command = [sys.executable, "-c", "from api.cli.commands import main; main()", "serve"]
         command += ["--port", str(self.port), "--data-dir", str(folder / "data")]
         self._log = (folder / "log").open("wb")
-        environment = os.environ | {"DARKROOM_LOG_LEVEL": "warning", "DARKROOM_DRAIN_SECONDS": "0"}
+        quiet = {"DARKROOM_LOG_LEVEL": "warning", "DARKROOM_DRAIN_SECONDS": "0"}
         self._process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=self._log, stderr=self._log
+            command,
+            cwd=ROOT,
+            env=os.environ | quiet | dict(environment or {}),
+            stdout=self._log,
+            stderr=self._log,
         )
 
     def stop(self) -> None:
@@ -49,9 +54,10 @@ class Server:
         return int(asked) - int(made)
 
     def cpu_seconds(self) -> float:
-        """Processor time that the server has used."""
-        used = psutil.Process(self._process.pid).cpu_times()
-        return float(used.user + used.system)
+        """Processor time that the server has used, and its devices' processes."""
+        server = psutil.Process(self._process.pid)
+        used = [one.cpu_times() for one in (server, *server.children(recursive=True))]
+        return float(sum(one.user + one.system for one in used))
 
 
 class Client:

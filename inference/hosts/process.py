@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 import structlog
 
 from inference.catalog import Catalog
-from inference.events import Cancelled, Event, ImageDone, Progress
+from inference.events import Cancelled, Emit, Event, ImageDone, Progress
 from inference.hosts.base import Cancel, Close, Command, Manage, Submit
 from inference.hosts.child import Birth, Message, Report, Take, Watch
 from inference.settings import EngineSettings
@@ -38,24 +38,32 @@ _KILL_SECONDS = 2.0
 
 @dataclass(slots=True, eq=False)
 class _Handed:
-    """What a child was given and has not ended."""
+    """What a child was given and has not ended: who asks for it, and which pictures are left."""
 
     number: int
-    work: Submit
+    job_id: str
+    emit: Emit
+    previews: Callable[[], bool]
     left: set[int]
-    is_watched: bool = False
+    is_watched: bool
+
+    @classmethod
+    def of(cls, work: Submit, number: int) -> _Handed:
+        """What is kept of it here; its pictures travel on."""
+        left = set(work.indexes)
+        return cls(number, work.job.id, work.emit, work.previews, left, work.previews())
 
     def tell(self, event: Event) -> None:
         """Pass an event on; a receiver that raises must not end the device."""
         try:
-            self.work.emit(event)
+            self.emit(event)
         except Exception as error:
-            log.error("emit.failed", job_id=self.work.job.id, error=repr(error))
+            log.error("emit.failed", job_id=self.job_id, error=repr(error))
 
     def cancel(self) -> None:
         """Answer for the pictures that nobody will make."""
         for index in sorted(self.left):
-            self.tell(Cancelled(job_id=self.work.job.id, index=index))
+            self.tell(Cancelled(job_id=self.job_id, index=index))
 
 
 @dataclass(slots=True, eq=False)
@@ -111,7 +119,7 @@ class ProcessHost:
             if isinstance(command, Close):
                 self._closing.set()
         if is_late and isinstance(command, Submit):
-            _Handed(-1, command, set(command.indexes)).cancel()
+            _Handed.of(command, number=-1).cancel()
 
     def status(self) -> DeviceStatus:
         """What the worker is doing, from any thread."""
@@ -133,17 +141,10 @@ class ProcessHost:
     def _message(self, command: Command) -> Message:
         """The command as it travels; what it leads to is noted."""
         match command:
-            case Submit():
-                handed = _Handed(next(self._numbers), command, set(command.indexes))
-                handed.is_watched = command.previews()
+            case Submit(job, pictures, indexes=indexes):
+                handed = _Handed.of(command, next(self._numbers))
                 self._life.handed[handed.number] = handed
-                return Take(
-                    handed.number,
-                    command.job,
-                    command.pictures,
-                    command.indexes,
-                    handed.is_watched,
-                )
+                return Take(handed.number, job, pictures, indexes, handed.is_watched)
             case Manage(model, action):
                 # the next life is told again what was wanted last
                 is_pinning = action in (ModelAction.PIN, ModelAction.UNPIN)
@@ -162,6 +163,8 @@ class ProcessHost:
                     ends = 1 if life.has_made else ends + 1
                     self._bury(life, ends)
                     self._closing.wait(min(_MAX_PAUSE_SECONDS, 2.0 ** (ends - 2)))
+            if not self._closing.is_set():
+                log.error("device.given_up", device=self._birth.device, ends=ends)
         except Exception:
             log.exception("worker.ended", device=self._birth.device)
         finally:
@@ -220,7 +223,7 @@ class ProcessHost:
 
     def _note_watching(self, handed: _Handed, life: _Life) -> None:
         """Say so where somebody has come to look, or has left."""
-        if handed.work.previews() != handed.is_watched:
+        if handed.previews() != handed.is_watched:
             handed.is_watched = not handed.is_watched
             life.outbox.put(Watch(handed.number, handed.is_watched))
 
