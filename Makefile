@@ -20,9 +20,10 @@ $(STAMP): pyproject.toml constraints.txt
 serve: install
 	$(BIN)/darkroom serve
 
-# Two processes: most tests wait for a server or a file half of their time. A file stays in one.
+# Two processes: most tests wait for a server or a file half of their time. A file stays in one,
+# and files go by their order, whose first are the slow ones.
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: install
 	$(BIN)/ruff check .

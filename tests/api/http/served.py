@@ -117,7 +117,7 @@ def serving(
     values: dict[str, Any] = {
         "data_dir": folder,
         "models": ROOT / "models.yaml",
-        "drain_seconds": 2.0,
+        "drain_seconds": 0.2,
         "disk_floor_bytes": 0,
     }
     engine = ScriptedEngine() if is_scripted else None

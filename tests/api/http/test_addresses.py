@@ -8,6 +8,7 @@ import json
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -176,8 +177,11 @@ async def test_other_ends_are_told_too(
 
 
 async def test_a_receiver_that_fails_at_first_is_told_again_under_the_same_id(
-    client: httpx2.AsyncClient,
+    server: Served, client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    styles = server.services.courier._styles
+    soon = replace(styles["darkroom"], retry_seconds=(0.1,))
+    monkeypatch.setattr(server.services.courier, "_styles", {"darkroom": soon})
     async with Receiver([says(500), says(200)]) as receiver:
         wish = {"prompt": "a", "webhook": receiver.url}
         await ended(client, await client.post(PATH, json=wish))
