@@ -69,10 +69,10 @@ async def status(
 async def result(
     job_id: JobId, request: Request, desk: DeskOf, caller: CallerOf, model: Model = None
 ) -> Response:
-    """The picture's bytes; 409 until there are any, 410 when they are gone."""
+    """The picture's bytes; 409 until there are any, 410 when they are gone or will never be."""
     task = await desk.darkroom.get(job_id, account=caller.account)
     if translate.own(task, model).state.ended:
-        made(task)
+        translate.check_made(task)
     stored = await desk.darkroom.image(task.id, 0, account=caller.account)
     return picture_response(request, stored, translate.file_name(task))
 

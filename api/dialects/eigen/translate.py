@@ -19,7 +19,7 @@ from api.dialects.eigen.schema import (
     Status,
 )
 from api.dialects.eigen.uploads import agreed
-from api.dialects.orders import NotMade
+from api.dialects.orders import NotMade, made
 from api.errors import ApiError, BadRequest, NotFound, field_of, kind_of
 from api.idempotency import Reply
 from api.orders import Order, Upload
@@ -153,6 +153,18 @@ def to_format(wire: GenerateRequest) -> ImageFormat:
     return ImageFormat.PNG if wire.output_format == "png" else ImageFormat.JPEG
 
 
+class NeverMade(NotMade):
+    """The job ended without a picture, so that asking for it again is in vain."""
+
+
+def check_made(task: Task) -> None:
+    """Raise NeverMade if the job ended without its picture."""
+    try:
+        made(task)
+    except NotMade as error:
+        raise NeverMade(str(error), reason=error.reason) from None
+
+
 @contextmanager
 def in_their_words(wire: GenerateRequest, uploads: Sequence[Upload]) -> Iterator[None]:
     """Whatever is refused meanwhile names the field that the caller used."""
@@ -232,8 +244,8 @@ def to_error(error: ApiError | EngineError, context: ErrorContext) -> ErrorBody:
         text = f"{field}: {text}"
     code = error.reason if isinstance(error, NotMade) else CODES.get(kind, "internal_error")
     status = STATUS_BY_KIND.get(kind, status_of(error))
-    if code == "cancelled":
-        # no fault of the server's, and nothing to be had by asking again
+    if code == "cancelled" or isinstance(error, NeverMade):
+        # clients repeat what ends in a 5xx, and nothing is to be had by asking again
         status = 410
     if status == 405:
         code = "method_not_allowed"

@@ -103,7 +103,7 @@ def test_a_job_that_fails_says_why__D(served: Served) -> None:
     assert told["status"] == "failed"
     assert "too large" in told["error"]
     reply = result(served.client, task_id)
-    assert (reply.status_code, reply.json()["code"]) == (500, "out_of_memory")
+    assert (reply.status_code, reply.json()["code"]) == (410, "out_of_memory")
     assert "too large" in fault(reply)
 
 
