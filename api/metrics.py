@@ -35,16 +35,20 @@ TASK_BUCKETS = (0.1, 0.3, 1, 2, 5, 10, 20, 40, 80, 160, 320, 640, 1800, 3600)
 HTTP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
-# By the field of a device's status: what it is called here, and what it says.
+# What the fields of a device's status say; the series have their names.
 DEVICE_GAUGES = {
-    "alive": ("alive", "Whether the device's worker lives."),
-    "idle_seconds": ("idle_seconds", "Seconds since the worker last showed a sign of life."),
-    "running_images": ("running_images", "Pictures in the making."),
-    "waiting_images": ("waiting_images", "Pictures that wait inside the engine."),
-    "memory_bytes": ("memory_bytes", "What models may take of the device."),
-    "used_memory_bytes": ("used_memory_bytes", "What models take of the device."),
-    "ram_bytes": ("ram_bytes", "What copies of models may take of RAM."),
-    "used_ram_bytes": ("used_ram_bytes", "What copies of models take of RAM."),
+    "alive": "Whether the device's worker lives.",
+    "idle_seconds": "Seconds since the worker last showed a sign of life.",
+    "running_images": "Pictures in the making.",
+    "waiting_images": "Pictures that wait inside the engine.",
+    "memory_bytes": "What models may take of the device.",
+    "used_memory_bytes": "What models take of the device.",
+    "ram_bytes": "What copies of models may take of RAM.",
+    "used_ram_bytes": "What copies of models take of RAM.",
+}
+DEVICE_COUNTERS = {
+    "swaps": "Models that had to leave for others.",
+    "restarts": "Processes of the device that were started again.",
 }
 
 
@@ -224,26 +228,27 @@ class _Both(Collector):
 
 
 def _of_devices(devices: Sequence[DeviceStatus]) -> Iterable[Metric]:
-    for field, (name, says) in DEVICE_GAUGES.items():
-        gauge = GaugeMetricFamily(f"darkroom_device_{name}", says, labels=["device"])
+    for field, says in DEVICE_GAUGES.items():
+        gauge = GaugeMetricFamily(f"darkroom_device_{field}", says, labels=["device"])
         for device in devices:
             gauge.add_metric([device.device], getattr(device, field))
         yield gauge
-    swaps = CounterMetricFamily(
-        "darkroom_device_swaps", "Models that had to leave for others.", labels=["device"]
-    )
+    for field, says in DEVICE_COUNTERS.items():
+        counter = CounterMetricFamily(f"darkroom_device_{field}", says, labels=["device"])
+        for device in devices:
+            counter.add_metric([device.device], getattr(device, field))
+        yield counter
     states = GaugeMetricFamily(
         "darkroom_model_state",
         "1 for the state that a model is in, 0 for the others.",
         labels=["device", "model", "state"],
     )
     for device in devices:
-        swaps.add_metric([device.device], device.swaps)
         for model in device.models:
             for state in ModelState:
                 labels = [device.device, model.name, state.value]
                 states.add_metric(labels, float(model.state is state))
-    yield from (swaps, states)
+    yield states
 
 
 def _of_service(reading: Reading) -> Iterable[Metric]:

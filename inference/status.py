@@ -72,7 +72,7 @@ class DeviceStatus:
 
     `memory_bytes` and `ram_bytes` are what models may take of the device and of RAM,
     `used_memory_bytes` and `used_ram_bytes` what they take; `swaps` counts models that had to leave
-    the device for others.
+    the device for others, `restarts` the processes of the device that were started again.
     """
 
     device: str
@@ -86,6 +86,7 @@ class DeviceStatus:
     ram_bytes: int = 0
     used_ram_bytes: int = 0
     swaps: int = 0
+    restarts: int = 0
     models: tuple[ModelStatus, ...] = ()
 
 

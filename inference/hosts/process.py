@@ -97,6 +97,7 @@ class ProcessHost:
         self._closing = threading.Event()
         self._is_forced = False
         self._ended = False
+        self._starts = 0
         self._status = self._unborn = _unborn(device, catalog)
         self._told_at = clock()
         self._thread = threading.Thread(target=self._run, name=f"engine-{device}", daemon=True)
@@ -124,7 +125,12 @@ class ProcessHost:
     def status(self) -> DeviceStatus:
         """What the worker is doing, from any thread."""
         is_alive = self._thread.is_alive() and not self._ended
-        return replace(self._status, alive=is_alive, idle_seconds=self._silence_seconds())
+        return replace(
+            self._status,
+            alive=is_alive,
+            idle_seconds=self._silence_seconds(),
+            restarts=max(0, self._starts - 1),
+        )
 
     def join(self, timeout_seconds: float) -> bool:
         """Wait for the end after Close; False if it has not come in time, and was forced."""
@@ -181,6 +187,7 @@ class ProcessHost:
                     return
                 life.process = _child_of(theirs.fileno())
                 self._told_at = self._clock()
+                self._starts += 1
             writing = threading.Thread(
                 target=self._write, args=(connection, life), name="outbox", daemon=True
             )

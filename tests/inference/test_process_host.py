@@ -157,7 +157,7 @@ def test_previews_come_while_somebody_looks(host: ProcessHost) -> None:
 def test_one_that_is_killed_is_started_again_and_its_pictures_are_cancelled(
     host: ProcessHost,
 ) -> None:
-    seen, killed = Outcomes(), child()
+    seen, killed, restarts = Outcomes(), child(), host.status().restarts
     host.send(Manage("sdxl", ModelAction.LOAD))
     hand(host, job("a", num_inference_steps=5000, seeds=(1, 2)), seen)
     seen.until(lambda: any(event.step > 1 for event in seen.progress("a")))
@@ -171,6 +171,7 @@ def test_one_that_is_killed_is_started_again_and_its_pictures_are_cancelled(
     seen.all_ended(3)
     assert seen.picture("b")
     assert child() != killed
+    assert host.status().restarts == restarts + 1
     # what an operator wanted holds for the next process, too
     until(lambda: state_of(host, "sdxl") is ModelState.READY)
 

@@ -162,6 +162,7 @@ class Device(BaseModel):
     ram_bytes: Annotated[int, Field(description="what copies of models may take of RAM")]
     used_ram_bytes: int
     swaps: Annotated[int, Field(description="models that had to leave it for others")]
+    restarts: Annotated[int, Field(description="how often its process was started again")]
     models: list[DeviceModel]
 
 

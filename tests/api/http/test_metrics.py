@@ -454,7 +454,9 @@ class Elaborate(ScriptedEngine):
         whole: dict[str, Any] = device | sizes
         return EngineStatus(
             devices=(
-                DeviceStatus(device="cuda:0", alive=True, swaps=7, models=(ready,), **whole),
+                DeviceStatus(
+                    device="cuda:0", alive=True, swaps=7, restarts=3, models=(ready,), **whole
+                ),
                 DeviceStatus(device="cuda:1", alive=False, models=(broken,), **whole),
             )
         )
@@ -486,7 +488,7 @@ async def test_devices_and_models_are_told_as_the_engine_does(tmp_path: Path) ->
     expected = {
         **{"alive": 1, "idle_seconds": 0.5, "running_images": 2, "waiting_images": 5},
         **{"memory_bytes": 100, "used_memory_bytes": 60, "ram_bytes": 9, "used_ram_bytes": 4},
-        "swaps_total": 7,
+        **{"swaps_total": 7, "restarts_total": 3},
     }
     assert {name: of(f"device_{name}", device="cuda:0") for name in expected} == expected
     assert of("device_alive", device="cuda:1") == of("device_swaps_total", device="cuda:1") == 0
