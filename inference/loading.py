@@ -16,10 +16,11 @@ from inference import processors
 from inference.demo.derived import base_of, own_parts
 from inference.errors import HubFailed, ModelFailed
 from inference.hub import cache
-from inference.hub.checkpoint import cached_folder
+from inference.hub.checkpoint import Part, cached_folder, part_in, parts_of
 from inference.hub.download import Download
 from inference.hub.fetch import bring
 from inference.hub.files import Kind, Wanted, is_hub_id, weights_of
+from inference.hub.narrow import obstacle
 from inference.hub.repository import NO_SUCH_PLACE, why
 from inference.job import Mode
 from inference.model_spec import ModelSpec
@@ -143,6 +144,7 @@ def _load(spec: ModelSpec, device: str, find_held: FindHeld | None) -> Mapping[M
     if not (base / "model_index.json").is_file():
         raise ModelFailed(f"{spec.source}: no model_index.json in that folder")
     check_class(spec, cache.read_json(base, "model_index.json"))
+    check_weights(spec, parts_of(*folders))
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     first, *others = spec.modes
@@ -203,6 +205,14 @@ def check_class(spec: ModelSpec, index: Mapping[str, Any]) -> None:
             f"{spec.source}: its model_index.json is of {own.__name__}, and family "
             f"{spec.family!r} needs one like {wanted.__name__}; name another source or family"
         )
+
+
+def check_weights(spec: ModelSpec, parts: Mapping[str, Part]) -> None:
+    """Refuse weights that would be taken for others than they are; raises ModelFailed."""
+    replaced = next(weights_of(spec)).without
+    for name, part in parts.items():
+        if name not in replaced and (reason := obstacle(part)):
+            raise ModelFailed(f"{spec.source}: {name}: {reason}")
 
 
 def _denoiser_classes(pipeline: Any) -> set[Any]:
@@ -290,6 +300,10 @@ def read_part(
         Wanted(owner="", repository=source, revision=revision, kind=what, path=subfolder)
     )
     inside = {"subfolder": subfolder} if subfolder else {}
+    part = part_in(Path(folder, subfolder))
+    for one in parts_of(Path(folder)).values() if is_pipeline else [part] if part else []:
+        if reason := obstacle(one):
+            raise ModelFailed(f"{source}: {reason}")
     with LOAD_LOCK, loading(), torch.no_grad():
         return kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, **inside)
 

@@ -26,6 +26,7 @@ TORCHLESS = (
         "hub.checkpoint",
         "hub.download",
         "hub.fetch",
+        "hub.narrow",
         "hub.partial",
         "hub.stream",
         "hub.repository",

@@ -22,8 +22,9 @@ from inference.check.fits import Need, Sizes, remedies
 from inference.check.shapes import Picture, pictures_of, working_bytes
 from inference.devices import devices_of
 from inference.errors import ModelFailed
-from inference.hub.checkpoint import parts_of
-from inference.hub.files import Kind
+from inference.hub.checkpoint import part_in, parts_of
+from inference.hub.files import Kind, Wanted
+from inference.hub.narrow import obstacle
 from inference.hub.sources import Place, Sources
 from inference.job import Mode
 from inference.model_spec import ModelSpec
@@ -166,9 +167,8 @@ class _Check:
         for number, wanted in enumerate(self._sources.of(self._spec)):
             try:
                 place = self._sources.find(wanted)
-                if wanted.kind is Kind.FILE and not place.missing_bytes:
-                    single = Path(wanted.repository).expanduser()
-                    see_file(single if single.is_file() else place.folders[-1] / wanted.path)
+                if not place.missing_bytes:
+                    _see(wanted, place)
             except Exception as error:
                 told = reason(error)
                 self.report.problems.append(f"{wanted.owner}: {told}" if number else told)
@@ -204,11 +204,11 @@ class _Check:
                 self.report.problems.append(str(error))
         held = parts_of(*place.folders)
         for name, module in plan.parts.items():
-            if name in held:
+            if name in held and name not in place.replaced:
                 try:
-                    self.report.problems += [
-                        f"{name}: {one}" for one in misfits(module, held[name])
-                    ]
+                    wrong = obstacle(held[name])
+                    found = [wrong] if wrong else misfits(module, held[name])
+                    self.report.problems += [f"{name}: {one}" for one in found]
                 except Exception as error:
                     self.report.problems.append(f"{name}: {reason(error)}")
             elif place.missing_bytes == 0 and name not in place.replaced:
@@ -269,6 +269,17 @@ class _Check:
             fits=fits,
             remedies=() if fits else tuple(remedies(sizes, need, self._memory_bytes)),
         )
+
+
+def _see(wanted: Wanted, place: Place) -> None:
+    """What stands beside a model's own weights, by its header; raises ValueError or OSError."""
+    if wanted.kind is Kind.FILE:
+        single = Path(wanted.repository).expanduser()
+        see_file(single if single.is_file() else place.folders[-1] / wanted.path)
+    if wanted.kind is Kind.PART:
+        part = part_in(place.folders[-1] / wanted.path)
+        if part is not None and (wrong := obstacle(part)):
+            raise ValueError(wrong)
 
 
 def _sizes(spec: ModelSpec) -> list[tuple[int, int]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +22,8 @@ _WIDTHS = {
     **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
 }
 _FLOATS = ("F64", "F32", "F16", "BF16")
+# Coarse numbers, which are read as any others where nothing says that they were quantized.
+_COARSE = ("F8_E4M3", "F8_E5M2")
 # Keys of a config that differ between copies of the same.
 _HISTORY = ("_name_or_path", "_diffusers_version", "transformers_version", "torch_dtype", "dtype")
 _READ_BYTES = 1 << 22
@@ -47,7 +49,13 @@ class Part:
 
     def size_bytes(self, float_bytes: int) -> int:
         """What the weights take in memory, each floating-point number so many bytes."""
-        return sum(_file_bytes(file, _stamp(file), float_bytes) for file in self.files)
+        wide = _FLOATS if self.names_quantization() else (*_FLOATS, *_COARSE)
+        return sum(_file_bytes(file, _stamp(file), float_bytes, wide) for file in self.files)
+
+    def names_quantization(self) -> bool:
+        """Whether its config says what its weights were narrowed by, so that they are read so."""
+        told = json.loads(self.config.read_text())
+        return isinstance(told, dict) and bool(told.get("quantization_config"))
 
     def outline(self) -> str:
         """Equal for parts of equal content, and rarely for others; reads configs and headers."""
@@ -112,6 +120,17 @@ def shapes_of(file: Path) -> dict[str, tuple[int, ...]]:
     if file.stat().st_size != length + end:
         raise ValueError(f"{file.name} is not whole")
     return {name: tuple(one["shape"]) for name, one in tensors.items()}
+
+
+def dtypes_of(file: Path) -> dict[str, str]:
+    """The types of a file's tensors, as safetensors calls them; raises ValueError."""
+    return {name: one["dtype"] for name, one in _read_header(file)[1].items()}
+
+
+def part_in(folder: Path) -> Part | None:
+    """The part whose config and weights lie in a folder."""
+    config, files = folder / "config.json", _weights(folder)
+    return Part(config, files) if files and config.is_file() else None
 
 
 def _weights(folder: Path) -> tuple[Path, ...]:
@@ -195,12 +214,12 @@ def _is_sound(tensor: Mapping[str, Any]) -> bool:
 
 
 @lru_cache(maxsize=512)
-def _file_bytes(file: Path, stamp: Stamp, float_bytes: int) -> int:
+def _file_bytes(file: Path, stamp: Stamp, float_bytes: int, wide: Sequence[str]) -> int:
     _, tensors = _read_header(file)
     size = 0
     for tensor in tensors.values():
         kind = tensor["dtype"]
-        width = float_bytes if kind in _FLOATS else _WIDTHS.get(kind, 1)
+        width = float_bytes if kind in wide else _WIDTHS.get(kind, 1)
         size += math.prod(tensor["shape"]) * width
     return size
 
