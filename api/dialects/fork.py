@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
@@ -13,6 +12,7 @@ from pydantic import BaseModel
 
 from api.accounts import Caller
 from api.body import MULTIPART, Body, read_body
+from api.clock import iso_utc
 from api.dialects.apimodels import routes as apimodels
 from api.dialects.apimodels import schema as apimodels_schema
 from api.dialects.base import Desk, DeskOf, Dialect, dialect_of, spoken
@@ -209,16 +209,11 @@ async def _keep_as_replicate(request: Request, desk: Desk, caller: Caller, body:
         "size": upload.size_bytes,
         "checksums": {},
         "metadata": {},
-        "created_at": _time(upload.created_ms),
-        "expires_at": _time(upload.expires_ms),
+        "created_at": iso_utc(upload.created_ms),
+        "expires_at": iso_utc(upload.expires_ms),
         "urls": {"get": desk.uploads.link(upload, desk.base_url(request))},
     }
     return JSONResponse(told, status_code=201)
-
-
-def _time(ms: int) -> str:
-    moment = datetime.fromtimestamp(ms / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 async def _model(model_id: str, desk: DeskOf, caller: CallerOf) -> dict[str, Any]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from typing import Any, get_args
 
 from api.body import Body, FilePart, parse_json, short
+from api.clock import iso_utc
 from api.dialects.base import ErrorBody, ErrorContext, status_of
 from api.dialects.darkroom.schema import GenerationRequest, State
 from api.errors import ApiError, BadRequest, field_of, kind_of
@@ -218,10 +218,7 @@ def file_name(task_id: str, output: Output) -> str:
 
 def to_time(epoch_ms: int | None) -> str | None:
     """ISO 8601 in UTC, to the millisecond."""
-    if epoch_ms is None:
-        return None
-    moment = datetime.fromtimestamp(epoch_ms / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return iso_utc(epoch_ms) if epoch_ms is not None else None
 
 
 def to_queue(status: QueueStatus) -> dict[str, Any]:

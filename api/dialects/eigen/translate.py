@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 from api.body import Body, short
+from api.clock import iso_utc
 from api.dialects.base import ErrorBody, ErrorContext, status_of
 from api.dialects.eigen.schema import (
     GUIDANCE,
@@ -281,7 +281,4 @@ def _profile(task: Task, catalog: Catalog) -> str | None:
 
 
 def _time(ms: int | None) -> str | None:
-    if ms is None:
-        return None
-    moment = datetime.fromtimestamp(ms / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return iso_utc(ms) if ms is not None else None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from api.clock import iso_utc
 from api.dialects.mynth.replies import Status
 from api.dialects.mynth.translate import PREFIX
 from api.idempotency import Reply
@@ -36,12 +36,6 @@ def money(credits: int, credit_usd: Decimal) -> str:
     """Credits in dollars, without an exponent or zeros that say nothing."""
     amount = credits * credit_usd
     return f"{amount.normalize():f}" if amount else "0"
-
-
-def iso(ms: int) -> str:
-    """Milliseconds since the epoch as ISO 8601."""
-    text = datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
-    return text.replace("+00:00", "Z")
 
 
 def user_id(account: str) -> str:
@@ -101,7 +95,7 @@ def to_line(task: Task, credit_usd: Decimal) -> dict[str, Any]:
     """A `TaskLine`; what has failed costs nothing."""
     ended_ms = task.finished_ms or task.started_ms or task.created_ms
     cost = money(task.cost, credit_usd)
-    times = {"createdAt": iso(task.created_ms), "updatedAt": iso(ended_ms)}
+    times = {"createdAt": iso_utc(task.created_ms), "updatedAt": iso_utc(ended_ms)}
     return _short(task) | {"cost": cost if task.state.ended else None} | times
 
 

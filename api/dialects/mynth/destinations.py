@@ -10,10 +10,10 @@ from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel, Field, SecretStr, model_validator
 
 from api.body import read_body
+from api.clock import iso_utc
 from api.destinations import Destination
 from api.dialects.base import DeskOf
 from api.dialects.callers import AskerOf, CallerOf
-from api.dialects.mynth.bodies import iso
 from api.dialects.mynth.schema import Wire
 from api.dialects.mynth.translate import plain_json
 from api.dialects.wire import json_docs, parse
@@ -230,8 +230,8 @@ def to_data(destination: Destination) -> dict[str, Any]:
         "name": destination.name,
         "provider": _provider(destination),
         "config": {name: value for name, value in config.items() if value is not None},
-        "createdAt": iso(destination.created_ms),
-        "updatedAt": iso(destination.updated_ms),
+        "createdAt": iso_utc(destination.created_ms),
+        "updatedAt": iso_utc(destination.updated_ms),
     }
 
 

@@ -8,9 +8,10 @@ from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel, BeforeValidator, Field
 
 from api.body import read_body
+from api.clock import iso_utc
 from api.dialects.base import DeskOf
 from api.dialects.callers import CallerOf
-from api.dialects.mynth.bodies import iso, user_id
+from api.dialects.mynth.bodies import user_id
 from api.dialects.mynth.schema import Url, Wire
 from api.dialects.mynth.translate import NAME, plain_json
 from api.dialects.wire import json_docs, parse
@@ -144,8 +145,8 @@ def to_data(hook: Hook) -> dict[str, Any]:
         "enabled": hook.enabled,
         "url": hook.url,
         "events": "all" if hook.events is None else [_event(one) for one in hook.events],
-        "createdAt": iso(hook.created_ms),
-        "updatedAt": iso(hook.updated_ms),
+        "createdAt": iso_utc(hook.created_ms),
+        "updatedAt": iso_utc(hook.updated_ms),
     }
 
 
