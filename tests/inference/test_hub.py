@@ -46,6 +46,10 @@ OTHER = "beef" + "0" * 36
 PIPELINE = Wanted(owner="far", repository="owner/far")
 
 
+# Between two pieces: longer than any test waits before it has the hub hurry.
+SLOW_SECONDS = 60.0
+
+
 @pytest.fixture
 def hub(folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """It has the tiny Flux as owner/far, in pieces of 16 KiB."""
@@ -156,7 +160,7 @@ class TestDownloads:
     def test_it_is_told_how_far_it_is_and_stops_at_once(
         self, hub: Hub, spec: ModelSpec, tmp_path: Path
     ) -> None:
-        hub.slow_seconds = 0.1
+        hub.slow_seconds = SLOW_SECONDS
         download = Download()
         thread, came = aside(lambda: read_pipelines(spec, "cpu", None, download))
         part = part_of(weights(hub), tmp_path)
@@ -166,12 +170,13 @@ class TestDownloads:
         assert 0 < done < whole
         assert whole >= sum(len(hub.repositories["owner/far"][name]) for name in files)
         download.stop()
-        thread.join(5)
+        thread.join(60)
         assert isinstance(came[0], ModelFailed) and "stopped" in str(came[0])
         held = part.stat().st_size
         assert not is_here(spec) and not (tmp_path / "hub/models--owner--far/refs").exists()
 
-        hub.slow_seconds, again = 0.0, Download()
+        hub.hurry()
+        again = Download()
         hub.asked.clear()
         read_pipelines(spec, "cpu", None, again)
         assert seen(hub, WEIGHTS)["GET"] == [f"bytes={held}-"]
@@ -191,15 +196,16 @@ class TestDownloads:
             time.sleep(0.3)
         begin = time.monotonic()
         download.stop()
-        thread.join(10)
-        assert time.monotonic() - begin < 1.5
+        thread.join(30)
+        # at once on quiet cores; a line that nothing comes by is given up after ten seconds
+        assert time.monotonic() - begin < 8
         assert isinstance(came[0], HubFailed) and "stopped; what came of it stays" in str(came[0])
         hub.mute, hub.asked = set(), []
         # nobody holds what is there while the hub is still silent to the first
         bring(PIPELINE)
         resumed = "bytes=12345-" if mute == "body" else ""
         assert seen(hub, WEIGHTS)["GET"] == [resumed]
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 45
 
     def test_what_came_of_a_line_that_breaks_is_not_asked_for_again(self, hub: Hub) -> None:
         hub.cut = {WEIGHTS: 54_321}
@@ -218,7 +224,7 @@ class TestDownloads:
         self, hub: Hub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(stream, "_AGAIN_SECONDS", 0.0)
-        monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
+        monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.5)
         hub.mute = {"GET"}
         with pytest.raises(HubFailed, match=r"cannot be reached: .*timed out"):
             bring(Wanted(owner="", repository="owner/far", kind=Kind.FILE, path=WEIGHTS))
@@ -241,10 +247,11 @@ class TestDownloads:
             assert not partial.is_at(stream, path)
 
     def test_two_that_want_the_same_get_it_once(self, hub: Hub, tmp_path: Path) -> None:
-        hub.slow_seconds = 0.02
+        hub.slow_seconds = SLOW_SECONDS
         downloads = [Download() for _ in range(3)]
         threads = [aside(lambda one=one: bring(PIPELINE, one)) for one in downloads]  # type: ignore[misc]
         until(lambda: all(0 < one.bytes[0] < one.bytes[1] for one in downloads))
+        hub.hurry()
         for thread, _ in threads:
             thread.join(60)
         folder = cache.find(PIPELINE)
@@ -257,7 +264,7 @@ class TestDownloads:
     def test_where_the_first_of_two_is_stopped_the_second_goes_on(
         self, hub: Hub, tmp_path: Path
     ) -> None:
-        hub.slow_seconds = 0.05
+        hub.slow_seconds = SLOW_SECONDS
         first, second = Download(), Download()
         one, came = aside(lambda: bring(PIPELINE, first))
         part = part_of(weights(hub), tmp_path)
@@ -265,9 +272,9 @@ class TestDownloads:
         other, found = aside(lambda: bring(PIPELINE, second))
         until(lambda: second.bytes[0] > 0)
         first.stop()
-        one.join(5)
+        one.join(60)
         assert isinstance(came[0], HubFailed)
-        hub.slow_seconds = 0.0
+        hub.hurry()
         other.join(30)
         assert found == [cache.find(PIPELINE)]
         (begun, resumed) = seen(hub, WEIGHTS)["GET"]
@@ -593,7 +600,7 @@ class TestServed:
     def test_another_loads_and_serves_while_it_comes(
         self, hub: Hub, bench: Bench, folders: dict[str, Path], catalog: Catalog
     ) -> None:
-        hub.slow_seconds = 0.5
+        hub.slow_seconds = SLOW_SECONDS
         bench.submit(job("late", model="flux"))
         self.ticked(bench, lambda: self.told(bench).fetched_bytes > 0)
         bench.submit(job("soon", model="flux-cfg"))
@@ -602,7 +609,7 @@ class TestServed:
         assert told.state is ModelState.LOADING and told.weight_bytes == 0
         assert 0 < told.fetched_bytes < told.fetch_bytes
         assert self.told(bench, "flux-cfg").fetch_bytes == 0
-        hub.slow_seconds = 0.0
+        hub.hurry()
         bench.finish()
         wanted = plain(catalog.models["flux"], job("late", model="flux"))
         assert bench.seen.picture("late").tobytes() == wanted.tobytes()
@@ -615,13 +622,13 @@ class TestServed:
         room = near.weight_bytes * 3 // 2 + near.working_bytes
         budget = replace(bench.worker._residents.budget, device_bytes=room)
         bench.worker._residents.budget = budget
-        hub.slow_seconds = 0.2
+        hub.slow_seconds = SLOW_SECONDS
         bench.submit(job("late", model="flux"))
         self.ticked(bench, lambda: self.told(bench).fetched_bytes > 0)
         assert self.told(bench, "flux-cfg").state is ModelState.READY
         # or it would be in the way of others for as long
         assert not bench.worker._residents._all["flux"].on_device
-        hub.slow_seconds = 0.0
+        hub.hurry()
         bench.finish()
         assert self.told(bench, "flux-cfg").state is not ModelState.READY
         assert self.told(bench).state is ModelState.READY
@@ -629,7 +636,7 @@ class TestServed:
     def test_unloading_ends_it_and_loading_goes_on(
         self, hub: Hub, bench: Bench, tmp_path: Path
     ) -> None:
-        hub.slow_seconds = 0.1
+        hub.slow_seconds = SLOW_SECONDS
         part = part_of(weights(hub), tmp_path)
         bench.worker.command("flux", ModelAction.LOAD)
         self.ticked(bench, lambda: part.exists() and part.stat().st_size > 0)
@@ -638,24 +645,24 @@ class TestServed:
         told = self.told(bench)
         assert (told.state, told.fetch_bytes) == (ModelState.UNLOADED, 0)
         assert not bench.worker.at_work
-        until(lambda: "fetch-flux" not in {one.name for one in threading.enumerate()}, 10)
+        until(lambda: "fetch-flux" not in {one.name for one in threading.enumerate()})
         held = part.stat().st_size
-        hub.slow_seconds = 0.0
+        hub.hurry()
         hub.asked.clear()
         bench.worker.command("flux", ModelAction.LOAD)
         self.ticked(bench, lambda: self.told(bench).state is ModelState.READY)
         assert seen(hub, WEIGHTS)["GET"] == [f"bytes={held}-"]
 
     def test_the_end_of_the_worker_ends_it(self, hub: Hub, bench: Bench, tmp_path: Path) -> None:
-        hub.slow_seconds = 0.1
+        hub.slow_seconds = SLOW_SECONDS
         part = part_of(weights(hub), tmp_path)
         host = ThreadHost(bench.worker)
         host.start()
         host.send(Manage("flux", ModelAction.LOAD))
         until(lambda: part.exists() and part.stat().st_size > 0)
         host.send(Close(time.monotonic()))
-        assert host.join(10)
-        until(lambda: "fetch-flux" not in {one.name for one in threading.enumerate()}, 10)
+        assert host.join(60)
+        until(lambda: "fetch-flux" not in {one.name for one in threading.enumerate()})
         assert part.stat().st_size < len(weights(hub))
 
     def test_one_that_cannot_be_had_says_why_and_is_tried_again(

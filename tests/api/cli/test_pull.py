@@ -280,7 +280,7 @@ def test_a_pull_that_is_stopped_ends_at_once_and_goes_on_later(
 ) -> None:
     large = os.urandom(3 * PIECE)
     hub.repositories["owner/tiny"][WEIGHTS] = large
-    hub.slow_seconds = 0.5
+    hub.piece_bytes, hub.slow_seconds = PIECE // 2, 60.0
     if says_nothing:
         hub.silent = {WEIGHTS: PIECE // 3}
     serve(tmp_path, "tiny")
@@ -299,12 +299,12 @@ def test_a_pull_that_is_stopped_ends_at_once_and_goes_on_later(
     begin = time.monotonic()
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=30) == 130
-    # about a second, on cores that others want too
-    assert time.monotonic() - begin < 3
+    # about a second on quiet cores; a line that nothing comes by is given up after ten
+    assert time.monotonic() - begin < 8
     held = part.stat().st_size
     assert 0 < held < PIECE
 
-    hub.slow_seconds = 0.0
+    hub.hurry()
     hub.asked.clear()
     assert darkroom("models", "pull").returncode == 0
     assert seen(hub, WEIGHTS)["GET"] == [f"bytes={held}-"]

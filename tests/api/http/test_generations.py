@@ -17,12 +17,7 @@ from api.cli import remote_models
 from api.cli.terminal import Failure
 from inference.errors import ModelFailed, OutOfMemory
 from tests.api.http.served import Served, serving, until
-
-
-def png(side: int = 32) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (side, side), "red").save(file, "PNG")
-    return file.getvalue()
+from tests.api.making import png
 
 
 def test_a_submission_is_accepted_with_everything_decided(served: Served) -> None:

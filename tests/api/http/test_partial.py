@@ -17,31 +17,19 @@ import pytest
 
 from inference.errors import JobError, PipelineFailed
 from inference.job import Job
-from tests.api.http.served import Served, make_key, serving, until
+from tests.api.http.keyed import folder as folder
+from tests.api.http.keyed import server as server
+from tests.api.http.served import Served, bearer, make_key, until
 from tests.api.http.test_events import events_of
 
 GRANTED = 100
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    make_key(folder, "first")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[Served]:
-    """It asks for keys, and a picture costs a credit."""
-    with serving(folder) as running:
-        yield running
 
 
 @pytest.fixture
 def team(served: Served, folder: Path) -> Iterator[httpx2.Client]:
     """A client of an account that nobody else has, with a meter."""
     key = make_key(folder, f"a{secrets.token_hex(6)}", credits=GRANTED)
-    headers = {"Authorization": f"Bearer {key}"}
+    headers = bearer(key)
     with httpx2.Client(base_url=served.url, timeout=60, trust_env=False, headers=headers) as client:
         yield client
 
@@ -158,12 +146,8 @@ def test_without_a_place_for_the_reason_all_or_nothing(
 
     reply = team.post(path, json={"prompt": "a"} | fields)
 
-    def newest() -> dict[str, Any]:
-        told: dict[str, Any] = team.get("/darkroom/generations").json()["generations"][0]
-        return told
-
-    until(lambda: newest()["finished_at"] is not None)
-    told = newest()
+    until(lambda: served.newest(team.headers)["finished_at"] is not None)
+    told = served.newest(team.headers)
     assert (told["state"], told["failures"], told["cost"]) == ("failed", [], 0)
     assert paid(team) == 0
     body = reply.json()
