@@ -332,6 +332,22 @@ async def test_what_no_row_names_goes_after_an_hour(house: House) -> None:
     assert house.files() == {task.outputs[0].key}
 
 
+async def test_pictures_of_a_task_that_failed_go_and_those_of_a_cancelled_one_stay(
+    house: House,
+) -> None:
+    """The one is given its price back, the other pays for them."""
+    files = {}
+    for state in (TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED):
+        task = await house.run(state.value)
+        files[state] = task.outputs[0].key
+        house.execute("UPDATE tasks SET state = ? WHERE id = ?", state.value, task.id)
+    await house.run("running", end=False)
+    house.clock.ms += HOUR_MS + 1
+    assert await house.keeper().sweep() == {"strays": 1}
+    assert files.pop(TaskState.FAILED) not in house.files()
+    assert set(files.values()) < house.files() and len(house.files()) == 3
+
+
 async def test_pictures_are_listed_once_an_hour(house: House) -> None:
     keeper = house.keeper()
     assert await keeper.sweep() == {}

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from api.build import build
 from api.cli import serve as cli_serve
 from api.cli.commands import app
 from api.cli.remote import events_of
@@ -366,6 +368,14 @@ def test_links_are_signed_with_a_new_key(tmp_path: Path) -> None:
     file.write_text("no key")
     darkroom("links", "rotate", "--data-dir", file.parent, code=2)
     assert file.read_text() == "no key"
+
+
+async def test_a_database_that_goes_away_spoils_no_greeting(tmp_path: Path, root: Path) -> None:
+    settings = Settings(data_dir=tmp_path, models=root / "models.yaml", disk_floor_bytes=0)
+    services = build(settings, engine=ScriptedEngine())
+    await services.store.close()
+    server = cli_serve.Server(cli_serve._config(FastAPI(), settings), services, "http://here")
+    assert await server._needs_key(), "with a key the example is good in either case"
 
 
 def test_the_greeting_names_a_few_aliases_and_how_many_more() -> None:
