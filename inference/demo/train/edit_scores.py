@@ -7,24 +7,23 @@ import argparse
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from diffusers import FluxKontextPipeline
 from PIL import Image
 
-from inference.demo import MAX_SEQUENCE_LENGTH, STEPS
+from inference.demo import STEPS
 from inference.demo.derived import load_derived
 from inference.demo.edits import KINDS, Edit, random_edit
 from inference.demo.judge import judge, kept
 from inference.demo.scenes import SIZES
+from inference.demo.train.scoring import paint_by_size, shares
 
 CHOOSING, REPORTING = 303, 404
-BATCH = 25
 GUIDANCES = (1.0, 1.5, 2.0)
 
 
@@ -55,38 +54,25 @@ def edit_orders(count: int, seed: int, *, held: bool = True) -> list[EditOrder]:
     ]
 
 
-def by_size(orders: Sequence[Any], batch: int) -> Iterator[tuple[tuple[int, int], list[Any]]]:
-    """Yield batches of orders of one size."""
-    groups: dict[tuple[int, int], list[Any]] = defaultdict(list)
-    for order in orders:
-        groups[order.size].append(order)
-    for size, group in groups.items():
-        for start in range(0, len(group), batch):
-            yield size, group[start : start + batch]
-
-
 def make_edits(
     pipe: FluxKontextPipeline, orders: Sequence[EditOrder], steps: int, guidance: float
 ) -> list[Image.Image]:
-    """Make every edit, in batches of one size, each with its own seed."""
-    pictures: dict[EditOrder, Image.Image] = {}
-    for (width, height), batch in by_size(orders, BATCH):
-        images = pipe(
-            image=[order.drawings()[0] for order in batch],
-            prompt=[order.edit.instruction for order in batch],
-            negative_prompt=[""] * len(batch) if guidance > 1 else None,
-            true_cfg_scale=guidance,
-            num_inference_steps=steps,
-            width=width,
-            height=height,
-            max_sequence_length=MAX_SEQUENCE_LENGTH,
-            generator=[torch.Generator().manual_seed(order.seed) for order in batch],
+    """Make every edit."""
+
+    def arguments(batch: Sequence[EditOrder]) -> dict[str, Any]:
+        width, height = batch[0].size
+        return {
+            "image": [order.drawings()[0] for order in batch],
+            "prompt": [order.edit.instruction for order in batch],
+            "negative_prompt": [""] * len(batch) if guidance > 1 else None,
+            "true_cfg_scale": guidance,
+            "num_inference_steps": steps,
             # The pipeline would otherwise scale both pictures to about a megapixel.
-            max_area=width * height,
-            _auto_resize=False,
-        ).images
-        pictures.update(zip(batch, images, strict=True))
-    return [pictures[order] for order in orders]
+            "max_area": width * height,
+            "_auto_resize": False,
+        }
+
+    return paint_by_size(pipe, orders, arguments)
 
 
 def score_edits(orders: Sequence[EditOrder], pictures: list[Image.Image]) -> dict[str, float]:
@@ -104,8 +90,7 @@ def score_edits(orders: Sequence[EditOrder], pictures: list[Image.Image]) -> dic
         found[order.edit.kind].append(right)
         found["kept"].append(kept(before, picture, ~changes))
         found["changed"].append(kept(after, picture, changes))
-    shares = {name: round(sum(values) / len(values), 3) for name, values in found.items()}
-    return {"n": len(orders), **shares}
+    return shares(len(orders), found)
 
 
 def rate_edits(

@@ -8,6 +8,7 @@ import json
 import random
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from diffusers import AutoencoderKL, FluxPipeline
 from numpy.typing import NDArray
 from PIL import Image
 
-from inference.demo import MAX_SEQUENCE_LENGTH, STEPS, TRUE_CFG_SCALE
+from inference.demo import STEPS, TRUE_CFG_SCALE
 from inference.demo.captions import caption, plain_caption
 from inference.demo.judge import judge
 from inference.demo.scenes import (
@@ -32,10 +33,10 @@ from inference.demo.scenes import (
     random_scene,
     settle,
 )
+from inference.demo.train.scoring import paint_by_size, shares
 from inference.demo.train.vae import to_tensor
 
 CHOOSING, REPORTING = 101, 202
-BATCH = 25
 GUIDANCES = (1.0, 2.0, 3.0, 4.0, 5.0)
 
 
@@ -90,26 +91,17 @@ def partial_orders(count: int, seed: int) -> list[Order]:
 def paint(
     pipe: FluxPipeline, orders: list[Order], steps: int, guidance: float
 ) -> list[Image.Image]:
-    """Draw every order, in batches of one size, each with its own seed."""
-    pictures: dict[Order, Image.Image] = {}
-    by_size: dict[tuple[int, int], list[Order]] = defaultdict(list)
-    for order in orders:
-        by_size[order.size].append(order)
-    for (width, height), group in by_size.items():
-        for start in range(0, len(group), BATCH):
-            batch = group[start : start + BATCH]
-            images = pipe(
-                [order.prompt for order in batch],
-                negative_prompt=[""] * len(batch) if guidance > 1 else None,
-                true_cfg_scale=guidance,
-                num_inference_steps=steps,
-                width=width,
-                height=height,
-                max_sequence_length=MAX_SEQUENCE_LENGTH,
-                generator=[torch.Generator().manual_seed(order.seed) for order in batch],
-            ).images
-            pictures.update(zip(batch, images, strict=True))
-    return [pictures[order] for order in orders]
+    """Draw every order."""
+
+    def arguments(batch: Sequence[Order]) -> dict[str, Any]:
+        return {
+            "prompt": [order.prompt for order in batch],
+            "negative_prompt": [""] * len(batch) if guidance > 1 else None,
+            "true_cfg_scale": guidance,
+            "num_inference_steps": steps,
+        }
+
+    return paint_by_size(pipe, orders, arguments)
 
 
 def score(orders: list[Order], pictures: list[Image.Image]) -> dict[str, float]:
@@ -124,8 +116,7 @@ def score(orders: list[Order], pictures: list[Image.Image]) -> dict[str, float]:
         for name, right in verdict.matches.items():
             hits[name].append(right)
         hits["all"].append(verdict.right)
-    shares = {name: round(sum(found) / len(found), 3) for name, found in hits.items()}
-    return {"n": len(orders), **shares}
+    return shares(len(orders), hits)
 
 
 def rate(pipe: FluxPipeline, orders: list[Order], steps: int, guidance: float) -> dict[str, float]:

@@ -11,18 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import FluxFillPipeline, FluxInpaintPipeline
 from PIL import Image
 
-from inference.demo import MAX_SEQUENCE_LENGTH, STEPS
+from inference.demo import STEPS
 from inference.demo.derived import base_of, load_derived
 from inference.demo.inpaint import Replacement, paste_back, replacements
 from inference.demo.judge import judge, kept
-from inference.demo.train.edit_scores import by_size
+from inference.demo.train.scoring import paint_by_size, shares
 
 CHOOSING, REPORTING = 707, 808
-BATCH = 25
 STEP_CHOICES = (8, 12, 16)
 GUIDANCES = (1.0, 2.0, 3.0)
 
@@ -30,24 +28,20 @@ GUIDANCES = (1.0, 2.0, 3.0)
 def replace_objects(
     pipe: Any, orders: Sequence[Replacement], **settings: float
 ) -> list[Image.Image]:
-    """Paint every replacement, in batches of one size, each with its own seed.
+    """Paint every replacement.
 
     Nothing is pasted back: the pictures are as the pipeline returns them.
     """
-    pictures: dict[Replacement, Image.Image] = {}
-    for (width, height), batch in by_size(orders, BATCH):
-        images = pipe(
-            prompt=[order.prompt for order in batch],
-            image=[order.drawings()[0] for order in batch],
-            mask_image=[Image.fromarray(order.mask()) for order in batch],
-            width=width,
-            height=height,
-            max_sequence_length=MAX_SEQUENCE_LENGTH,
-            generator=[torch.Generator().manual_seed(order.seed) for order in batch],
+
+    def arguments(batch: Sequence[Replacement]) -> dict[str, Any]:
+        return {
+            "prompt": [order.prompt for order in batch],
+            "image": [order.drawings()[0] for order in batch],
+            "mask_image": [Image.fromarray(order.mask()) for order in batch],
             **settings,
-        ).images
-        pictures.update(zip(batch, images, strict=True))
-    return [pictures[order] for order in orders]
+        }
+
+    return paint_by_size(pipe, orders, arguments)
 
 
 def score_replacements(
@@ -69,8 +63,7 @@ def score_replacements(
         found["all"].append(verdict.right)
         found["full" if "background" in order.prompt else "short"].append(verdict.right)
         found["kept"].append(kept(before, picture, ~order.mask()))
-    shares = {name: round(sum(values) / len(values), 3) for name, values in found.items()}
-    return {"n": len(orders), **shares}
+    return shares(len(orders), found)
 
 
 def rate(pipe: Any, orders: Sequence[Replacement], settings: dict[str, Any]) -> dict[str, Any]:
