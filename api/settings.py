@@ -8,7 +8,7 @@ import os
 import re
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     DirectoryPath,
@@ -28,6 +28,7 @@ DEVICE = re.compile(r"cpu(:0)?|cuda:(0|[1-9]\d{0,2})")
 STORAGE = r"^(local|s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_./-]*)?)$"
 
 PositiveInt = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -60,7 +61,7 @@ class Settings(BaseSettings):
     device_memory_bytes: PositiveInt | None = None
     ram_bytes: Annotated[int | None, Field(ge=0)] = None
     model_wait_seconds: PositiveSeconds = 60.0
-    model_stay_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5.0
+    model_stay_seconds: Seconds = 5.0
 
     max_queue_tasks: PositiveInt = 10_000
     max_queue_images: PositiveInt = 20_000
@@ -71,7 +72,7 @@ class Settings(BaseSettings):
     heartbeat_seconds: PositiveSeconds = 5.0
     max_attempts: PositiveInt = 3
     images_in_flight: PositiveInt = 64
-    drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
+    drain_seconds: Seconds = 30.0
     worker_silence_seconds: PositiveSeconds = 60.0
     device_processes: bool = False
     worker_restart_seconds: PositiveSeconds = 600.0
@@ -205,8 +206,9 @@ def _explain(problem: Any) -> str:
         return str(message)
     field = str(problem["loc"][0])
     name = PREFIX + field.upper()
-    if field in Settings.model_fields and "SecretStr" in str(
-        Settings.model_fields[field].annotation
-    ):
-        return f"{name}: {message}"
-    return f"{name}={problem['input']!r}: {message}"
+    return f"{name}: {message}" if _is_secret(field) else f"{name}={problem['input']!r}: {message}"
+
+
+def _is_secret(field: str) -> bool:
+    told = Settings.model_fields.get(field)
+    return told is not None and SecretStr in get_args(told.annotation)
