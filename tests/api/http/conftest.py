@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 
 import httpx2
@@ -43,3 +44,17 @@ def begins_when_watched(monkeypatch: pytest.MonkeyPatch) -> None:
         await make_missing(self)
 
     monkeypatch.setattr(Run, "_make_missing", wait_and_make)
+
+
+@pytest.fixture
+def long_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps as long as those of a large model: who reads slowly misses some of short ones."""
+    from inference.worker import Worker
+
+    tick = Worker.tick
+
+    def tick_slowly(self: Worker) -> None:
+        tick(self)
+        time.sleep(0.1)
+
+    monkeypatch.setattr(Worker, "tick", tick_slowly)

@@ -68,7 +68,7 @@ def test_an_edit_redraws_what_is_transparent_in_the_mask__V(ai: openai.OpenAI) -
     assert redrawn > 4 * kept, (redrawn, kept)
 
 
-@pytest.mark.usefixtures("begins_when_watched")
+@pytest.mark.usefixtures("begins_when_watched", "long_steps")
 def test_a_stream_shows_the_picture_becoming__V(ai: openai.OpenAI) -> None:
     events = list(
         ai.images.generate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,13 @@ async def test_a_generation_tells_of_its_hooks(server: Served, key: dict[str, st
         place = f"/darkroom/generations/{made['id']}"
         await client.get(f"{place}?wait=60")
         await receiver.arrived(2)
-        found = (await client.get(f"{place}/webhooks")).json()["webhooks"]
+        async with asyncio.timeout(60):
+            # what is under way is not sent again
+            while True:
+                found = (await client.get(f"{place}/webhooks")).json()["webhooks"]
+                if {one["state"] for one in found} == {"delivered"}:
+                    break
+                await asyncio.sleep(0.01)
         assert {one["hook_id"] for one in found} == {hook["id"], None}
         (mine,) = [one for one in found if one["hook_id"]]
         again = await client.post(f"{place}/webhooks/{mine['id']}/resend")
