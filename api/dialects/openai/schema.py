@@ -163,6 +163,7 @@ class File(BaseModel):
     expires_at: int
     filename: str
     purpose: str
+    status: Literal["processed"]
 
 
 class Model(BaseModel):

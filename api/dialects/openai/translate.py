@@ -208,6 +208,7 @@ def to_file(upload: KeptUpload, file_name: str, purpose: str) -> dict[str, Any]:
         "expires_at": upload.expires_ms // 1000,
         "filename": file_name,
         "purpose": purpose,
+        "status": "processed",
     }
 
 

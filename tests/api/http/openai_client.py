@@ -21,11 +21,22 @@ VARIATIONS = "/v1/images/variations"
 
 
 def client_of(served: Served, key: str = "any-key", base: str = "/v1") -> openai.OpenAI:
-    return openai.OpenAI(base_url=served.url + base, api_key=key, max_retries=0)
+    """A client that reads no reply which lacks anything, as those of stricter languages do."""
+    return openai.OpenAI(
+        base_url=served.url + base,
+        api_key=key,
+        max_retries=0,
+        _strict_response_validation=True,
+    )
 
 
 def async_client_of(served: Served) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="any-key", max_retries=0)
+    return openai.AsyncOpenAI(
+        base_url=f"{served.url}/v1",
+        api_key="any-key",
+        max_retries=0,
+        _strict_response_validation=True,
+    )
 
 
 def half_transparent(width: int = 32, height: int = 32) -> bytes:
