@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -15,11 +16,12 @@ import pytest
 
 from api.build import _engine_settings, build
 from api.settings import Settings, SettingsError
+from api.store.uploads import KeptUpload
 from inference.errors import CatalogError
 from inference.job import ImageRequest
 from inference.settings import EngineSettings
 from tests.api.conftest import Serve
-from tests.api.making import submitted
+from tests.api.making import png, submitted
 from tests.api.scripted import ScriptedEngine
 
 SECONDS = 30
@@ -189,7 +191,28 @@ def test_the_engine_is_told_every_setting_that_it_has_too(tmp_path: Path) -> Non
         model_wait_seconds=14,
         model_stay_seconds=15,
         worker_silence_seconds=16,
+        device_processes=True,
+        worker_restart_seconds=17,
     )
     told, plain = _engine_settings(given), EngineSettings()
     for name in shared:
         assert getattr(told, name) == getattr(given, name) != getattr(plain, name), name
+
+
+async def test_a_stop_waits_for_what_is_being_kept(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    entered, go = asyncio.Event(), asyncio.Event()
+    async with serve() as services:
+        insert = services.uploads._store.insert
+
+        async def slow(account: str, kept: Sequence[KeptUpload], *, max_bytes: int) -> bool:
+            entered.set()
+            await go.wait()
+            return await insert(account, kept, max_bytes=max_bytes)
+
+        monkeypatch.setattr(services.uploads._store, "insert", slow)
+        keeping = asyncio.create_task(services.uploads.keep("ann", png(), field="image"))
+        await entered.wait()
+        asyncio.get_running_loop().call_later(0.1, go.set)
+    assert (tmp_path / "data/objects" / (await keeping).key).exists()

@@ -64,6 +64,13 @@ def test_a_bad_value_names_itself(monkeypatch: pytest.MonkeyPatch, name: str, va
         load_settings()
 
 
+def test_a_secret_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DARKROOM_DATABASE_URL", "mysql://ann:hunter2@db/darkroom")
+    with pytest.raises(SettingsError, match="DARKROOM_DATABASE_URL: must start with") as refused:
+        load_settings()
+    assert "hunter2" not in str(refused.value)
+
+
 def test_every_bad_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DARKROOM_PORT", "x")
     monkeypatch.setenv("DARKROOM_MAX_ATTEMPTS", "0")
