@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 from PIL.Image import Image
+from structlog.testing import capture_logs
 
 from inference import selftest, skeletons
 from inference.calls import generator
 from inference.catalog import Catalog
+from inference.devices import devices_of
 from inference.engine import Engine
 from inference.errors import OutOfMemory
 from inference.events import Failed, ImageDone
@@ -213,6 +215,19 @@ def test_ram_that_cannot_be_pinned_will_do_as_it_is(monkeypatch: pytest.MonkeyPa
     weights.to_device()
     assert [one.device for one in module.parameters()] == [torch.device(DEVICE)] * 2
     assert all(torch.equal(a, b.cpu()) for a, b in zip(before, module.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("count", "words"), [(0, ["devices.no_card"]), (2, [])])
+def test_a_torch_for_cards_that_finds_none_says_so(
+    monkeypatch: pytest.MonkeyPatch, count: int, words: list[str]
+) -> None:
+    """A driver that is too old looks like a machine without any."""
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    with capture_logs() as said:
+        assert devices_of(()) == (("cuda:0", "cuda:1") if count else ("cpu",))
+        devices_of(("cpu",))
+    assert [one["event"] for one in said] == words
 
 
 def test_what_is_copied_to_a_card_is_pinned() -> None:
