@@ -18,7 +18,7 @@ from inference.errors import CatalogError, DeviceMissing
 if TYPE_CHECKING:
     from api.settings import Settings
     from inference.check.assistants import AssistantReport
-    from inference.check.entries import ModelReport, PictureReport, Report
+    from inference.check.report import CardReport, ModelReport, PictureReport, Report
 
 _UNITS = {"": 1, "MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30}
 # What a card is called where there is none.
@@ -33,8 +33,9 @@ def run(names: Sequence[str], memory: str | None, as_json: bool, models: Path | 
     except CatalogError as error:
         raise UsageError(str(error)) from None
     todo = chosen(catalog, names, settings.models)
+    size = None if memory is None else size_of(memory)
     say("reading configs")
-    report = _check(catalog, todo, settings, memory)
+    report = _check(catalog, todo, settings, size)
     if as_json:
         told = asdict(report)
         for kind in ("models", "assistants"):
@@ -51,21 +52,23 @@ def run(names: Sequence[str], memory: str | None, as_json: bool, models: Path | 
 
 
 def _check(
-    catalog: Catalog, chosen: tuple[list[str], list[str]], settings: Settings, memory: str | None
+    catalog: Catalog, chosen: tuple[list[str], list[str]], settings: Settings, size: int | None
 ) -> Report:
-    from inference.check.entries import check, machine
+    from inference.check.cards import Card, cards_of
+    from inference.check.entries import check
     from inference.hub.sources import Sources
 
-    if memory is not None:
-        device, size = _ANY_CARD, size_of(memory)
+    any_card = size is not None
+    if size is not None:
+        cards: tuple[Card, ...] = (Card(_ANY_CARD, size),)
     else:
         try:
-            device, size = machine(settings.devices, settings.device_memory_bytes)
+            cards = cards_of(settings.devices, settings.device_memory_bytes)
         except DeviceMissing as error:
             raise Failure(f"DARKROOM_DEVICES: {error}") from None
     with Sources() as sources:
         models, assistants = chosen
-        return check(catalog, models, device, size, sources, assistants)
+        return check(catalog, models, cards, sources, assistants, any_card=any_card)
 
 
 def size_of(text: str) -> int:
@@ -78,24 +81,30 @@ def size_of(text: str) -> int:
 
 
 def _lines(report: Report) -> Iterator[str]:
-    place = f"any card (as {report.device})" if report.device == _ANY_CARD else report.device
-    yield f"{place}: models may take {_size(report.memory_bytes)}"
+    for card in report.devices:
+        place = f"any card (as {card.name})" if card.name == _ANY_CARD else card.name
+        yield f"{place}: models may take {_size(card.memory_bytes)}"
     for one in report.models:
         yield ""
-        yield from _model(one)
+        yield from _model(one, several=len(report.devices) > 1)
     for assistant in report.assistants:
         yield ""
         yield from _assistant(assistant)
-    sound = [one for one in report.models if one.is_servable]
-    if not sound:
-        # nothing can be said of all
-        return
-    yield ""
-    all_bytes = report.weight_bytes + report.working_bytes
-    turns = "room for all at once" if all_bytes <= report.memory_bytes else "they take turns"
-    whose = "all" if sound == [*report.models] else f"the {len(sound)} that can be served"
-    beside = f"and {_size(report.working_bytes)} for a picture"
-    yield f"weights of {whose}, shared parts once: {_size(report.weight_bytes)}, {beside}; {turns}"
+    # where none can be served nothing can be said of all
+    if told := [_together(card, report) for card in report.devices if card.models]:
+        yield ""
+        yield from told
+
+
+def _together(card: CardReport, report: Report) -> str:
+    all_bytes = card.weight_bytes + card.working_bytes
+    turns = "room for all at once" if all_bytes <= card.memory_bytes else "they take turns"
+    is_all = len(card.models) == len(report.models)
+    whose = "all" if is_all else f"the {len(card.models)} that can be served"
+    beside = f"and {_size(card.working_bytes)} for a picture"
+    where = f"{card.name}: " if len(report.devices) > 1 else ""
+    weights = f"weights of {whose}, shared parts once: {_size(card.weight_bytes)}"
+    return f"{where}{weights}, {beside}; {turns}"
 
 
 def _assistant(one: AssistantReport) -> Iterator[str]:
@@ -112,9 +121,11 @@ def _found(one: ModelReport | AssistantReport) -> Iterator[str]:
         yield f"  problem  {problem}"
 
 
-def _model(one: ModelReport) -> Iterator[str]:
+def _model(one: ModelReport, *, several: bool) -> Iterator[str]:
     yield f"{one.name}: {'can be served' if one.is_servable else 'CANNOT BE SERVED'}"
     yield from _found(one)
+    if several and one.devices:
+        yield f"  devices  {', '.join(one.devices)}; as on {one.devices[0]}, the smallest"
     for note in one.notes:
         yield f"  note     {note}"
     if one.parts:
@@ -132,6 +143,8 @@ def _model(one: ModelReport) -> Iterator[str]:
 
 def _picture(one: PictureReport, modes: str) -> Iterator[str]:
     verdict = "fits" if one.fits else "DOES NOT FIT"
+    if not one.fits and one.fits_on:
+        verdict = f"fits on {', '.join(one.fits_on)} alone"
     yield (
         f"  {modes} at {one.size}: about {_size(one.needs_bytes)}, "
         f"{_size(one.working_bytes)} of it beside the weights: {verdict}"

@@ -7,7 +7,7 @@ picture takes beside them from a forward of shapes alone; see `blueprint` and `s
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,12 +15,19 @@ import torch
 
 from inference import loading
 from inference.catalog import Catalog
-from inference.check.assistants import AssistantReport, check_assistants
+from inference.check.assistants import check_assistants
 from inference.check.blueprint import Blueprint, build, misfits, reason, see_file, size_bytes
+from inference.check.cards import Card, Cards
 from inference.check.classes import misses, unlike
 from inference.check.fits import Need, Sizes, remedies
+from inference.check.report import (
+    CardReport,
+    ModelReport,
+    PartReport,
+    PictureReport,
+    Report,
+)
 from inference.check.shapes import Picture, pictures_of, working_bytes
-from inference.devices import devices_of
 from inference.errors import ModelFailed
 from inference.hub.checkpoint import part_in, parts_of
 from inference.hub.files import Kind, Wanted
@@ -29,111 +36,78 @@ from inference.hub.sources import Place, Sources
 from inference.job import Mode
 from inference.model_spec import ModelSpec
 from inference.options import quantization
-from inference.residency.memory import budget_of
-from inference.settings import EngineSettings
 from inference.sizes import TIER_SIDES_PX
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartReport:
-    """One part with weights; `shared_with` are other entries that have the same."""
-
-    name: str
-    kind: str
-    size_bytes: int
-    shared_with: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PictureReport:
-    """What one picture of a mode and size takes in all, and what would make it fit."""
-
-    mode: Mode
-    size: str
-    needs_bytes: int
-    working_bytes: int
-    fits: bool
-    remedies: tuple[str, ...] = ()
-
-
-@dataclass(slots=True, kw_only=True)
-class ModelReport:
-    """One entry; with a problem it cannot be served, and a note is worth knowing."""
-
-    name: str
-    source: str
-    where: str = ""
-    missing_bytes: int = 0
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    dtype: str = ""
-    weight_bytes: int = 0
-    parts: list[PartReport] = field(default_factory=list)
-    pictures: list[PictureReport] = field(default_factory=list)
-
-    @property
-    def is_servable(self) -> bool:
-        """Whether nothing stands against it."""
-        return not self.problems
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """All entries, and what those that can be served take together.
-
-    `weight_bytes` counts shared parts once; `working_bytes` is the most that one picture of a
-    default size takes beside.
-    """
-
-    device: str
-    memory_bytes: int
-    weight_bytes: int
-    working_bytes: int
-    models: tuple[ModelReport, ...]
-    assistants: tuple[AssistantReport, ...] = ()
 
 
 def check(
     catalog: Catalog,
     names: Sequence[str],
-    device: str,
-    memory_bytes: int,
+    cards: Sequence[Card],
     sources: Sources,
     assistants: Sequence[str] = (),
+    *,
+    any_card: bool = False,
 ) -> Report:
-    """Every named entry, the models against a device of so much memory for them."""
-    checks = [_Check(catalog.models[name], device, memory_bytes, sources) for name in names]
-    for one in checks:
-        one.run()
-    sound = [one for one in checks if one.report.is_servable]
-    sizes = {key: size for one in sound for key, size in one.sizes_by_key.items()}
+    """Every named entry, the models against the devices that they may be on.
+
+    One `any_card` stands for whichever devices an entry names.
+    """
+    places = Cards(catalog, cards, any_card)
+    smallest = min(cards, key=lambda one: one.memory_bytes)
+    checks = []
+    for name in names:
+        homes = places.of(name)
+        checks.append(_Check(catalog.models[name], homes or (smallest,), sources))
+        if not homes:
+            checks[-1].report.devices = ()
+            checks[-1].report.problems.append(places.problem(name))
+        elif any_card and catalog.models[name].devices:
+            named = ", ".join(catalog.models[name].devices)
+            checks[-1].report.notes.append(f"devices: {named} taken for {smallest.name}")
+        checks[-1].run()
     for one in checks:
         one.tell_parts([other for other in checks if other is not one])
     return Report(
-        device=device,
-        memory_bytes=memory_bytes,
-        weight_bytes=sum(sizes.values()),
-        working_bytes=max((one.working_bytes for one in sound), default=0),
+        device=smallest.name,
+        memory_bytes=smallest.memory_bytes,
+        devices=tuple(_together(card, checks) for card in cards),
         models=tuple(one.report for one in checks),
         assistants=check_assistants(catalog, assistants, sources),
+    )
+
+
+def _together(card: Card, checks: Sequence[_Check]) -> CardReport:
+    sound = [one for one in checks if one.report.is_servable and card.name in one.report.devices]
+    sizes = {key: size for one in sound for key, size in one.sizes_by_key.items()}
+    return CardReport(
+        name=card.name,
+        memory_bytes=card.memory_bytes,
+        models=tuple(one.report.name for one in sound),
+        weight_bytes=sum(sizes.values()),
+        working_bytes=max((one.working_bytes for one in sound), default=0),
     )
 
 
 class _Check:
     """One entry on its way through the checks; what goes wrong in one leaves out those after."""
 
-    def __init__(self, spec: ModelSpec, device: str, memory_bytes: int, sources: Sources) -> None:
-        self.report = ModelReport(name=spec.name, source=spec.source)
+    def __init__(self, spec: ModelSpec, homes: Sequence[Card], sources: Sources) -> None:
+        devices = tuple(one.name for one in homes)
+        self.report = ModelReport(name=spec.name, source=spec.source, devices=devices)
         self.keys: dict[str, Hashable] = {}
         self.sizes_by_key: dict[Hashable, int] = {}
         self._spec = spec
-        self._device = device
-        self._memory_bytes = memory_bytes
+        # elsewhere it may be of another dtype, and take something else
+        self._homes = [one for one in homes if one.kind == homes[0].kind]
+        self._device, self._memory_bytes = homes[0].name, homes[0].memory_bytes
         self._sources = sources
         self._kinds: dict[str, str] = {}
 
     def run(self) -> None:
         """Fill in the report."""
+        known = [one.name for one in self._homes]
+        if others := [one for one in self.report.devices if one not in known]:
+            self.report.notes.append(f"not estimated on {', '.join(others)}, only on {known[0]}")
         self.report.dtype = str(loading.pick_dtype(self._spec, self._device)).partition(".")[2]
         try:
             if places := self._look_up():
@@ -189,8 +163,8 @@ class _Check:
             self.report.notes.append(note)
         self._compare(place, plan)
         self._count(place, plan, dtype)
-        if obstacle := quantization.obstacle(spec, self._device):
-            self.report.notes.append(f"quantization is left out: {obstacle}")
+        if unmet := quantization.obstacle(spec, self._device):
+            self.report.notes.append(f"quantization is left out: {unmet}")
         self._measure(place, plan, dtype)
 
     def _compare(self, place: Place, plan: Blueprint) -> None:
@@ -243,10 +217,23 @@ class _Check:
                     self.report.pictures.append(replace(told, mode=mode))
         if not self.report.pictures:
             self.report.notes.append("what a picture takes is not known of its classes")
-        default = _shown(spec.default_size)
-        if bad := [one for one in self.report.pictures if not one.fits and one.size == default]:
-            modes = ", ".join(dict.fromkeys(one.mode.value for one in bad))
-            self.report.problems.append(f"does not fit at its default size {default}: {modes}")
+        self._tell_where_it_fits()
+
+    def _tell_where_it_fits(self) -> None:
+        default = _shown(self._spec.default_size)
+        bad = [one for one in self.report.pictures if not one.fits and one.size == default]
+        if not bad:
+            return
+        modes = ", ".join(dict.fromkeys(one.mode.value for one in bad))
+        places = [one for one in self.report.devices if all(one in each.fits_on for each in bad)]
+        if places:
+            where = f"at its default size {default} it fits on {', '.join(places)} alone: {modes}"
+            self.report.notes.append(f"{where}; name these as its devices")
+        else:
+            # it may be served where it is not estimated
+            is_known = len(self._homes) >= len(self.report.devices)
+            told = self.report.problems if is_known else self.report.notes
+            told.append(f"does not fit at its default size {default}: {modes}")
 
     def _need(self, plan: Blueprint, mode: Mode, size: tuple[int, int]) -> Need | None:
         try:
@@ -267,6 +254,7 @@ class _Check:
             needs_bytes=total,
             working_bytes=need.working_bytes,
             fits=fits,
+            fits_on=tuple(one.name for one in self._homes if total <= one.memory_bytes),
             remedies=() if fits else tuple(remedies(sizes, need, self._memory_bytes)),
         )
 
@@ -295,17 +283,3 @@ def _sizes(spec: ModelSpec) -> list[tuple[int, int]]:
 
 def _shown(size: tuple[int, int]) -> str:
     return "x".join(map(str, size))
-
-
-def machine(devices: Sequence[str], memory_bytes: int | None) -> tuple[str, int]:
-    """The first device that would serve, and what models may take of it.
-
-    Raises DeviceMissing where that is to be asked of one that is not here.
-    """
-    if devices and memory_bytes is not None:
-        # as another machine would serve it
-        return devices[0], memory_bytes
-    device = devices_of(devices)[0]
-    if memory_bytes is not None:
-        return device, memory_bytes
-    return device, budget_of(device, EngineSettings(devices=(device,))).device_bytes

@@ -16,8 +16,10 @@ from benchmarks.configs import REAL, write
 from inference import skeletons
 from inference.catalog import Catalog
 from inference.check.blueprint import build, size_bytes
-from inference.check.entries import ModelReport, Report, check
+from inference.check.cards import Card
+from inference.check.entries import check
 from inference.check.fits import Need, Sizes, remedies
+from inference.check.report import ModelReport, Report
 from inference.check.shapes import pictures_of, working_bytes
 from inference.coalesce import Rendezvous
 from inference.hub.files import is_hub_id
@@ -57,7 +59,7 @@ def report_of(memory: int = PLENTY, device: str = "cpu", **entries: dict[str, An
     named = {name: {"name": name, **told} for name, told in entries.items()}
     catalog = Catalog.model_validate({"models": named})
     with Sources() as sources:
-        return check(catalog, list(entries), device, memory, sources)
+        return check(catalog, list(entries), [Card(device, memory)], sources)
 
 
 def one(folder: Path | str, memory: int = PLENTY, device: str = "cpu", **keys: Any) -> ModelReport:
@@ -84,7 +86,7 @@ def test_parts_that_are_the_same_count_once_and_denoisers_twice(flux: Path, copi
     both = report_of(a=entry(flux), b=entry(copied))
     single = report_of(a=entry(flux))
     (denoiser,) = (part for part in single.models[0].parts if part.name == "transformer")
-    assert both.weight_bytes == single.weight_bytes + denoiser.size_bytes
+    assert both.devices[0].weight_bytes == single.devices[0].weight_bytes + denoiser.size_bytes
     shared = {part.name: part.shared_with for part in both.models[0].parts}
     assert shared.pop("transformer") == ()
     assert set(shared.values()) == {("b",)}
@@ -253,10 +255,64 @@ def test_what_does_not_fit_is_not_counted_among_all(flux: Path, copied: Path) ->
     wide = entry(copied, sizes=["512x512"])
     told = report_of(plain.pictures[0].needs_bytes, a=entry(flux), b=wide)
     assert [model.is_servable for model in told.models] == [True, False]
-    assert told.weight_bytes == plain.weight_bytes
-    assert told.working_bytes == plain.pictures[0].working_bytes
+    assert told.devices[0].weight_bytes == plain.weight_bytes
+    assert told.devices[0].working_bytes == plain.pictures[0].working_bytes
     none = report_of(1, a=entry(flux))
-    assert none.weight_bytes == none.working_bytes == 0
+    assert none.devices[0].weight_bytes == none.devices[0].working_bytes == 0
+
+
+def on_cards(flux: Path, *cards: Card, any_card: bool = False, **keys: Any) -> Report:
+    catalog = Catalog.model_validate({"models": {"m": {"name": "m", **entry(flux, **keys)}}})
+    with Sources() as sources:
+        return check(catalog, ["m"], cards, sources, any_card=any_card)
+
+
+def test_an_entry_is_estimated_for_the_smallest_of_its_devices(flux: Path) -> None:
+    needs = one(flux, device="cuda").pictures[0].needs_bytes
+    large, small = Card("cuda:0", needs), Card("cuda:1", needs - 1)
+    both = on_cards(flux, large, small)
+    (told,) = both.models
+    assert (told.devices, both.device) == (("cuda:1", "cuda:0"), "cuda:1")
+    assert told.is_servable, "it is, on one of them"
+    (picture,) = {(one.fits, one.fits_on) for one in told.pictures}
+    assert picture == (False, ("cuda:0",))
+    (note,) = told.notes
+    assert "at its default size 128x128 it fits on cuda:0 alone" in note
+    assert told.pictures[0].remedies
+    (there,) = on_cards(flux, large, small, devices=["cuda:0"]).models
+    assert there.is_servable and there.notes == [] and there.pictures[0].fits
+    (here,) = on_cards(flux, large, small, devices=["cuda:1"]).models
+    assert here.problems == ["does not fit at its default size 128x128: generate, img2img, inpaint"]
+    (neither,) = on_cards(flux, small, Card("cuda:2", 1000)).models
+    assert "does not fit" in neither.problems[0]
+
+
+def test_what_may_be_on_a_device_is_what_is_counted_there(flux: Path) -> None:
+    cards = Card("cuda:0", PLENTY), Card("cuda:1", PLENTY)
+    entries = {"a": entry(flux, devices=["cuda:0"]), "b": entry(flux), "c": entry("gone")}
+    named = {name: {"name": name, **told} for name, told in entries.items()}
+    with Sources() as sources:
+        told = check(Catalog.model_validate({"models": named}), list(named), cards, sources)
+    first, second = told.devices
+    assert (first.models, second.models) == (("a", "b"), ("b",))
+    assert second.weight_bytes == told.models[0].weight_bytes < first.weight_bytes
+
+
+def test_devices_that_are_not_here_are_named(flux: Path) -> None:
+    (told,) = on_cards(flux, Card("cuda:0", PLENTY), devices=["cuda:0", "cuda:7"]).models
+    assert told.problems == [
+        "devices: m is to be on cuda:7, which is not here; the devices are: cuda:0"
+    ]
+    assert told.devices == () and told.pictures, "what it takes is told all the same"
+    (any_one,) = on_cards(flux, Card("cuda", PLENTY), any_card=True, devices=["cuda:7"]).models
+    assert any_one.is_servable and any_one.notes == ["devices: cuda:7 taken for cuda"]
+
+
+def test_another_kind_of_device_is_not_estimated_by_the_first(flux: Path) -> None:
+    (told,) = on_cards(flux, Card("cuda:0", 1000), Card("cpu", PLENTY)).models
+    assert told.notes[0] == "not estimated on cpu, only on cuda:0"
+    assert told.is_servable and "does not fit" in told.notes[1]
+    assert not told.pictures[0].fits and told.pictures[0].fits_on == ()
 
 
 def test_a_checkpoint_of_another_pipeline_of_its_architecture_is_noted(flux: Path) -> None:

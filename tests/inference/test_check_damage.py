@@ -16,7 +16,9 @@ from typer.testing import CliRunner
 
 from api.cli.commands import app
 from inference.catalog import Catalog
-from inference.check.entries import Report, check
+from inference.check.cards import Card
+from inference.check.entries import check
+from inference.check.report import Report
 from inference.hub.sources import Sources
 from inference.loading import first_line, load_pipelines
 
@@ -208,7 +210,7 @@ def report(entries: dict[str, dict[str, Any]]) -> Report:
 
     with Sources() as sources, pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "open", open_unless_locked)
-        return check(catalog, [*entries], "cpu", PLENTY, sources)
+        return check(catalog, [*entries], [Card("cpu", PLENTY)], sources)
 
 
 @pytest.mark.parametrize("name", DAMAGES)
@@ -224,7 +226,7 @@ def test_the_others_are_told_as_if_there_was_none(report: Report) -> None:
     assert first.problems == last.problems == [] and first.notes == []
     assert first.pictures and first.pictures == last.pictures
     (denoiser,) = (part for part in first.parts if part.name == "transformer")
-    assert report.weight_bytes == first.weight_bytes + denoiser.size_bytes
+    assert report.devices[0].weight_bytes == first.weight_bytes + denoiser.size_bytes
 
 
 def test_single_files_are_looked_into_too(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -246,7 +248,7 @@ def test_single_files_are_looked_into_too(folders: dict[str, Path], tmp_path: Pa
     }
     with Sources() as sources:
         catalog = Catalog.model_validate({"models": {"m": entry}})
-        (one,) = check(catalog, ["m"], "cpu", PLENTY, sources).models
+        (one,) = check(catalog, ["m"], [Card("cpu", PLENTY)], sources).models
     found = sorted(problem.partition(": run")[0] for problem in one.problems)
     pointer = "bad.safetensors is a pointer of git-lfs and not the weights"
     assert found == [

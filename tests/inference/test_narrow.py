@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from inference.catalog import Catalog
+from inference.check.cards import Card
 from inference.check.entries import check
 from inference.errors import ModelFailed
 from inference.hub.checkpoint import parts_of
@@ -80,7 +81,7 @@ def narrow(folder: Path, change: Narrowed) -> None:
 def told_by_check(catalog: Catalog, spec: ModelSpec) -> list[str]:
     served = catalog.model_copy(update={"models": {spec.name: spec}})
     with Sources() as sources:
-        return check(served, [spec.name], "cpu", 10**12, sources).models[0].problems
+        return check(served, [spec.name], [Card("cpu", 10**12)], sources).models[0].problems
 
 
 def at(catalog: Catalog, folder: Path) -> ModelSpec:

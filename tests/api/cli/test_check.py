@@ -65,6 +65,27 @@ def test_a_card_that_is_not_here_is_checked_for_by_its_size_alone(
     assert check("tiny-flux").exit_code == 0
 
 
+def test_each_device_is_told_and_what_an_entry_names_that_is_not_here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DARKROOM_DEVICES", "cuda:0,cuda:1")
+    monkeypatch.setenv("DARKROOM_DEVICE_MEMORY_BYTES", "1000000000")
+    models = tmp_path / "models.yaml"
+    entry = (
+        'family: flux, source: "builtin:tiny-flux", sizes: [128x128], max_sequence_length: 24, '
+        "guidance_field: true_cfg_scale, devices: "
+    )
+    models.write_text(f"models: {{a: {{{entry} [cuda:1]}}, b: {{{entry} [cuda:7]}}}}")
+    told = CliRunner().invoke(app, ["models", "check", "--models", str(models)])
+    assert told.exit_code == 1 and "cannot be served: b" in told.stderr
+    lines = told.stdout.splitlines()
+    assert lines[:2] == [f"cuda:{one}: models may take 1.0 GB" for one in (0, 1)]
+    assert "  devices  cuda:1; as on cuda:1, the smallest" in lines
+    assert any("devices: b is to be on cuda:7, which is not here" in line for line in lines)
+    (together,) = (line for line in lines if "shared parts once" in line)
+    assert together.startswith("cuda:1: weights of the 1 that can be served")
+
+
 def test_all_that_is_shipped_can_be_served_here() -> None:
     told = check()
     assert told.exit_code == 0, told.stdout
