@@ -70,18 +70,10 @@ class Uploads:
         data: bytes,
         *,
         field: str,
-        formats: Collection[ImageFormat] = tuple(ImageFormat),
-        max_bytes: int | None = None,
         ttl_seconds: int | None = None,
     ) -> KeptUpload:
         """Keep one picture; raises as `keep_all` does."""
-        kept = await self.keep_all(
-            account,
-            [NewUpload(field, data)],
-            formats=formats,
-            max_bytes=max_bytes,
-            ttl_seconds=ttl_seconds,
-        )
+        kept = await self.keep_all(account, [NewUpload(field, data)], ttl_seconds=ttl_seconds)
         return kept[0]
 
     async def keep_all(

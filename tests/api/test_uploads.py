@@ -148,11 +148,12 @@ async def test_a_caller_cannot_raise_the_servers_bound(cellar: Cellar) -> None:
 
 
 async def test_refused_formats_are_told_by_those_that_are_taken(cellar: Cellar) -> None:
+    files = [NewUpload("image", RED)]
     taken = [ImageFormat.PNG, ImageFormat.WEBP, ImageFormat.AVIF]
     with pytest.raises(UnsupportedMedia, match=r"; PNG, WebP and AVIF are$"):
-        await cellar.uploads().keep("ann", RED, field="image", formats=taken)
+        await cellar.uploads().keep_all("ann", files, formats=taken)
     with pytest.raises(UnsupportedMedia, match=r"; PNG are$"):
-        await cellar.uploads().keep("ann", RED, field="image", formats=[ImageFormat.PNG])
+        await cellar.uploads().keep_all("ann", files, formats=[ImageFormat.PNG])
 
 
 # The bound of an account
