@@ -62,7 +62,7 @@ class Health:
 class Darkroom:
     """What every dialect, the command line and the page enter through.
 
-    Made by `api.build.build`; a route finds it at `services.darkroom`.
+    Made by `api.build.build`; a route finds it at `desk.darkroom`.
     """
 
     def __init__(

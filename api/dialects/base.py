@@ -1,4 +1,4 @@
-"""What every dialect has, and nothing that only one has."""
+"""What every dialect is, and the desk that its routes work with."""
 
 from __future__ import annotations
 
