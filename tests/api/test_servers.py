@@ -315,6 +315,8 @@ async def test_a_start_without_the_database_says_so(serve: Serve, tmp_path: Path
         async with serve(database_url=url):
             pass
     assert "canary" not in str(refused.value)
+    async with serve():
+        """Its folder is free for another start."""
 
 
 @pytest.mark.parametrize(
