@@ -7,15 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from inference.errors import HubFailed, LoraFailed, ModelFailed
+from inference.hub import cache
+from inference.hub.download import Download
 from inference.hub.fetch import bring
 from inference.hub.files import one_file
 from inference.loading import locate
 from inference.loras.spec import HUB, folders_of
 from inference.model_spec import ModelSpec
+
+log = structlog.get_logger()
 
 Weights = dict[str, Tensor]
 
@@ -31,15 +36,19 @@ class Found:
     stamp: tuple[str, int, int]
 
 
-def find(spec: ModelSpec, name: str, fetched: str | None = None) -> Found:
+def find(
+    spec: ModelSpec, name: str, fetched: str | None = None, download: Download | None = None
+) -> Found:
     """The file behind a LoRA's name; raises LoraFailed with the reason there is none.
 
-    `fetched` is where it lies, if the service has put it there.
+    `fetched` is where it lies, if the service has put it there. What lies on the hub comes as a
+    `download`, which tells how far it is, and may be stopped.
     """
     if fetched is not None:
         path = Path(fetched)
     else:
-        path = _listed(spec, name) if name in spec.loras else _own(spec, name)
+        place = _listed if name in spec.loras else _own
+        path = place(spec, name, download)
     try:
         status = path.stat()
     except OSError as error:
@@ -64,7 +73,7 @@ def read(path: Path) -> tuple[Weights, Mapping[str, str]]:
         raise LoraFailed(f"{path.name} is no whole safetensors file: {first_line(error)}") from None
 
 
-def _listed(spec: ModelSpec, name: str) -> Path:
+def _listed(spec: ModelSpec, name: str, download: Download | None) -> Path:
     entry = spec.loras[name]
     try:
         source = locate(entry.source)
@@ -74,17 +83,17 @@ def _listed(spec: ModelSpec, name: str) -> Path:
     if not path.exists():
         if re.fullmatch(r"[\w.-]+/[\w.-]+", source) is None:
             raise LoraFailed(f"LoRA {name!r}: {source} is not there")
-        path = _from_hub(source, entry.file, entry.revision)
+        path = _from_hub(source, entry.file, entry.revision, download)
     return path if path.is_file() else _one_of(path, entry.file)
 
 
-def _own(spec: ModelSpec, name: str) -> Path:
+def _own(spec: ModelSpec, name: str, download: Download | None) -> Path:
     """What a request brought itself; the door has looked at its form, and this at where it is."""
     kind, _, rest = name.partition(":")
     if kind == "hub" and HUB in spec.loras_from:
         owner, repository, *file = rest.split("/", 2)
         inner = file[0] if file else ""
-        return _one_of(_from_hub(f"{owner}/{repository}", inner, None), inner)
+        return _one_of(_from_hub(f"{owner}/{repository}", inner, None, download), inner)
     for source in folders_of(spec) if kind == "folder" else ():
         folder = Path(source).resolve()
         path = (folder / rest).resolve()
@@ -104,10 +113,13 @@ def _one_of(folder: Path, file: str) -> Path:
     raise LoraFailed(f"name one of {', '.join(path.name for path in found[:5])} as its file")
 
 
-def _from_hub(repository: str, file: str, revision: str | None) -> Path:
+def _from_hub(repository: str, file: str, revision: str | None, download: Download | None) -> Path:
     """The repository's folder in the hub's cache, fetched if the file is not there."""
+    wanted = one_file("", repository, revision, file)
+    if cache.find(wanted) is None:
+        log.info("lora.fetching", source=repository, file=file)
     try:
-        return bring(one_file("", repository, revision, file))
+        return bring(wanted, download)
     except HubFailed as error:
         raise LoraFailed(f"it cannot be had from the hub: {error}") from None
 

@@ -19,6 +19,7 @@ import torch
 
 from inference.errors import LoraFailed
 from inference.faults import without_tensors
+from inference.hub.download import Download
 from inference.job import Lora
 from inference.loras.files import find, read
 from inference.loras.layers import fit
@@ -64,6 +65,7 @@ class LoraShelf:
         self._kept: OrderedDict[_Key, Adapter] = OrderedDict()
         self._alive: weakref.WeakValueDictionary[_Key, Adapter] = weakref.WeakValueDictionary()
         self._coming: OrderedDict[_Key, Future[_Read]] = OrderedDict()
+        self._downloads: dict[_Key, Download] = {}
         self._failed: dict[_Key, tuple[LoraFailed, float]] = {}
         self._paths: dict[str, str] = {}
 
@@ -101,6 +103,18 @@ class LoraShelf:
         for rows in self.rows.values():
             rows.forget(gone)
 
+    @property
+    def fetched_bytes(self) -> tuple[int, int]:
+        """How much is here, and of how many bytes, of what is on its way from the hub."""
+        coming = [key for key, future in self._coming.items() if not future.done()]
+        found = [self._downloads[key].bytes for key in coming]
+        return sum(done for done, _ in found), sum(whole for _, whole in found)
+
+    def stop(self) -> None:
+        """Let nothing come from the hub any more; what is here of it stays."""
+        for one in self._downloads.values():
+            one.stop()
+
     def _is_ready(self, key: _Key) -> bool:
         if key in self._alive or self._failure(key) is not None:
             return True
@@ -114,12 +128,13 @@ class LoraShelf:
     def _start_reading(self, key: _Key) -> None:
         done = [one for one, future in self._coming.items() if future.done()]
         for one in done[: max(0, len(self._coming) - _MOST_COMING)]:
-            del self._coming[one]
+            del self._coming[one], self._downloads[one]
         future = self._coming[key] = Future()
+        download = self._downloads[key] = Download()
 
         def fill() -> None:
             try:
-                future.set_result(self._read(*key))
+                future.set_result(self._read(*key, download))
             except BaseException as error:
                 future.set_exception(error)
 
@@ -159,6 +174,7 @@ class LoraShelf:
 
     def _load(self, key: _Key) -> Adapter:
         coming = self._coming.pop(key, None)
+        self._downloads.pop(key, None)
         stamp, layers = coming.result() if coming is not None else self._read(*key)
         adapter = Adapter(key[0], stamp, self._placed(layers))
         if adapter.held_bytes > self.limit_bytes:
@@ -166,9 +182,9 @@ class LoraShelf:
         log.info("lora.loaded", model=self._spec.name, lora=key[0], bytes=adapter.held_bytes)
         return adapter
 
-    def _read(self, name: str, rank: int | None) -> _Read:
+    def _read(self, name: str, rank: int | None, download: Download | None = None) -> _Read:
         """What a file holds for this model, in float32 on the CPU; on any thread."""
-        found = find(self._spec, name, self._paths.get(name))
+        found = find(self._spec, name, self._paths.get(name), download)
         # a file has at most four times the bytes that it takes here, by its narrower dtype
         if found.stamp[1] > 4 * self.limit_bytes:
             raise LoraFailed(f"{found.stamp[1]} bytes are too many")

@@ -119,6 +119,21 @@ class Resident:
         """Where its weights are while they do not compute."""
         return effective(self.spec, self.home.device)
 
+    @property
+    def fetched_bytes(self) -> tuple[int, int]:
+        """How much of its files, or of its LoRAs', is here while they come; else 0 of 0."""
+        done, whole = self.reader.fetched_bytes
+        if self.model is None:
+            return done, whole
+        more_done, more = self.model.loras.fetched_bytes
+        return done + more_done, whole + more
+
+    def stop(self) -> None:
+        """Let nothing come from the hub any more; what is here of it stays."""
+        self.reader.stop()
+        if self.model is not None:
+            self.model.loras.stop()
+
     def parts(self, now: float) -> Parts:
         """Bytes on the device by content, those of its LoRAs and references among them."""
         weights = at_a_time(self.spec, self.home.device, self.all_parts(now))
@@ -196,6 +211,7 @@ class Resident:
         self.reader.give_up()
         if self.model is not None:
             self._let_go()
+            self.model.loras.stop()
             self.model.detach(self.home.rendezvous)
         self._leave(others)
         watched = [weakref.ref(one.module) for one in self.weights]

@@ -108,7 +108,7 @@ class Residents:
     def close(self) -> None:
         """Let nothing come from the hub any more."""
         for one in self._all.values():
-            one.reader.stop()
+            one.stop()
 
     def usable(self, name: str) -> LoadedModel | None:
         """The model, if pictures of it may start now; raises ModelFailed, for a while."""

@@ -45,7 +45,7 @@ def standing_of(one: Resident, demand: Demand, now: float, most_bytes: int) -> S
 def status_of(one: Resident, now: float) -> ModelStatus:
     """How it is, for people and for whoever chooses a device."""
     model, findings = one.model, one.findings
-    fetched_bytes, fetch_bytes = one.reader.fetched_bytes
+    fetched_bytes, fetch_bytes = one.fetched_bytes
     return ModelStatus(
         name=one.spec.name,
         state=_state(one),

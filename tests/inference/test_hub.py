@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load, save, save_file
@@ -32,7 +33,7 @@ from inference.hub.fetch import Fetcher, bring
 from inference.hub.files import Kind, Wanted, one_file, wanted
 from inference.hub.repository import HubFile
 from inference.hub.sources import Sources
-from inference.job import Mode
+from inference.job import Lora, Mode
 from inference.loading import LOAD_LOCK, is_here, read_part, read_pipelines
 from inference.loras.files import find
 from inference.model_spec import ModelSpec
@@ -652,6 +653,40 @@ class TestServed:
         bench.worker.command("flux", ModelAction.LOAD)
         self.ticked(bench, lambda: self.told(bench).state is ModelState.READY)
         assert seen(hub, WEIGHTS)["GET"] == [f"bytes={held}-"]
+
+    @pytest.mark.parametrize("end", ["unload", "close"])
+    def test_a_lora_is_told_of_while_it_comes_and_is_stopped(
+        self, hub: Hub, folders: dict[str, Path], end: str
+    ) -> None:
+        name = "ink.safetensors"
+        hub.repositories["owner/ink"] = {name: os.urandom(1 << 16)}
+        hub.silent = {name: 1 << 15}
+        keys = {**ENTRIES["flux"], "loras": {"ink": {"source": "owner/ink"}}}
+        served = catalog_over({"flux": folders["flux"]}, {"flux": keys})
+        bench = Bench(served)
+        bench.submit(job("a", loras=(Lora(name="ink", strength=1.0),)))
+        with structlog.testing.capture_logs() as logs:
+            self.ticked(bench, lambda: self.told(bench).fetched_bytes == 1 << 15)
+        told = self.told(bench)
+        assert (told.state, told.fetch_bytes) == (ModelState.READY, 1 << 16)
+        assert {"event": "lora.fetching", "source": "owner/ink"}.items() <= next(
+            one for one in logs if one["event"] == "lora.fetching"
+        ).items()
+        begin = time.monotonic()
+        if end == "close":
+            bench.worker.close()
+        else:
+            bench.worker.cancel(lambda _: True)
+            bench.worker.command("flux", ModelAction.UNLOAD)
+            self.ticked(bench, lambda: self.told(bench).state is ModelState.UNLOADED)
+        until(lambda: "lora-reader" not in {one.name for one in threading.enumerate()}, 10)
+        assert time.monotonic() - begin < 2.5
+        hub.asked.clear()
+        assert (
+            find(served.models["flux"], "ink").path.read_bytes()
+            == hub.repositories["owner/ink"][name]
+        )
+        assert seen(hub, name)["GET"] == [f"bytes={1 << 15}-"]
 
     def test_the_end_of_the_worker_ends_it(self, hub: Hub, bench: Bench, tmp_path: Path) -> None:
         hub.slow_seconds = SLOW_SECONDS

@@ -361,7 +361,7 @@ def test_what_cannot_be_read_is_not_tried_for_every_request(
 ) -> None:
     tries: list[str] = []
 
-    def failing(spec: Any, name: str, path: Any) -> Any:
+    def failing(spec: Any, name: str, *_: Any) -> Any:
         tries.append(name)
         raise LoraFailed("the hub does not answer")
 
