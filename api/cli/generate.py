@@ -68,7 +68,9 @@ def _updates(
     wish: Wish, server: str | None, key: str | None, local_settings: Callable[[], Settings]
 ) -> Updates:
     """From the server if one answers, else from an engine started here."""
-    found = remote.find(server or own_server(), key)
+    # one that is named is waited for; whether there is one anyway is to be known soon
+    seconds = remote.GREET_SECONDS if server is None else remote.ANSWER_SECONDS
+    found = remote.find(server or own_server(), key, greet_seconds=seconds)
     if found is not None:
         return found.make(wish)
     if server is not None:

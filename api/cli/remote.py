@@ -6,7 +6,7 @@ import base64
 import ipaddress
 import json
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -76,7 +76,9 @@ class Remote:
                 where = f"{self._url}{task['links']['self']}"
                 raise Failure(f"lost the server ({error}); the pictures come to {where}") from None
             except BaseException:
-                self.client.post(task["links"]["cancel"], timeout=GREET_SECONDS)
+                # whoever leaves is not told that the server has gone as well
+                with suppress(httpx2.HTTPError):
+                    self.client.post(task["links"]["cancel"], timeout=ANSWER_SECONDS)
                 raise
             for image in task["images"]:
                 yield self._fetch(task, image)

@@ -16,6 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from api.build import build
+from api.cli import remote
 from api.cli import serve as cli_serve
 from api.cli.commands import app
 from api.cli.remote import events_of
@@ -94,6 +95,14 @@ class TestGenerateRemotely:
         told = server.client.get("/darkroom/generations").json()["generations"][0]
         stored = server.client.get(f"{told['links']['self']}/images/0").content
         assert (folder / "out.png").read_bytes() == stored
+
+    def test_a_server_that_is_named_may_be_slow(
+        self, server: Served, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One that is only looked for has to answer soon, or the picture is made here."""
+        monkeypatch.setattr(remote, "GREET_SECONDS", 1e-9)
+        darkroom("generate", "a", "--server", server.url)
+        assert (folder / "out.png").exists()
 
     def test_every_flag_reaches_the_server(self, server: Served) -> None:
         flags: dict[str, Any] = {"model": "nano-banana", "negative": "blur", "ratio": "9:16"}

@@ -148,16 +148,6 @@ def until_working(url: str) -> None:
         time.sleep(0.02)
 
 
-def only_task(url: str) -> dict[str, Any]:
-    """The first task of a server, once it has one."""
-    deadline = time.monotonic() + 60
-    while not (told := ask(f"{url}/darkroom/generations")["generations"]):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    task: dict[str, Any] = told[0]
-    return task
-
-
 def test_the_suggested_command_works_pasted_as_it_is(spawn: Spawn) -> None:
     if shutil.which("curl") is None:
         pytest.skip("no curl here")
@@ -297,15 +287,21 @@ def test_a_database_that_is_away_may_be_tried_again(
     assert (process.returncode, "Traceback" in err, "canary" in out + err) == (1, False, False)
 
 
-def test_ctrl_c_cancels_what_was_asked_of_a_server(spawn: Spawn) -> None:
-    url, _ = greeting(spawn("serve", "--port", 0, seconds=60))
+def test_ctrl_c_cancels_what_was_asked_of_a_server(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it follows its task, which says so where another is before it."""
+    monkeypatch.setenv("DARKROOM_IMAGES_IN_FLIGHT", "1")
+    url, _ = greeting(spawn("serve", "--port", 0, setup="engine.gate.clear()"))
+    before = ask(f"{url}/darkroom/generations", {"prompt": "before"})
     client = spawn("generate", "a", "--server", url)
-    task = only_task(url)
-    until_running(url, task["id"])
+    until_said(client, "in the queue")
     client.send_signal(signal.SIGINT)
     _, err = client.communicate(timeout=60)
     assert (client.returncode, err.splitlines()[-1]) == (130, "cancelled")
-    assert ask(f"{url}/darkroom/generations/{task['id']}")["cancel_requested"]
+    newest, oldest = ask(f"{url}/darkroom/generations")["generations"]
+    assert (newest["prompt"], newest["state"]) == ("a", "cancelled")
+    assert (oldest["id"], oldest["cancel_requested"]) == (before["id"], False)
 
 
 def test_ctrl_c_ends_an_engine_of_its_own(spawn: Spawn) -> None:
