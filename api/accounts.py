@@ -63,6 +63,10 @@ class Key:
     revoked_ms: int | None = None
 
 
+# Of an account that is not metered: pictures of a hundred years at one a second.
+UNMETERED_CREDITS = 10**10
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
     """Who pays; `balance` can be spent, `held` is set aside for unfinished tasks.
@@ -79,6 +83,14 @@ class Account:
     old_webhook_secret: str | None = field(repr=False)
     secret_changed_ms: int | None
     created_ms: int
+
+    @property
+    def spendable(self) -> int:
+        """What clients of hosted APIs are told: many look at it before they ask for a picture.
+
+        Where nothing runs out it is more than anybody spends, less what was spent.
+        """
+        return self.balance if self.metered else UNMETERED_CREDITS + self.balance
 
     def webhook_secrets(self, now_ms: int) -> tuple[str, ...]:
         """The secrets that messages are signed with now, newest first."""

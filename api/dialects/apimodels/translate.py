@@ -239,8 +239,8 @@ LINKED = pictures_at(rf"{FILES}/(?P<task>[A-Za-z0-9_-]+)/(?P<index>\d{{1,4}})\.[
 def to_balance(account: Account, credit_usd: Decimal) -> dict[str, Any]:
     """What an account can still spend."""
     return {
-        "balance": float(account.balance * credit_usd),
-        "credits": account.balance,
+        "balance": float(account.spendable * credit_usd),
+        "credits": account.spendable,
         "metered": account.metered,
     }
 

@@ -133,9 +133,9 @@ def to_balance(
 ) -> dict[str, Any]:
     """A `Balance`; `spent` is None for a key without a limit."""
     data: dict[str, Any] = {
-        "balance": money(account.balance + account.held, credit_usd),
+        "balance": money(account.spendable + account.held, credit_usd),
         "reserved": money(account.held, credit_usd),
-        "available": money(account.balance, credit_usd),
+        "available": money(account.spendable, credit_usd),
         "currency": "usd",
     }
     if key is not None and spent is not None:

@@ -355,6 +355,9 @@ def test_a_balance_is_in_dollars() -> None:
     told = translate.to_balance(account, Decimal("0.01"))
 
     assert told == {"balance": 12.34, "credits": 1234, "metered": True}
+    freely = replace(account, metered=False, balance=-34)
+    told = translate.to_balance(freely, Decimal("0.01"))
+    assert told == {"balance": 99_999_999.66, "credits": 9_999_999_966, "metered": False}
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,9 @@ def test_a_balance_is_what_there_is_with_what_is_reserved() -> None:
     )
     plain = {"balance": "1", "reserved": "0.3", "available": "0.7", "currency": "usd"}
     assert account.to_balance(owner, None, None, CENT)["data"] == plain
+    freely = replace(owner, metered=False, balance=-70)
+    told = account.to_balance(freely, None, None, CENT)["data"]
+    assert told == plain | {"balance": "99999999.6", "available": "99999999.3"}
     key = Key(id="k", account="team", spend_limit=50, spend_period=Period.DAY)
     spent = Spent(credits=60, since_ms=0, until_ms=1)
     assert account.to_balance(owner, key, spent, CENT)["data"] == plain | {
