@@ -77,9 +77,9 @@ class Settings(BaseSettings):
     device_processes: bool = False
     worker_restart_seconds: PositiveSeconds = 600.0
 
-    max_body_bytes: PositiveInt = 64 * MIB
+    max_body_bytes: PositiveInt = 128 * MIB
     max_part_bytes: PositiveInt = 32 * MIB
-    max_picture_bytes: PositiveInt = 32 * MIB
+    max_picture_bytes: PositiveInt = 50 * MIB
     max_picture_megapixels: Annotated[float, Field(gt=0, le=178, allow_inf_nan=False)] = 16.0
     image_path_folder: DirectoryPath | None = None
 
