@@ -9,11 +9,12 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from http import HTTPStatus
 from typing import TypeVar
 
-import httpx2
 from huggingface_hub import constants
 from huggingface_hub.utils._headers import build_hf_headers
+from huggingface_hub.utils._http import _DEFAULT_RETRY_ON_EXCEPTIONS as BROKEN_OFF
 from huggingface_hub.utils._http import hf_raise_for_status, http_stream_backoff
 
 from inference.hub.partial import Part
@@ -25,7 +26,6 @@ LOOK_SECONDS = 0.1
 # What breaks off is asked for again after so long, until nothing came for so many times.
 _AGAIN_SECONDS = 1.0
 _MOST_TRIES = 5
-_BROKEN_OFF = (httpx2.NetworkError, httpx2.TimeoutException, httpx2.RemoteProtocolError)
 
 
 def complete(part: Part, url: str, check: Callable[[], None]) -> None:
@@ -38,7 +38,7 @@ def complete(part: Part, url: str, check: Callable[[], None]) -> None:
         begun = part.size_bytes
         try:
             return _append(part, url, check)
-        except _BROKEN_OFF:
+        except BROKEN_OFF:
             check()
             tries = 0 if part.size_bytes > begun else tries + 1
             if tries > _MOST_TRIES:
@@ -62,7 +62,7 @@ def _append(part: Part, url: str, check: Callable[[], None]) -> None:
         retry_on_status_codes=(408, 429),
     ) as response:
         hf_raise_for_status(response)
-        if begun and response.status_code == httpx2.codes.OK:
+        if begun and response.status_code == HTTPStatus.OK:
             # it knows of no ranges, and begins anew
             part.clear()
         for piece in response.iter_bytes():
