@@ -23,7 +23,7 @@ from inference.job import ImageRole, InputImage, Job, Mode
 from inference.loading import load_pipelines
 from inference.model_spec import ModelSpec
 from inference.pixels import Pictures
-from inference.residency.plan import Budget
+from inference.residency.standing import Budget
 from inference.settings import EngineSettings
 from inference.status import ModelAction, ModelStatus
 from inference.worker import Worker

@@ -32,7 +32,8 @@ from benchmarks.traces import Arrival, make_job
 from inference import selftest, skeletons
 from inference.catalog import Catalog
 from inference.events import Event, Failed, ImageDone, Progress
-from inference.residency.plan import Budget, Patience
+from inference.residency.plan import Patience
+from inference.residency.standing import Budget
 from inference.settings import EngineSettings
 from inference.status import ModelAction
 from inference.worker import Worker

@@ -28,7 +28,7 @@ from benchmarks.engine import Engine, picture_of, settle
 from inference import selftest
 from inference.model_spec import ModelSpec
 from inference.residency.memory import machine_bytes
-from inference.residency.plan import Budget
+from inference.residency.standing import Budget
 from inference.status import ModelState
 
 MOST_FLOORS = 1.5

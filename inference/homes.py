@@ -8,7 +8,7 @@ from statistics import median_low
 from inference.catalog import Catalog
 from inference.errors import Unsupported
 from inference.model_spec import ModelSpec
-from inference.residency.plan import Parts
+from inference.residency.standing import Parts
 
 # What a model would take of a device, by the content of its parts; empty where nobody knows.
 Weigh = Callable[[ModelSpec, str], Parts]

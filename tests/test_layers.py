@@ -33,6 +33,7 @@ TORCHLESS = (
         "hub.files",
         "options.spec",
         "residency.plan",
+        "residency.standing",
         "signatures",
         "status",
         "yaml_schema",

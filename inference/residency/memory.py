@@ -14,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from inference.residency.plan import Budget
+from inference.residency.standing import Budget
 from inference.settings import EngineSettings
 
 # Of a card that is otherwise free: its libraries' own, and what falls between blocks.

@@ -31,7 +31,7 @@ from inference.residency.aside import on_a_thread
 from inference.residency.held import ANY_NAME, HeldParts
 from inference.residency.offload import Offload, effective, resident_bytes
 from inference.residency.placement import Weights
-from inference.residency.plan import Parts
+from inference.residency.standing import Parts
 
 log = structlog.get_logger()
 

@@ -26,8 +26,8 @@ from inference.residency.held import HeldParts
 from inference.residency.memory import Working
 from inference.residency.offload import Offload, effective, install
 from inference.residency.placement import Weights
-from inference.residency.plan import Parts
 from inference.residency.reader import Reader, as_failure, at_a_time
+from inference.residency.standing import Parts
 from inference.selftest import operation, run_selftest
 from inference.settings import EngineSettings
 

@@ -21,18 +21,9 @@ from inference.residency.demand import Demand
 from inference.residency.held import HeldParts
 from inference.residency.memory import budget_of
 from inference.residency.offload import Offload
-from inference.residency.plan import (
-    Move,
-    MoveKind,
-    Patience,
-    Plan,
-    Standing,
-    device_bytes,
-    in_gib,
-    plan,
-    ram_bytes,
-)
+from inference.residency.plan import Move, MoveKind, Patience, Plan, plan
 from inference.residency.resident import Home, Resident
+from inference.residency.standing import Standing, device_bytes, in_gib, ram_bytes
 from inference.residency.told import standing_of, status_of
 from inference.settings import EngineSettings
 from inference.status import ModelAction, ModelStatus

@@ -5,8 +5,8 @@ from __future__ import annotations
 from inference.options.spec import OptionStatus, requested
 from inference.residency import offload
 from inference.residency.demand import Demand
-from inference.residency.plan import Standing
 from inference.residency.resident import Resident
+from inference.residency.standing import Standing
 from inference.status import ModelState, ModelStatus
 
 

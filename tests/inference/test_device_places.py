@@ -29,7 +29,7 @@ from inference.options.spec import Quantization, QuantizationKind
 from inference.pixels import Pictures
 from inference.residency import reader
 from inference.residency.placement import Weights, packed
-from inference.residency.plan import Budget
+from inference.residency.standing import Budget
 from inference.settings import EngineSettings
 from inference.worker import Worker
 from tests.inference.cards import Cards, cards
@@ -174,6 +174,8 @@ def test_what_is_narrowed_on_its_card_is_read_there_and_nowhere_else(
     residents = served.worker._residents
     (told,) = [one for one in served.worker.status(True).models if one.name == "flux"]
     assert told.options["quantization"].effective == kind.kind
+    stand = {one.name: one.reads_to_device for one in residents._standing(0.0)}
+    assert stand == {"flux": True, "flux-cfg": False}
     room = int(1.4 * (told.weight_bytes + told.working_bytes))
     residents.budget = Budget(device_bytes=room, ram_bytes=1 << 30)
     served.run(job("b", "flux-cfg"))
@@ -228,6 +230,14 @@ def test_a_torch_for_cards_that_finds_none_says_so(
         assert devices_of(()) == (("cuda:0", "cuda:1") if count else ("cpu",))
         devices_of(("cpu",))
     assert [one["event"] for one in said] == words
+
+
+def test_what_came_on_the_card_has_nothing_to_pin() -> None:
+    module = torch.nn.Linear(3, 2).to(DEVICE)
+    weights = Weights(module, "a", DEVICE)
+    weights.read(pin=True)
+    assert weights.on_device and not weights.in_ram
+    assert {one.device for one in module.parameters()} == {torch.device(DEVICE)}
 
 
 def test_what_is_copied_to_a_card_is_pinned() -> None:

@@ -20,8 +20,8 @@ from inference.faults import is_lost
 from inference.homes import Homes, deal
 from inference.hosts.base import Submit
 from inference.job import Mode
-from inference.residency.plan import Parts
 from inference.residency.reader import foreseen
+from inference.residency.standing import Parts
 from inference.running import nobody_looks
 from inference.settings import EngineSettings
 from inference.status import ModelAction, ModelState

@@ -17,7 +17,8 @@ from inference.events import Failed
 from inference.job import Mode
 from inference.loading import load_pipelines
 from inference.pixels import Pictures
-from inference.residency.plan import Budget, Patience
+from inference.residency.plan import Patience
+from inference.residency.standing import Budget
 from inference.settings import EngineSettings
 from inference.status import Lane, ModelAction
 from inference.worker import Worker

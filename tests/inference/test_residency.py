@@ -9,17 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.residency.plan import (
-    Budget,
-    Move,
-    MoveKind,
-    Patience,
-    Plan,
-    Standing,
-    device_bytes,
-    plan,
-    total_bytes,
-)
+from inference.residency.plan import Move, MoveKind, Patience, Plan, plan
+from inference.residency.standing import Budget, Standing, device_bytes, total_bytes
 
 PATIENCE = Patience(age_bound_seconds=60, min_stay_seconds=5)
 NO_RAM = Budget(device_bytes=100, ram_bytes=0)
