@@ -193,9 +193,9 @@ class _Card(TorchFunctionMode):
     _do___array__ = _do_numpy
 
     def _do___getitem__(self, func: Any, tensor: Tensor, index: Any) -> Any:
-        """A card's tensor may be indexed by one of the CPU, and not the other way round."""
+        """A card's tensor may be indexed by one of the CPU; the other way round by a number."""
         own = self._cards.place(tensor)
-        places = {self._cards.place(one) for one in _tensors(index)} - {own, _CPU}
+        places = {self._cards.place(one) for one in _tensors(index) if one.ndim} - {own, _CPU}
         self._check(places | {own}, "__getitem__")
         return self._put(func(tensor, index), own)
 
@@ -212,8 +212,11 @@ class _Card(TorchFunctionMode):
         if wanted is not None and torch.device(wanted).type in ("cpu", "cuda"):
             return self._made(name, func, args, kwargs, self._cards.named(wanted))
         given = _tensors((args, kwargs))
-        counted = [one for one in given if one.ndim or name in _STRICT] or given
+        counted = [one for one in given if one.ndim or name in _STRICT]
         places = {self._cards.place(one) for one in counted}
+        if not counted:
+            # of two numbers the card's says where
+            places = {max((self._cards.place(one) for one in given), key=str)} if given else set()
         if len({one for one in places if one.type == "cuda"}) == 0:
             # a number on a card is no number for the CPU
             places |= {place for one in given if (place := self._cards.place(one)).type == "cuda"}
