@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO, Protocol
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -123,6 +124,9 @@ class FetchedLoras:
     async def _fetch(self, url: str) -> str:
         with _keeping():
             self._tidy()
+        # the path may hold a secret
+        host, begun = urlsplit(url).hostname, time.monotonic()
+        log.info("lora_fetching", host=host)
         digest = hashlib.sha256()
         with NamedTemporaryFile(dir=self._folder, suffix=".part", delete=False) as file:
             part = Path(file.name)
@@ -148,7 +152,8 @@ class FetchedLoras:
                     part.replace(self._path(name))
             finally:
                 part.unlink(missing_ok=True)
-        log.info("lora_fetched", name=name, bytes=self._path(name).stat().st_size)
+        size, seconds = self._path(name).stat().st_size, round(time.monotonic() - begun, 2)
+        log.info("lora_fetched", host=host, name=name, bytes=size, seconds=seconds)
         return name
 
     async def _make_room(self, wanted_bytes: int, name: str) -> None:

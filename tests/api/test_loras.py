@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from api.errors import BadRequest, Overloaded, TooLarge, Unavailable
 from api.loras import FetchedLoras
@@ -98,6 +99,16 @@ async def fetched(loras: FetchedLoras, data: bytes) -> str:
     async with Receiver([says(200, data)]) as receiver:
         (lora,) = (await loras.fetch(with_loras(receiver.url))).loras
         return lora.name
+
+
+async def test_the_log_tells_when_one_begins_and_how_large_it_was(kept: Kept) -> None:
+    data = tensors()
+    with structlog.testing.capture_logs() as logs:
+        name = await fetched(kept(), data)
+    begun, ended = logs
+    assert (begun["event"], ended["event"]) == ("lora_fetching", "lora_fetched")
+    assert begun["host"] == ended["host"] == "127.0.0.1"
+    assert (ended["name"], ended["bytes"]) == (name, len(data)) and ended["seconds"] >= 0
 
 
 async def test_an_address_becomes_the_name_of_what_lay_there(kept: Kept, tmp_path: Path) -> None:
