@@ -46,8 +46,8 @@ class ModelStatus:
 
     Requests for one that `is_barred` fail at once, since that was a moment ago.
     `weight_bytes` are those of its files until it is loaded, then its own; `working_bytes` is what
-    its operations take beside them, once measured. While it is being fetched, `fetched_bytes` of
-    `fetch_bytes` are here. `last_used_at` is in seconds since 1970.
+    its operations take beside them, once measured. While it or a LoRA of it is being fetched,
+    `fetched_bytes` of `fetch_bytes` are here. `last_used_at` is in seconds since 1970.
     """
 
     name: str
