@@ -110,7 +110,7 @@ def locate(source: str) -> str:
 def pick_dtype(spec: ModelSpec, device: str) -> torch.dtype:
     """The dtype weights are held and computed in."""
     if spec.dtype == "auto":
-        return torch.float32 if device == "cpu" else torch.bfloat16
+        return torch.float32 if device.startswith("cpu") else torch.bfloat16
     chosen: torch.dtype = getattr(torch, spec.dtype)
     return chosen
 

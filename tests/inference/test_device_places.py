@@ -21,7 +21,7 @@ from inference.errors import OutOfMemory
 from inference.events import Failed, ImageDone
 from inference.faults import is_out_of_memory
 from inference.job import Job, Lora, Mode
-from inference.loading import load_pipelines
+from inference.loading import load_pipelines, pick_dtype
 from inference.loras.spec import LoraSpec
 from inference.model_spec import ModelSpec
 from inference.options import quantization
@@ -230,6 +230,12 @@ def test_a_torch_for_cards_that_finds_none_says_so(
         assert devices_of(()) == (("cuda:0", "cuda:1") if count else ("cpu",))
         devices_of(("cpu",))
     assert [one["event"] for one in said] == words
+
+
+def test_the_dtype_is_by_the_kind_of_device(catalog: Catalog) -> None:
+    spec = catalog.models["flux"].model_copy(update={"dtype": "auto"})
+    told = {device: pick_dtype(spec, device) for device in ("cpu", "cpu:0", "cuda:0")}
+    assert told == {"cpu": torch.float32, "cpu:0": torch.float32, "cuda:0": torch.bfloat16}
 
 
 def test_what_came_on_the_card_has_nothing_to_pin() -> None:
