@@ -50,11 +50,6 @@ class Pair:
         assert ended.state.ended
         return ended
 
-    async def running(self, task: Task) -> None:
-        async with asyncio.timeout(SECONDS):
-            while (await self.one.darkroom.get(task.id)).state is not TaskState.RUNNING:
-                await asyncio.sleep(0.01)
-
 
 @pytest.fixture
 async def pair(
@@ -95,7 +90,10 @@ async def busy(pair: Pair) -> Task:
     pair.engines[1].gate.clear()
     pair.one.dispatcher._has_room = lambda: False  # type: ignore[method-assign]
     task = await submitted(pair.one, WISH)
-    await pair.running(task)
+    async with asyncio.timeout(SECONDS):
+        # its record says that it runs a moment before
+        while not pair.engines[1].orders:
+            await asyncio.sleep(0.01)
     return task
 
 
