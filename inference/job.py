@@ -12,6 +12,9 @@ from enum import StrEnum
 
 from pydantic import TypeAdapter
 
+# Of a reference that says none.
+DEFAULT_WEIGHT = 0.5
+
 
 class Mode(StrEnum):
     """What a pipeline does with its inputs.

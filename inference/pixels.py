@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from PIL import Image, ImageOps
 
 from inference.feather import feathered
-from inference.job import ReferenceTag
+from inference.job import DEFAULT_WEIGHT, ImageRole, Job, ReferenceTag
 from inference.sizes import shrunk
 
 
@@ -30,6 +30,23 @@ class Pictures:
     sources: tuple[Image.Image, ...] = ()
     mask: Image.Image | None = None
     references: tuple[Reference, ...] = ()
+
+
+def decoded(job: Job, encoded: Mapping[str, bytes]) -> Pictures:
+    """The pictures a job was given, by their keys, each in its place."""
+    found = [(image, decode(encoded[image.key])) for image in job.images]
+    if (most := job.downsizing_mp) is not None:
+        found = [(image, shrink(picture, most)) for image, picture in found]
+    masks = [picture for image, picture in found if image.role is ImageRole.MASK]
+    return Pictures(
+        sources=tuple(picture for image, picture in found if image.role is ImageRole.SOURCE),
+        mask=masks[0] if masks else None,
+        references=tuple(
+            Reference(picture, image.tag, DEFAULT_WEIGHT if image.weight is None else image.weight)
+            for image, picture in found
+            if image.tag is not None
+        ),
+    )
 
 
 def decode(data: bytes) -> Image.Image:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import structlog
 import torch
 
-from inference.caps import Caps
 from inference.catalog import Catalog
-from inference.coalesce import Abandon, Carrier, Rendezvous, forward
+from inference.coalesce import Abandon, Carrier, Rendezvous
 from inference.errors import ModelFailed
 from inference.events import Cancelled, Emit, Failed, ImageDone
 from inference.faults import (
@@ -19,12 +18,10 @@ from inference.faults import (
     as_job_error,
     free_cache,
     is_lost,
-    is_out_of_memory,
     without_tensors,
 )
-from inference.job import ImageRole, Job
-from inference.pixels import Pictures, Reference, decode, shrink
-from inference.references.spec import DEFAULT_WEIGHT
+from inference.job import Job
+from inference.pixels import decoded
 from inference.reports import Reports
 from inference.residency.demand import demands_of
 from inference.residency.quiet import QUIET
@@ -33,6 +30,7 @@ from inference.running import Running, bounded, nobody_looks
 from inference.schedule import Schedule, Waiting
 from inference.settings import EngineSettings
 from inference.status import DeviceStatus, Lane, ModelAction
+from inference.steps import Steps
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -61,7 +59,7 @@ class Worker:
         self._rendezvous = Rendezvous()
         self._residents = Residents(device, catalog, self._rendezvous, settings, clock)
         self._schedule = Schedule()
-        self._caps = Caps()
+        self._steps = Steps(device, self.beat)
         self._reports = Reports(clock, settings.preview_interval_seconds)
         self._waiting: list[Running] = []
         self._running: list[Running] = []
@@ -149,7 +147,7 @@ class Worker:
             batch = self._pick()
             if batch:
                 begin = self._clock()
-                self._step(batch)
+                self._steps.step(batch)
                 seconds = (self._clock() - begin) / len(batch)
                 for image in batch:
                     self._schedule.charge(image.ticket, seconds)
@@ -270,54 +268,9 @@ class Worker:
             ticket=image.ticket,
             key=call.key if merges else (call.key, image.ticket),
             tokens=call.tokens,
-            budget_tokens=self._caps.of(kind_of(image), call.target.budget_tokens),
+            budget_tokens=self._steps.budget_tokens(image, call.target.budget_tokens),
             is_brief=not model.denoises(call.target),
         )
-
-    def _step(self, batch: list[Running], *, again: bool = False) -> None:
-        """One forward for all; if it raises, halves, then each alone, so that one ends alone."""
-        if self._is_too_much(batch):
-            self._step_halves(batch)
-            return
-        kind, one, tokens = kind_of(batch[0]), tokens_of(batch[0]), sum(map(tokens_of, batch))
-        error = self._advance(batch)
-        if error is None:
-            self._caps.succeed(kind, tokens, one)
-            return
-        lacks_memory = is_out_of_memory(error)
-        if lacks_memory:
-            free_cache(self.device)
-        if len(batch) > 1:
-            if lacks_memory:
-                fewer = sum(map(tokens_of, batch[: len(batch) // 2]))
-                self._caps.fail(kind, tokens, fewer, one)
-            log.warning("step.halved", rows=len(batch), error=type(error).__name__)
-            self._step_halves(batch)
-        elif lacks_memory and not again:
-            self._step(batch, again=True)
-        else:
-            _carrier(batch[0]).throw(error)
-
-    def _step_halves(self, batch: list[Running]) -> None:
-        half = len(batch) // 2
-        self._step(batch[:half])
-        self._step(batch[half:])
-
-    def _is_too_much(self, batch: list[Running]) -> bool:
-        """Whether a forward like it was too large a moment ago."""
-        tokens = sum(map(tokens_of, batch))
-        return len(batch) > 1 and self._caps.of(kind_of(batch[0]), tokens) < tokens
-
-    def _advance(self, batch: list[Running]) -> Exception | None:
-        """Run the forward and hand each its rows; the error if it raised, and nothing has moved."""
-        try:
-            outputs = forward([image.call for image in batch if image.call is not None])
-        except Exception as error:
-            return without_tensors(error)
-        for image, output in zip(batch, outputs, strict=True):
-            _carrier(image).advance(output)
-            self.beat()
-        return None
 
     def _end(self, image: Running) -> None:
         """Report how an image ended and forget it; raises DeviceLost where it is not its fault."""
@@ -339,39 +292,6 @@ class Worker:
         elif carrier is not None:
             seconds = self._clock() - image.started
             image.tell(ImageDone(job_id=name, index=index, picture=carrier.result, seconds=seconds))
-
-
-def kind_of(image: Running) -> Hashable:
-    """Equal for images whose next forwards take as much memory each."""
-    target = image.call.target.module if image.call is not None else None
-    return image.job.model, type(target).__name__, tokens_of(image)
-
-
-def tokens_of(image: Running) -> int:
-    """What its next forward counts."""
-    return image.call.tokens if image.call is not None else 0
-
-
-def _carrier(image: Running) -> Carrier:
-    assert image.carrier is not None, "only started images are stepped"
-    return image.carrier
-
-
-def decoded(job: Job, encoded: Mapping[str, bytes]) -> Pictures:
-    """The pictures a job was given, by their keys, each in its place."""
-    found = [(image, decode(encoded[image.key])) for image in job.images]
-    if (most := job.downsizing_mp) is not None:
-        found = [(image, shrink(picture, most)) for image, picture in found]
-    masks = [picture for image, picture in found if image.role is ImageRole.MASK]
-    return Pictures(
-        sources=tuple(picture for image, picture in found if image.role is ImageRole.SOURCE),
-        mask=masks[0] if masks else None,
-        references=tuple(
-            Reference(picture, image.tag, DEFAULT_WEIGHT if image.weight is None else image.weight)
-            for image, picture in found
-            if image.tag is not None
-        ),
-    )
 
 
 def device_name(device: str) -> str:

@@ -14,14 +14,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from inference.arguments import TRUE_CFG
 from inference.errors import BadValue, Unsupported
-from inference.job import ImageRequest, ImageRole, InputImage, Mode, ReferenceTag
+from inference.job import DEFAULT_WEIGHT, ImageRequest, ImageRole, InputImage, Mode, ReferenceTag
 from inference.places import PathWithin, SourceOrNone
 
 if TYPE_CHECKING:
     from inference.model_spec import ModelSpec
-
-# Of a reference that says none.
-DEFAULT_WEIGHT = 0.5
 
 
 class Way(StrEnum):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks.lora import compare, jobs_of, ways, with_adapters
-from inference import coalesce, worker
+from inference import coalesce, steps
 from inference.catalog import Catalog
 from inference.job import Job, Lora
 from inference.skeletons import tiny_flux
@@ -58,7 +58,7 @@ def test_each_way_mixes_as_many_as_it_says(
         seen.append(len(frozenset().union(*(call.parts for call in calls))))
         return coalesce.forward(calls)
 
-    monkeypatch.setattr(worker, "forward", counted)
+    monkeypatch.setattr(steps, "forward", counted)
     assert table[way](jobs) > 0
     assert max(seen) == most
 

@@ -15,12 +15,11 @@ from inference.job import ImageRole, InputImage, Job, Mode, ReferenceTag
 from inference.loading import load_pipelines
 from inference.loras.spec import LoraSpec
 from inference.model_spec import ModelSpec
-from inference.pixels import Reference, as_rgb, fit
+from inference.pixels import Reference, as_rgb, decoded, fit
 from inference.references import palette
 from inference.references.conditions import condition
 from inference.references.spec import Way
 from inference.skeletons.parts import louder
-from inference.worker import decoded
 from tests.inference.loras import random_lora, saved
 from tests.inference.making import BLUR, IMAGES, PICTURES, catalog_over, job
 

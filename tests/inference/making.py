@@ -19,9 +19,9 @@ from inference.feather import feathered
 from inference.job import ImageRole, InputImage, Job, Mode
 from inference.loading import load_pipelines
 from inference.model_spec import ModelSpec
-from inference.pixels import as_mask, fit
+from inference.pixels import as_mask, decoded, fit
 from inference.settings import EngineSettings
-from inference.worker import Worker, decoded
+from inference.worker import Worker
 
 LIMITS = {"min_side": 32, "max_side": 256, "max_megapixels": 0.07}
 BLUR = {"defaults": {"size": (64, 64), "guidance_scale": 3.0, "negative_prompt": "blur"}}

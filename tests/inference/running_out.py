@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from inference import coalesce, selftest, skeletons, worker
+from inference import coalesce, selftest, skeletons, steps
 from inference.events import Failed, ImageDone
 from tests.inference.making import Bench, catalog_over, job
 
@@ -54,7 +54,7 @@ def main(folder: Path) -> dict[str, Any]:
         decoded[-1] = (len(calls), True)
         return outputs
 
-    vars(worker)["forward"] = counted
+    vars(steps)["forward"] = counted
     leave_bytes(int(2.5 * one_call))
     bench.submit(job("four", width=SIDE_PX, height=SIDE_PX, seeds=(1, 2, 3, 4)))
     bench.finish()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from inference import coalesce, skeletons, worker
+from inference import coalesce, skeletons, steps
 from inference.catalog import Catalog
 from inference.job import ImageRole, InputImage, Job, Mode
 from inference.pipelines import FAMILIES
@@ -151,7 +151,7 @@ def test_three_staggered_requests_are_as_alone(
         rows.append(len(calls))
         return coalesce.forward(calls)
 
-    monkeypatch.setattr(worker, "forward", counted)
+    monkeypatch.setattr(steps, "forward", counted)
     for attached in bench.worker._residents.get(name).attached:
         # what was measured of so small a model is mostly noise
         monkeypatch.setattr(attached, "budget_tokens", 1 << 20)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 
-from inference import coalesce, skeletons, worker
+from inference import coalesce, skeletons, steps
 from inference.catalog import Catalog
 from inference.errors import LoraFailed
 from inference.events import Cancelled, Failed, Progress
@@ -135,7 +135,7 @@ def forwards(monkeypatch: pytest.MonkeyPatch) -> list[list[Mix]]:
             seen.append([call.brought.get(Mix, Mix()) for call in calls])
         return coalesce.forward(calls)
 
-    monkeypatch.setattr(worker, "forward", watched)
+    monkeypatch.setattr(steps, "forward", watched)
     return seen
 
 

@@ -14,7 +14,7 @@ from diffusers.quantizers.gguf.utils import GGUFLinear
 from pydantic import ValidationError
 from safetensors.torch import save_file
 
-from inference import coalesce, selftest, skeletons, worker
+from inference import coalesce, selftest, skeletons, steps
 from inference.catalog import Catalog
 from inference.events import ImageDone
 from inference.job import ImageRole, InputImage, Job, Lora, Mode, ReferenceTag
@@ -562,7 +562,7 @@ def test_sliced_pictures_are_decoded_one_at_a_time(
                 seen.append(len(calls))
             return coalesce.forward(calls)
 
-        monkeypatch.setattr(worker, "forward", counted)
+        monkeypatch.setattr(steps, "forward", counted)
         monkeypatch.setattr(selftest, "best_rows", lambda costs: 4)
         bench = made(with_options(catalog, vae={"slicing": slicing}), job(seeds=(1, 2, 3, 4)))
         assert bench.seen.picture("j", 3)

@@ -10,18 +10,18 @@ import pytest
 import torch
 from PIL import Image
 
-from inference import coalesce, skeletons, worker
+from inference import coalesce, skeletons, steps
 from inference.catalog import Catalog
 from inference.coalesce import Carrier, Rendezvous, forward
 from inference.job import ImageRole, InputImage, Job, Mode, ReferenceTag
 from inference.loading import load_pipelines
 from inference.model import load_model
+from inference.pixels import decoded
 from inference.processors import QwenPrompts
 from inference.prompts import PromptCache
 from inference.references.spec import ReferenceSpec, Way
 from inference.skeletons.language import qwen_prompts, qwen_vision
 from inference.status import Lane
-from inference.worker import decoded
 from tests.inference.guided import reference
 from tests.inference.making import PICTURES, Bench, catalog_over, difference, job, plain
 
@@ -71,7 +71,7 @@ def test_staggered_edits_merge_and_are_as_alone(
         rows.append(len(calls))
         return coalesce.forward(calls)
 
-    monkeypatch.setattr(worker, "forward", counted)
+    monkeypatch.setattr(steps, "forward", counted)
     monkeypatch.setattr(model.attached[0], "budget_tokens", 1 << 20)
     for one in wanted:
         bench.submit(one)

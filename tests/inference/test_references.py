@@ -13,14 +13,14 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 
-from inference import coalesce, worker
+from inference import coalesce, steps
 from inference.catalog import Catalog
 from inference.events import ImageDone
 from inference.job import Job, Lora, Mode, ReferenceTag
 from inference.loading import load_pipelines
+from inference.pixels import decoded
 from inference.references import shelf as reference_shelf
 from inference.references.image_rows import ImageUse
-from inference.worker import decoded
 from tests.inference.guided import asks, plain_guided, reference, serve
 from tests.inference.making import PICTURES, Bench, difference
 
@@ -156,7 +156,7 @@ def forwards(monkeypatch: pytest.MonkeyPatch) -> list[list[coalesce.Call]]:
             seen.append(list(calls))
         return coalesce.forward(calls)
 
-    monkeypatch.setattr(worker, "forward", watched)
+    monkeypatch.setattr(steps, "forward", watched)
     return seen
 
 

@@ -11,15 +11,15 @@ import diffusers
 import pytest
 import torch
 
-from inference import coalesce, skeletons, worker
+from inference import coalesce, skeletons, steps
 from inference.catalog import Catalog
 from inference.errors import ModelFailed, Unsupported
 from inference.job import ImageRequest, Job, Mode
 from inference.loading import load_pipelines
+from inference.pixels import decoded
 from inference.resolve import resolve
 from inference.samplers import SAMPLERS
 from inference.schedulers import scheduler_for
-from inference.worker import decoded
 from tests.inference.making import PICTURES, Bench, catalog_over, difference, job
 
 # What people mean by these names, written down a second time.
@@ -130,7 +130,7 @@ def test_different_samplers_share_forwards_and_stay_as_alone(
         )
     ]
     expected = [made(bench, one)[0] for one in wanted]
-    monkeypatch.setattr(worker, "forward", counted)
+    monkeypatch.setattr(steps, "forward", counted)
     for attached in bench.worker._residents.get("sdxl").attached:
         monkeypatch.setattr(attached, "budget_tokens", 1 << 20)
     mixed = made(bench, *wanted, apart=2)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from inference import coalesce, skeletons, worker
+from inference import coalesce, skeletons, steps
 from inference.catalog import Catalog
 from inference.job import ImageRole, InputImage, Job, Mode
 from tests.inference.guided import reference
@@ -86,7 +86,7 @@ def test_they_share_forwards_with_edits(
         rows.append(len(calls))
         return coalesce.forward(calls)
 
-    monkeypatch.setattr(worker, "forward", counted)
+    monkeypatch.setattr(steps, "forward", counted)
     for attached in bench.worker._residents.get("klein").attached:
         monkeypatch.setattr(attached, "budget_tokens", 1 << 20)
     guided, expected = asks("klein", Mode.GENERATE, reference("style", 0.5, "source"))

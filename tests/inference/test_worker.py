@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from inference import coalesce, worker
+from inference import coalesce, steps
 from inference.caps import Caps
 from inference.catalog import Catalog
 from inference.errors import ModelFailed, OutOfMemory, PipelineFailed
@@ -32,7 +32,7 @@ def bench(catalog: Catalog) -> Iterator[Bench]:
 def _fresh(bench: Bench) -> None:
     bench.finish()
     bench.seen.events.clear()
-    bench.worker._caps = Caps()
+    bench.worker._steps._caps = Caps()
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         counts.append(len(calls))
         return coalesce.forward(calls)
 
-    monkeypatch.setattr(worker, "forward", counted)
+    monkeypatch.setattr(steps, "forward", counted)
     return counts
 
 
@@ -159,7 +159,7 @@ def test_an_error_in_one_call_touches_no_other(
 
     bench.submit(job("warm-up"))
     bench.finish()
-    monkeypatch.setattr(worker, "forward", poisoned)
+    monkeypatch.setattr(steps, "forward", poisoned)
     for name, guidance in (("a", 3.0), ("bad", 6.5), ("c", 2.0)):
         bench.submit(job(name, guidance_scale=guidance))
     bench.finish()
@@ -199,7 +199,7 @@ def test_out_of_memory_is_retried_in_halves(
     bench.submit(job("warm-up"))
     bench.finish()
     full = _Full(calls_that_fit=1)
-    monkeypatch.setattr(worker, "forward", full.forward)
+    monkeypatch.setattr(steps, "forward", full.forward)
     bench.submit(job(seeds=(1, 2, 3, 4)))
     bench.finish()
     assert full.tried[:4] == [4, 2, 1, 1]
@@ -224,7 +224,7 @@ def test_what_did_not_fit_is_let_go_before_the_next_try(
             raise torch.OutOfMemoryError("no room")
         return coalesce.forward(calls)
 
-    monkeypatch.setattr(worker, "forward", full)
+    monkeypatch.setattr(steps, "forward", full)
     bench.submit(job(seeds=(1, 2)))
     bench.finish()
     assert len(held) >= 2
@@ -236,7 +236,7 @@ def test_a_failure_that_is_told_holds_no_tensors(
 ) -> None:
     bench.submit(job("warm-up"))
     bench.finish()
-    monkeypatch.setattr(worker, "forward", _Full(calls_that_fit=0).forward)
+    monkeypatch.setattr(steps, "forward", _Full(calls_that_fit=0).forward)
     bench.submit(job())
     bench.finish()
     failed = bench.seen.outcome("j")
@@ -266,7 +266,7 @@ def test_out_of_memory_alone_fails_that_image_and_the_next_pass(
     bench.submit(job("warm-up"))
     bench.finish()
     with monkeypatch.context() as patch:
-        patch.setattr(worker, "forward", _Full(calls_that_fit=0).forward)
+        patch.setattr(steps, "forward", _Full(calls_that_fit=0).forward)
         bench.submit(job("big"))
         bench.finish()
     failed = bench.seen.outcome("big")
