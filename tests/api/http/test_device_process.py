@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 from inference import skeletons
-from tests.api.http.served import make_key, serving, until
+from tests.api.http.served import bearer, make_key, serving, until
 from tests.api.http.test_end_to_end import MODELS
 from tests.inference.test_process_host import children
 
@@ -20,7 +20,7 @@ def test_pictures_of_a_process_that_died_are_made_by_the_next_and_charged_once(
     models.write_text(MODELS.format(folder=tmp_path / "tiny"))
     data = tmp_path / "data"
     data.mkdir()
-    headers = {"Authorization": f"Bearer {make_key(data, credits=100)}"}
+    headers = bearer(make_key(data, credits=100))
     with serving(
         data, is_scripted=False, models=models, devices="cpu", device_processes=True
     ) as served:
