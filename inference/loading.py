@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,13 +15,20 @@ from inference import processors
 from inference.demo.derived import base_of, own_parts
 from inference.errors import HubFailed, ModelFailed
 from inference.hub import cache
-from inference.hub.checkpoint import Part, cached_folder, part_in, parts_of
+from inference.hub.checkpoint import cached_folder, part_in, parts_of
 from inference.hub.download import Download
 from inference.hub.fetch import bring
 from inference.hub.files import Kind, Wanted, is_hub_id, weights_of
 from inference.hub.narrow import obstacle
 from inference.hub.repository import NO_SUCH_PLACE, why
 from inference.job import Mode
+from inference.misfits import (
+    check_class,
+    check_config,
+    check_weights,
+    check_whole,
+    pipeline_class,
+)
 from inference.model_spec import ModelSpec
 from inference.options import quantization
 from inference.places import BUILTIN, BUILTIN_FOLDER
@@ -115,18 +121,6 @@ def pick_dtype(spec: ModelSpec, device: str) -> torch.dtype:
     return chosen
 
 
-def pipeline_class(spec: ModelSpec, mode: Mode) -> type[Any]:
-    """The diffusers class that serves a mode."""
-    name = spec.pipelines.get(mode, spec.rules.routes[mode].pipeline)
-    found = getattr(diffusers, name, None)
-    if found is None:
-        raise ModelFailed(f"diffusers {diffusers.__version__} has no {name}")
-    if spec.rules.any_pipeline:
-        _check_signature(spec, mode, found)
-    chosen: type[Any] = found
-    return chosen
-
-
 def folders_of(spec: ModelSpec) -> list[Path]:
     """Where the model's files lie on this machine, as far as they do; own parts come last."""
     folder = Path(locate(spec.source))
@@ -144,7 +138,8 @@ def _load(spec: ModelSpec, device: str, find_held: FindHeld | None) -> Mapping[M
     if not (base / "model_index.json").is_file():
         raise ModelFailed(f"{spec.source}: no model_index.json in that folder")
     check_class(spec, cache.read_json(base, "model_index.json"))
-    check_weights(spec, parts_of(*folders))
+    parts = parts_of(*folders)
+    check_weights(spec, parts)
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     first, *others = spec.modes
@@ -161,6 +156,7 @@ def _load(spec: ModelSpec, device: str, find_held: FindHeld | None) -> Mapping[M
         pipes[mode].set_progress_bar_config(disable=True)
     config = denoisers(spec, pipe)[0].config
     check_config(spec, pipe, config)
+    check_whole(spec, pipe, parts)
     check_samplers(spec, pipe)
     return pipes
 
@@ -191,92 +187,6 @@ def denoisers(spec: ModelSpec, pipe: Any) -> list[Any]:
         names = ", ".join(spec.rules.denoisers)
         raise ModelFailed(f"{spec.source}: {type(pipe).__name__} has none of {names}")
     return present
-
-
-def check_class(spec: ModelSpec, index: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint that says it is of another architecture; raises ModelFailed."""
-    own: Any = getattr(diffusers, str(index.get("_class_name")), None)
-    if spec.rules.any_pipeline or not hasattr(own, "_get_signature_types"):
-        return
-    wanted = pipeline_class(spec, spec.modes[0])
-    found, needed = _denoiser_classes(own), _denoiser_classes(wanted)
-    if found and needed and found.isdisjoint(needed):
-        raise ModelFailed(
-            f"{spec.source}: its model_index.json is of {own.__name__}, and family "
-            f"{spec.family!r} needs one like {wanted.__name__}; name another source or family"
-        )
-
-
-def check_weights(spec: ModelSpec, parts: Mapping[str, Part]) -> None:
-    """Refuse weights that would be taken for others than they are; raises ModelFailed."""
-    replaced = next(weights_of(spec)).without
-    for name, part in parts.items():
-        if name not in replaced and (reason := obstacle(part)):
-            raise ModelFailed(f"{spec.source}: {name}: {reason}")
-
-
-def _denoiser_classes(pipeline: Any) -> set[Any]:
-    """What a pipeline's class runs at every step, as its own annotations have it."""
-    types = pipeline._get_signature_types()
-    return {kind for name in ("transformer", "unet") for kind in types.get(name, ())}
-
-
-def check_config(spec: ModelSpec, pipe: Any, config: Any) -> None:
-    """Refuse a checkpoint whose denoiser's config is not one for its entry; raises ModelFailed."""
-    _check_channels(spec, config)
-    _check_guidance(spec, pipe, config)
-
-
-def _check_channels(spec: ModelSpec, config: Any) -> None:
-    """Refuse a mode whose denoiser was made for other inputs: it would fail, or paint noise."""
-    for mode in spec.modes:
-        extra = spec.rules.routes[mode].extra_channels
-        if mode in spec.pipelines or extra is None:
-            continue
-        taken = config.get("in_channels")
-        latent = config.get("out_channels") or taken
-        if taken - latent in extra:
-            continue
-        needed = " or ".join(str(latent + more) for more in extra)
-        raise ModelFailed(
-            f"{spec.source}: to {mode}, family {spec.family!r} needs a denoiser of {needed} input "
-            f"channels, and this one has {taken}; name another source, family or modes"
-        )
-
-
-def _check_guidance(spec: ModelSpec, pipe: Any, config: Any) -> None:
-    """Refuse a guidance that the checkpoint would take and not listen to."""
-    rules = spec.rules
-    if spec.guidance_field != rules.guidance_field:
-        return
-    if config.get(rules.guidance_flag, True) and not pipe.config.get("is_distilled"):
-        return
-    other = f" or {rules.negative_field}" if rules.negative_field else ""
-    raise ModelFailed(
-        f"{spec.source}: this checkpoint listens to no {spec.guidance_field}; "
-        f"set guidance_field: none{other}"
-    )
-
-
-# What a pipeline must take, or its mode would be another.
-_NEEDED = {
-    Mode.GENERATE: ("prompt",),
-    Mode.IMG2IMG: ("prompt", "image", "strength"),
-    Mode.INPAINT: ("prompt", "image", "mask_image"),
-    Mode.EDIT: ("prompt", "image"),
-}
-
-
-def _check_signature(spec: ModelSpec, mode: Mode, wanted: type[Any]) -> None:
-    """Refuse a class whose call has no place for what its mode, or its entry, wants to pass."""
-    needed = [*_NEEDED[mode]]
-    needed += [spec.guidance_field] if spec.guided else []
-    needed += ["max_sequence_length"] if spec.max_sequence_length is not None else []
-    needed += ["negative_prompt"] if spec.defaults.negative_prompt else []
-    taken = inspect.signature(wanted.__call__).parameters
-    missing = ", ".join(name for name in needed if name not in taken)
-    if missing:
-        raise ModelFailed(f"{wanted.__name__} takes no {missing}, so it cannot {mode} as told")
 
 
 def sibling(pipe: Any, wanted: type[Any], **own: Any) -> Any:

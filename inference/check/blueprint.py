@@ -21,6 +21,7 @@ from accelerate import init_empty_weights
 from inference.errors import EngineError, ModelFailed
 from inference.hub.checkpoint import Part, shapes_of
 from inference.loading import first_line
+from inference.misfits import missing_weight
 
 Module = torch.nn.Module
 
@@ -111,17 +112,13 @@ def streamed_bytes(module: Module, *, leaves: bool) -> int:
 
 
 def misfits(module: Module, part: Part) -> list[str]:
-    """What a part's files hold otherwise than its config says; for modules of diffusers alone.
-
-    Those of transformers may be renamed while they are read.
-    """
+    """What a part's files hold otherwise than its config says; for modules of diffusers alone."""
     if not isinstance(module, diffusers.ModelMixin):
         return []
     held = {name: shape for file in part.files for name, shape in shapes_of(file).items()}
     wanted = {name: tuple(one.shape) for name, one in module.state_dict().items()}
-    # buffers that are computed are written by some
-    missing = [name for name, _ in module.named_parameters() if name not in held]
-    found = [f"{name} is missing in its files" for name in missing[:1]]
+    lacks = missing_weight(module, part)
+    found = [f"{lacks} is missing in its files"] if lacks is not None else []
     found += [
         f"{name} is {_shown(held[name])} in its files and {_shown(shape)} by its config"
         for name, shape in wanted.items()

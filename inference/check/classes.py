@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from inference import loading
 from inference.check.blueprint import Blueprint
 from inference.errors import ModelFailed
+from inference.misfits import check_class, pipeline_class
 from inference.model_spec import ModelSpec
 
 
 def misses(spec: ModelSpec, plan: Blueprint) -> Iterator[str]:
     """What the pipelines of the modes need, and the checkpoint does not name."""
-    for kind in dict.fromkeys(loading.pipeline_class(spec, mode) for mode in spec.modes):
+    for kind in dict.fromkeys(pipeline_class(spec, mode) for mode in spec.modes):
         modules, _ = kind._get_signature_keys(kind)
         left_out = {*kind._optional_components, *spec.rules.processors}
         missing = sorted(set(modules) - set(plan.index) - left_out)
@@ -21,7 +21,7 @@ def misses(spec: ModelSpec, plan: Blueprint) -> Iterator[str]:
     if plan.part(*spec.rules.denoisers) is None:
         yield f"it has none of {', '.join(spec.rules.denoisers)}"
     try:
-        loading.check_class(spec, plan.index)
+        check_class(spec, plan.index)
     except ModelFailed as error:
         yield str(error)
 

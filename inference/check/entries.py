@@ -34,6 +34,7 @@ from inference.hub.files import Kind, Wanted
 from inference.hub.narrow import obstacle
 from inference.hub.sources import Place, Sources
 from inference.job import Mode
+from inference.misfits import check_config
 from inference.model_spec import ModelSpec
 from inference.options import quantization
 from inference.sizes import TIER_SIDES_PX
@@ -173,7 +174,7 @@ class _Check:
         if denoiser is not None:
             try:
                 pipe = SimpleNamespace(config=plan.index)
-                loading.check_config(self._spec, pipe, denoiser.config)
+                check_config(self._spec, pipe, denoiser.config)
             except ModelFailed as error:
                 self.report.problems.append(str(error))
         held = parts_of(*place.folders)
