@@ -97,9 +97,14 @@ def _reason(error: BaseException, repository: str, revision: str | None) -> str 
             return f"the hub at {constants.ENDPOINT} answered {error.response.status_code}"
         case OSError(errno=errno.ENOSPC):
             return f"no space is left at {constants.HF_HUB_CACHE}"
-    if type(error).__module__.startswith("httpx") and not hasattr(error, "response"):
+    if is_of_the_line(error):
         return f"the hub at {constants.ENDPOINT} cannot be reached: {first_line(error)}"
     return None
+
+
+def is_of_the_line(error: BaseException) -> bool:
+    """Whether the hub could not be reached, or no more: any of its client's errors but answers."""
+    return type(error).__module__.startswith("httpx") and not hasattr(error, "response")
 
 
 def _withheld(error: BaseException, address: str) -> str:

@@ -13,11 +13,10 @@ from http import HTTPStatus
 from typing import TypeVar
 
 from huggingface_hub import constants
-from huggingface_hub.utils._headers import build_hf_headers
-from huggingface_hub.utils._http import _DEFAULT_RETRY_ON_EXCEPTIONS as BROKEN_OFF
-from huggingface_hub.utils._http import hf_raise_for_status, http_stream_backoff
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
 
 from inference.hub.partial import Part
+from inference.hub.repository import is_of_the_line
 
 Result = TypeVar("Result")
 
@@ -38,7 +37,9 @@ def complete(part: Part, url: str, check: Callable[[], None]) -> None:
         begun = part.size_bytes
         try:
             return _append(part, url, check)
-        except BROKEN_OFF:
+        except Exception as error:
+            if not is_of_the_line(error):
+                raise
             check()
             tries = 0 if part.size_bytes > begun else tries + 1
             if tries > _MOST_TRIES:
