@@ -96,6 +96,7 @@ class Receiver:
 
     async def __aenter__(self) -> Receiver:
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self.tls)
         self.port: int = self._server.sockets[0].getsockname()[1]
         return self
@@ -110,7 +111,11 @@ class Receiver:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.sleep(0)
+        for writer in self._writers:
+            # one whose task was cancelled before it began is still open
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
 
     @property
     def url(self) -> str:
@@ -125,6 +130,7 @@ class Receiver:
         return self.received
 
     def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
         task = asyncio.create_task(self._talk(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from inference.catalog import Catalog
 from tests.inference.making import catalog_over
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _gradients_again() -> Iterator[None]:
+    """A worker turns them off on its thread, which is the tests'; the next file may train."""
+    yield
+    import torch
+
+    torch.set_grad_enabled(True)
 
 
 @pytest.fixture(scope="session")

@@ -230,7 +230,7 @@ def test_a_file_that_is_left_is_taken_as_input__R(served: Served, base: str) -> 
     ("send", "status", "said"),
     [
         pytest.param({"files": {"file": ("a.txt", b"text")}}, 415, "file", id="R no picture"),
-        pytest.param({"files": {"file": ("a.png", b"\0" * 40_000_000)}}, 413, "file", id="R large"),
+        pytest.param({"files": {"file": ("a.png", b"\0" * 60_000_000)}}, 413, "file", id="R large"),
         pytest.param({"files": {"picture": png()}}, 400, "file", id="INF another name"),
         pytest.param({"files": [("file", png()), ("file", png())]}, 400, "file", id="INF two"),
         pytest.param({"files": {"file": (None, "text")}}, 400, "file", id="INF text"),
