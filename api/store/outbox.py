@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Insert, Row, Update, and_, delete, func, insert, not_, select, update
+from sqlalchemy import Insert, Row, Update, and_, func, insert, not_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.clock import wall_clock_ms
@@ -249,15 +249,6 @@ class Outbox:
             )
             await connection.execute(again)
             return True
-
-        return await self._database.write(work)
-
-    async def prune(self, before_ms: int) -> int:
-        """Forget settled messages that are older, and return how many."""
-        old = and_(outbox.c.state != MessageState.WAITING, outbox.c.created_ms < before_ms)
-
-        async def work(connection: AsyncConnection) -> int:
-            return (await connection.execute(delete(outbox).where(old))).rowcount
 
         return await self._database.write(work)
 

@@ -261,23 +261,6 @@ async def test_a_message_is_sent_again_by_hand(
     assert not await outbox.resend("msg_none")
 
 
-async def test_old_settled_messages_are_forgotten(
-    database: Database, outbox: Outbox, clock: Clock
-) -> None:
-    for name in ("delivered", "failed", "waiting", "out"):
-        await put(database, clock, f"https://{name}.example/")
-        message = await claimed(outbox)
-        if name != "out":
-            again_ms = clock.ms + 10**9 if name == "waiting" else None
-            await outbox.settle(message, delivered=name == "delivered", again_ms=again_ms)
-    clock.ms += 1
-    await put(database, clock, "https://young.example/")
-    await outbox.settle(await claimed(outbox), delivered=True)
-    assert await outbox.prune(clock.ms) == 2
-    left = {message.origin for message in await outbox.of_task("one")}
-    assert left == {"https://waiting.example", "https://out.example", "https://young.example"}
-
-
 @pytest.mark.parametrize("place", ["sqlite"], indirect=True)
 async def test_due_messages_are_found_by_their_index(database: Database) -> None:
     async def plan(connection: AsyncConnection) -> str:
