@@ -193,7 +193,7 @@ class _Full:
         return coalesce.forward(calls)
 
 
-def test_out_of_memory_is_retried_in_halves(
+def test_out_of_memory_is_retried_in_halves_and_learned_from(
     bench: Bench, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.submit(job("warm-up"))
@@ -202,7 +202,8 @@ def test_out_of_memory_is_retried_in_halves(
     monkeypatch.setattr(steps, "forward", full.forward)
     bench.submit(job(seeds=(1, 2, 3, 4)))
     bench.finish()
-    assert full.tried[:4] == [4, 2, 1, 1]
+    assert full.tried[:2] == [4, 2]
+    assert set(full.tried[2:]) == {1}, "what did not fit is tried again, step by step"
     for index in range(4):
         alone = plain(catalog.models["flux"], job(seeds=(1, 2, 3, 4)), index)
         assert difference(bench.seen.picture("j", index), alone) <= 1
