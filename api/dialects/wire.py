@@ -7,6 +7,7 @@ import re
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from api.body import MULTIPART, Body, short
 from api.errors import BadRequest
@@ -61,9 +62,20 @@ def whole_schema(wire: type[BaseModel]) -> dict[str, Any]:
 
 
 def explain(error: ValidationError, known: tuple[str, ...]) -> BadRequest:
-    """The first complaint in words for the caller, which repeat no value of theirs."""
-    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    """The first complaint in words for the caller, which repeat no value of theirs.
+
+    Of a field that is missing and there by another spelling, the spelling is what to change.
+    """
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    problem = next((one for one in problems if _misspells(one, problems[0])), problems[0])
     return complaint(problem["type"], problem["loc"], problem["msg"], known)
+
+
+def _misspells(one: ErrorDetails, missing: ErrorDetails) -> bool:
+    if (one["type"], missing["type"]) != ("extra_forbidden", "missing"):
+        return False
+    (*where, name), (*place, wanted) = one["loc"], missing["loc"]
+    return where == place and bool(difflib.get_close_matches(str(name)[:60], [str(wanted)], n=1))
 
 
 def complaint(

@@ -137,6 +137,14 @@ def test_a_misspelt_field_gets_its_nearest_known_one() -> None:
         wire(prompt="a", guidance_scal=3)
 
 
+def test_a_required_field_that_is_misspelt_is_named_as_it_is_spelt() -> None:
+    with pytest.raises(BadRequest, match="no field 'promt'; did you mean 'prompt'") as caught:
+        wire(seedling=3, promt="a")
+    assert caught.value.field == "promt"
+    with pytest.raises(BadRequest, match="prompt is required"):
+        wire(seedling=3)
+
+
 def test_pictures_come_as_text_or_as_files() -> None:
     uploads = translate.to_uploads(
         wire(prompt="a", image="data:image/png;base64,AAEC"), [FilePart(name="mask", data=b"m")]
