@@ -9,9 +9,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from inference.catalog import Catalog
@@ -63,10 +65,12 @@ def until(holds: Callable[[], bool], seconds: float = 90) -> None:
 
 def children_of(pid: int) -> set[int]:
     """The processes of devices that another has started and that are there."""
-    listed = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True
-    ).stdout.splitlines()
-    return {int(line.split()[0]) for line in listed if "inference.hosts.child" in line}
+    found = set()
+    for one in psutil.Process(pid).children():
+        with suppress(psutil.NoSuchProcess):
+            if any("inference.hosts.child" in word for word in one.cmdline()):
+                found.add(one.pid)
+    return found
 
 
 def children() -> set[int]:
