@@ -180,16 +180,15 @@ def kind_of(refused: Unavailable) -> str:
 async def test_a_rush_leaves_room_for_the_rest(store: Store) -> None:
     """Submissions take turns; they must not take every connection while they wait."""
     await inserted(store, submission("before"))
-    begun = time.monotonic()
-    rush = asyncio.gather(*(inserted(store, submission(f"t{n}"), AMPLE) for n in range(150)))
-    slowest = 0.0
-    while not rush.done():
-        started = time.monotonic()
+    rush = [asyncio.create_task(inserted(store, submission(f"t{n}"), AMPLE)) for n in range(150)]
+    before_each: list[int] = []
+    while not all(one.done() for one in rush):
+        done = sum(one.done() for one in rush)
         assert await store.get("before") is not None
-        slowest = max(slowest, time.monotonic() - started)
-    assert len(await rush) == 150
-    # who finds every connection taken waits for most of the rush
-    assert slowest < max(1.0, (time.monotonic() - begun) / 2)
+        before_each.append(sum(one.done() for one in rush) - done)
+    await asyncio.gather(*rush)
+    # who finds every connection taken comes behind nearly all of them
+    assert min(before_each) < 75
 
 
 async def test_what_is_counted_of_an_account_stays_so(
