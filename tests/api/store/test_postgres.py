@@ -188,7 +188,7 @@ async def test_a_rush_leaves_room_for_the_rest(store: Store) -> None:
         before_each.append(sum(one.done() for one in rush) - done)
     await asyncio.gather(*rush)
     # who finds every connection taken comes behind nearly all of them
-    assert min(before_each) < 75
+    assert max(before_each) < 75
 
 
 async def test_what_is_counted_of_an_account_stays_so(
